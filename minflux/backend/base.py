@@ -1,0 +1,154 @@
+"""The ops that FLUX.1 is made of, in their readable form.
+
+NumPy and MLX agree on the names of about thirty ops; those are handed through untouched. What one of them lacks is
+defined here once, as its textbook formula. NumPy runs these definitions as they stand; MLX replaces a few with fused
+kernels (`minflux/backend/mlx.py`), and the tests hold each replacement to the definition in this file.
+
+Statistics (means, variances, softmax sums) are taken in float32 whatever the input's dtype, and the result has the
+input's dtype. `**` with an integer power is avoided: NumPy computes it through `pow`, fifty times slower than a product.
+"""
+
+import math
+from importlib import import_module
+
+from minflux.shapes import Array, Float, Int, shaped
+
+SHARED = (
+    "abs argmax broadcast_to concatenate cos exp expand_dims log matmul max maximum mean min minimum ones pad repeat "
+    "reshape sin sqrt stack sum take tanh tile transpose where zeros arange "
+    "float16 float32 int32"
+).split()
+
+GELU_TANH = math.sqrt(2 / math.pi)
+
+
+class Backend:
+    """One array library, with every op that the model needs."""
+
+    name: str
+    module: str
+
+    def __init__(self):
+        self.xp = import_module(self.module)
+        for op in SHARED:
+            if not hasattr(type(self), op):
+                setattr(self, op, getattr(self.xp, op))
+
+    # -- arrays ------------------------------------------------------------------------------------------------
+
+    def array(self, x, dtype=None) -> Array:
+        """Make an array of this backend from a NumPy array, a number or nested lists."""
+        raise NotImplementedError
+
+    def to_numpy(self, x: Array):
+        """Return `x` as a NumPy array (bfloat16, which NumPy lacks, becomes float32)."""
+        raise NotImplementedError
+
+    def eval(self, *arrays) -> None:
+        """Wait until the arrays (or trees of arrays) are computed; NumPy always has."""
+
+    def as_float32(self, x: Array) -> Array:
+        """Return `x` in float32, itself if it is already."""
+        return x if x.dtype == self.float32 else x.astype(self.float32)
+
+    # -- activations -------------------------------------------------------------------------------------------
+
+    @shaped
+    def sigmoid(self, x: Float["*S"]) -> Float["*S"]:
+        """1 / (1 + exp(-x)), written so that exp never overflows."""
+        e = self.exp(-self.abs(x))
+        return self.where(x >= 0, self.ones(1, dtype=x.dtype), e) / (1 + e)
+
+    @shaped
+    def silu(self, x: Float["*S"]) -> Float["*S"]:
+        """x · sigmoid(x) (Elfwing et al. 2017, arXiv 1702.03118)."""
+        return x * self.sigmoid(x)
+
+    @shaped
+    def gelu(self, x: Float["*S"]) -> Float["*S"]:
+        """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))): the tanh form of GELU (arXiv 1606.08415), FLUX.1's own."""
+        return 0.5 * x * (1 + self.tanh(GELU_TANH * (x + 0.044715 * (x * x * x))))
+
+    @shaped
+    def softmax(self, x: Float["*S"]) -> Float["*S"]:
+        """exp(x) / Σ exp(x) over the last axis; the maximum is subtracted first, so nothing overflows."""
+        x32 = self.as_float32(x)
+        e = self.exp(x32 - self.max(x32, axis=-1, keepdims=True))
+        return (e / self.sum(e, axis=-1, keepdims=True)).astype(x.dtype)
+
+    # -- norms -------------------------------------------------------------------------------------------------
+
+    @shaped
+    def layer_norm(self, x: Float["*S D"], scale=None, bias=None, eps: float = 1e-6) -> Float["*S D"]:
+        """(x - mean) / √(var + eps) · scale + bias over the last axis; scale and bias are (D,) or absent."""
+        x32 = self.as_float32(x)
+        x32 = x32 - self.mean(x32, axis=-1, keepdims=True)
+        y = x32 / self.sqrt(self.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+        y = y if scale is None else y * scale
+        return (y if bias is None else y + bias).astype(x.dtype)
+
+    @shaped
+    def rms_norm(self, x: Float["*S D"], scale: Float["D"], eps: float = 1e-6) -> Float["*S D"]:
+        """x / √(mean(x²) + eps) · scale over the last axis (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+        x32 = self.as_float32(x)
+        y = x32 / self.sqrt(self.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+        return (y * scale).astype(x.dtype)
+
+    @shaped
+    def group_norm(
+        self, x: Float["B H W C"], groups: int, scale: Float["C"], bias: Float["C"], eps: float = 1e-6
+    ) -> Float["B H W C"]:
+        """LayerNorm of each group of C/groups channels over all pixels (Wu & He 2018, arXiv 1803.08494)."""
+        batch, height, width, channels = x.shape
+        x32 = self.as_float32(x).reshape(batch, height * width, groups, channels // groups)
+        x32 = x32 - self.mean(x32, axis=(1, 3), keepdims=True)
+        y = x32 / self.sqrt(self.mean(x32 * x32, axis=(1, 3), keepdims=True) + eps)
+        return (y.reshape(x.shape) * scale + bias).astype(x.dtype)
+
+    # -- attention ---------------------------------------------------------------------------------------------
+
+    @shaped
+    def attention(
+        self, q: Float["B H L D"], k: Float["B H M D"], v: Float["B H M D"], scale=None, bias=None
+    ) -> Float["B H L D"]:
+        """softmax(scale · q kᵀ + bias) v for every head; scale is 1/√D unless given (arXiv 1706.03762).
+
+        `bias` broadcasts to (B, H, L, M) and is added to the logits: T5's relative positions, CLIP's causal mask.
+        """
+        scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+        logits = (q * scale) @ k.swapaxes(-1, -2)
+        return self.softmax(logits if bias is None else logits + bias) @ v
+
+    # -- pictures (NHWC) ---------------------------------------------------------------------------------------
+
+    @shaped
+    def conv2d(
+        self, x: Float["B H W C"], weight: Float["O K K C"], bias: Float["O"], stride: int = 1, padding: int = 0
+    ) -> Float["B H2 W2 O"]:
+        """A convolution as K·K shifted matrix products: y[h, w] = Σᵢⱼ x[s·h + i, s·w + j] · weight[:, i, j] + bias."""
+        x = self.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+        size = weight.shape[1]
+        rows, cols = ((n - size) // stride + 1 for n in x.shape[1:3])
+        y = bias
+        for i in range(size):
+            for j in range(size):
+                window = x[:, i : i + stride * rows : stride, j : j + stride * cols : stride]
+                y = y + window @ weight[:, i, j].T
+        return y
+
+    @shaped
+    def upsample(self, x: Float["B H W C"]) -> Float["B H2 W2 C"]:
+        """Double height and width by repeating each pixel (nearest neighbour)."""
+        return self.repeat(self.repeat(x, 2, axis=1), 2, axis=2)
+
+    # -- angles ------------------------------------------------------------------------------------------------
+
+    @shaped
+    def cos_sin(self, positions: Int["*S"], frequencies: list) -> tuple[Float["*S F"], Float["*S F"]]:
+        """cos and sin of position · frequency, computed in float64 and kept in float32.
+
+        positions (*S) and F frequencies in radians a step give two arrays (*S, F). float32 would already lose the
+        fourth digit of the angle at position 4096.
+        """
+        angles = positions[..., None].astype(self.xp.float64) * self.array(frequencies, dtype=self.xp.float64)
+        return self.cos(angles).astype(self.float32), self.sin(angles).astype(self.float32)

@@ -1,0 +1,68 @@
+"""A fast matrix product for MLX on a Linux CPU.
+
+MLX's wheel for Linux CPUs links the reference BLAS, about fifty times slower than it need be (5 GFLOP/s against 250 on the
+two cores of docs/log.md). The dynamic linker takes `cblas_sgemm` from whichever library was loaded globally first, so
+loading OpenBLAS or MKL ahead of MLX is all it takes. Only float32 products gain.
+
+Two traps. OpenBLAS 0.3.21 (Debian 12) does not know processors newer than itself and falls back to the kernels of a
+2004 Pentium, six times too slow: we name its kernels by what the processor can do. And NumPy's bundled OpenBLAS can't
+serve: its symbols are renamed.
+"""
+
+import ctypes
+import os
+import site
+import sys
+import warnings
+from pathlib import Path
+
+OPENBLAS = ("libopenblas.so.0", "libopenblas.so")
+MKL = ("libmkl_rt.so.3", "libmkl_rt.so.2", "libmkl_rt.so")
+INSTALL = "apt-get install libopenblas0-pthread   (or: pip install mkl)"
+
+loaded: str | None = None  # the library that serves MLX's matrix products, as `minflux doctor` shows it
+
+
+def cpu_flags() -> set[str]:
+    """Return what /proc/cpuinfo says the processor can do; empty where there is no such file."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    return set(text.partition("\nflags")[2].partition("\n")[0].split())
+
+
+def openblas_core() -> str | None:
+    """Name the OpenBLAS kernels for this processor, or None to leave the choice to OpenBLAS."""
+    flags = cpu_flags()
+    if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
+        return "SKYLAKEX"
+    return "HASWELL" if {"avx2", "fma"} <= flags else None
+
+
+def candidates() -> list[str]:
+    """List the libraries to try, in order: the system's OpenBLAS, then MKL from the system or this environment."""
+    folders = [Path(sys.prefix, "lib"), Path(site.USER_BASE or sys.prefix, "lib")]
+    return [*OPENBLAS, *MKL, *(str(folder / name) for folder in folders for name in MKL)]
+
+
+def load_fast_blas() -> str | None:
+    """Load the first fast BLAS there is, and return its name; warn, once, with the install line where there is none.
+
+    Does nothing on macOS, where MLX uses Apple's Accelerate. Must run before `mlx.core` is imported.
+    """
+    global loaded
+    if not sys.platform.startswith("linux") or loaded is not None:
+        return loaded
+    core = openblas_core()
+    if core is not None:
+        os.environ.setdefault("OPENBLAS_CORETYPE", core)
+    for name in candidates():
+        try:
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        loaded = name
+        return name
+    warnings.warn(f"no fast BLAS found, so MLX on this CPU runs many times slower: {INSTALL}", stacklevel=2)
+    return None

@@ -1,0 +1,97 @@
+"""MLX: the readable definitions, with a kernel in place of each that a kernel does better.
+
+On a GPU the fused kernels read memory once where the definitions read it several times. On a Linux CPU the cost lies
+elsewhere, in exp and tanh, so there the definitions run with the polynomials of `polynomial.py`.
+"""
+
+import sys
+
+import numpy as np
+
+from minflux.backend import blas
+from minflux.backend.base import Backend
+from minflux.errors import BackendError
+
+INSTALL = {
+    "darwin": "pip install mlx",
+    "linux": "pip install 'mlx[cpu]' (or 'mlx[cuda12]', 'mlx[cuda13]' for an NVIDIA GPU)",
+}
+
+blas.load_fast_blas()  # must come before MLX is loaded
+try:
+    import mlx.core as mx
+except ImportError as error:
+    how = INSTALL.get(sys.platform, "MLX runs on macOS and Linux only; use the numpy backend here")
+    raise BackendError(f"the mlx backend needs MLX, which could not be imported ({error}): {how}") from error
+
+
+class ReadableMLXBackend(Backend):
+    """Runs `base.py` on MLX arrays, nothing overridden: tells a wrong primitive from a wrong kernel."""
+
+    name, module = "mlx", "mlx.core"
+
+    def array(self, x, dtype=None):
+        """Make an MLX array; float64 needs to be asked for."""
+        return x if isinstance(x, mx.array) and dtype in (None, x.dtype) else mx.array(x, dtype=dtype)
+
+    def to_numpy(self, x):
+        """Copy `x` to NumPy; bfloat16 becomes float32, exactly."""
+        return np.array(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x)
+
+    def eval(self, *arrays) -> None:
+        """Compute the arrays now."""
+        mx.eval(*arrays)
+
+    def cos_sin(self, positions, frequencies):
+        """cos and sin as in `base.py`, on the CPU: GPUs have no float64."""
+        with mx.stream(mx.cpu):
+            return super().cos_sin(positions, frequencies)
+
+
+class MLXBackend(ReadableMLXBackend):
+    """MLX with its fused kernels: what runs on Metal and CUDA."""
+
+    def softmax(self, x):
+        """One kernel, statistics in float32."""
+        return mx.softmax(x, axis=-1, precise=True)
+
+    def sigmoid(self, x):
+        """One kernel."""
+        return mx.sigmoid(x)
+
+    def layer_norm(self, x, scale=None, bias=None, eps=1e-6):
+        """One kernel, statistics in float32."""
+        return mx.fast.layer_norm(x, scale, bias, eps)
+
+    def rms_norm(self, x, scale, eps=1e-6):
+        """One kernel, statistics in float32."""
+        return mx.fast.rms_norm(x, scale, eps)
+
+    def attention(self, q, k, v, scale=None, bias=None):
+        """Blocked attention in one kernel: the (L, M) logits never reach memory."""
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        bias = None if bias is None else bias.astype(q.dtype)
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=bias)
+
+    def conv2d(self, x, weight, bias, stride=1, padding=0):
+        """MLX's own convolution, which reads each pixel once."""
+        return mx.conv2d(x, weight, stride=stride, padding=padding) + bias
+
+
+class LinuxCPUBackend(MLXBackend):
+    """MLX on a Linux CPU: polynomial exp, sigmoid and tanh, and the definitions that are built on them."""
+
+    softmax = Backend.softmax
+    attention = Backend.attention
+
+    def __init__(self):
+        super().__init__()
+        from minflux.backend import polynomial
+
+        self.exp, self.sigmoid, self.tanh = polynomial.exp, polynomial.sigmoid, polynomial.tanh
+
+
+def mlx_backend() -> Backend:
+    """Make the MLX backend that suits the default device."""
+    on_cpu = mx.default_device().type == mx.DeviceType.cpu
+    return LinuxCPUBackend() if on_cpu and sys.platform == "linux" else MLXBackend()

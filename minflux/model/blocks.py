@@ -1,0 +1,79 @@
+"""The two kinds of block, and the final layer.
+
+A double-stream block keeps picture and text apart, each with its own weights, and lets them meet in one joint
+attention. A single-stream block treats the joined sequence as one, with attention and MLP side by side.
+Source: BFL `flux/modules/layers.py`; the double block is the MMDiT of Esser et al. 2024 (arXiv 2403.03206).
+"""
+
+from minflux.backend import backend_of
+from minflux.model.attention import attention, normed_qkv
+from minflux.model.layers import linear
+from minflux.model.modulation import modulate, modulation
+from minflux.shapes import Array, Float, Tree, shaped
+
+
+@shaped
+def mlp(p: Tree, x: Float["B L D"]) -> Float["B L D"]:
+    """Linear to 4 D, GELU, Linear back; the weights are called "0" and "2", their places in the file's list."""
+    return linear(backend_of(x).gelu(linear(x, **p["0"])), **p["2"])
+
+
+@shaped
+def double_block(
+    p: Tree, img: Float["B I D"], txt: Float["B T D"], vec: Float["B D"], pe: tuple
+) -> tuple[Float["B I D"], Float["B T D"]]:
+    """Let both streams attend to each other, then think apart: (img, txt) -> (img, txt).
+
+    In the joint sequence txt comes before img; `pe` is for both, (B, 1, T + I, K/2) each.
+    """
+    nx = backend_of(img, txt, vec)
+    txt_mod, img_mod = modulation(p["txt_mod"], vec, 6), modulation(p["img_mod"], vec, 6)
+
+    # each stream: shift, scale, project to q, k, v
+    txt_qkv = normed_qkv(p["txt_attn"]["norm"], linear(modulate(txt, *txt_mod[:2]), **p["txt_attn"]["qkv"]))
+    img_qkv = normed_qkv(p["img_attn"]["norm"], linear(modulate(img, *img_mod[:2]), **p["img_attn"]["qkv"]))
+
+    # one attention over both
+    q, k, v = (nx.concatenate([t, i], axis=2) for t, i in zip(txt_qkv, img_qkv, strict=True))  # (B, H, T + I, K)
+    joint = attention(q, k, v, pe)  # (B, T + I, D)
+    tokens = txt.shape[1]
+
+    return (
+        _finish_stream(p["img_attn"]["proj"], p["img_mlp"], img, joint[:, tokens:], img_mod),
+        _finish_stream(p["txt_attn"]["proj"], p["txt_mlp"], txt, joint[:, :tokens], txt_mod),
+    )
+
+
+def _finish_stream(proj: Tree, mlp_weights: Tree, x: Array, attended: Array, mod: list[Array]) -> Array:
+    """Add a stream's gated attention output, then its gated MLP."""
+    _, _, gate1, shift2, scale2, gate2 = mod
+    x = x + gate1 * linear(attended, **proj)
+    return x + gate2 * mlp(mlp_weights, modulate(x, shift2, scale2))
+
+
+@shaped
+def single_block(p: Tree, x: Float["B L D"], vec: Float["B D"], pe: tuple) -> Float["B L D"]:
+    """Attention and MLP from one projection, joined by another: x + gate · linear2(attention ‖ gelu(mlp)).
+
+    linear1 gives (q, k, v, mlp) of widths D, D, D and 4 D; linear2 takes 5 D. Running them side by side is due to
+    Dehghani et al. 2023 (arXiv 2302.05442).
+    """
+    nx = backend_of(x, vec)
+    shift, scale, gate = modulation(p["modulation"], vec, 3)
+    hidden = linear(modulate(x, shift, scale), **p["linear1"])
+    width = 3 * x.shape[-1]
+    attended = attention(*normed_qkv(p["norm"], hidden[..., :width]), pe)
+    both = nx.concatenate([attended, nx.gelu(hidden[..., width:])], axis=-1)
+    return x + gate * linear(both, **p["linear2"])
+
+
+@shaped
+def final_layer(p: Tree, x: Float["B I D"], vec: Float["B D"]) -> Float["B I O"]:
+    """The last modulated norm and the projection to velocity tokens; its chunks are shift, scale in BFL's order.
+
+    diffusers stores the two the other way round (`norm_out`).
+    """
+    nx = backend_of(x, vec)
+    hidden = linear(nx.silu(vec), **p["adaLN_modulation"]["1"])[:, None]
+    width = x.shape[-1]
+    return linear(modulate(x, hidden[..., :width], hidden[..., width:]), **p["linear"])

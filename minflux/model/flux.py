@@ -1,0 +1,99 @@
+"""The whole transformer: where a noisy picture should move, given a text and a time.
+
+    embed img, txt, and (t, guidance, pooled text) -> double blocks -> join -> single blocks -> keep img -> final layer
+"""
+
+from dataclasses import dataclass
+
+from minflux.backend import backend_of
+from minflux.model.blocks import double_block, final_layer, single_block
+from minflux.model.embeddings import mlp_embedder, timestep_embedding
+from minflux.model.layers import linear
+from minflux.model.rope import rope
+from minflux.shapes import Array, Float, Int, Tree, shaped
+
+TIME_DIM = 256  # sinusoids of the timestep and guidance embeddings
+
+
+@dataclass(frozen=True)
+class FluxConfig:
+    """The sizes of a FLUX transformer, under the names of BFL's `FluxParams`.
+
+    in_channels is a token's length, 16 latent channels × 2×2 patch; axes_dim sums to hidden_size / num_heads.
+    """
+
+    in_channels: int = 64
+    out_channels: int = 64
+    vec_in_dim: int = 768
+    context_in_dim: int = 4096
+    hidden_size: int = 3072
+    mlp_ratio: float = 4.0
+    num_heads: int = 24
+    depth: int = 19
+    depth_single_blocks: int = 38
+    axes_dim: tuple[int, ...] = (16, 56, 56)
+    theta: int = 10_000
+    qkv_bias: bool = True
+    guidance_embed: bool = True
+
+
+DEV = FluxConfig()
+SCHNELL = FluxConfig(guidance_embed=False)
+TINY = FluxConfig(
+    vec_in_dim=64, context_in_dim=128, hidden_size=192, num_heads=4, depth=2, depth_single_blocks=4,
+    axes_dim=(8, 20, 20), guidance_embed=False,
+)  # fmt: skip
+PRESETS = {"dev": DEV, "schnell": SCHNELL, "tiny": TINY}
+
+
+@shaped
+def condition(
+    p: Tree, timesteps: Float["B"], y: Float["B P"], guidance: Float["B"] | None = None
+) -> Float["B D"]:
+    """Make `vec`, all that steers the blocks: time + (guidance) + pooled text, each through its own MLP."""
+    dtype = p["vector_in"]["in_layer"]["weight"].dtype
+    vec = mlp_embedder(p["time_in"], timestep_embedding(timesteps, TIME_DIM).astype(dtype))
+    if guidance is not None:
+        vec = vec + mlp_embedder(p["guidance_in"], timestep_embedding(guidance, TIME_DIM).astype(dtype))
+    return vec + mlp_embedder(p["vector_in"], y.astype(dtype))
+
+
+@shaped
+def flux(
+    p: Tree,
+    cfg: FluxConfig,
+    img: Float["B I C"],
+    img_ids: Int["B I A"],
+    txt: Float["B T E"],
+    txt_ids: Int["B T A"],
+    timesteps: Float["B"],
+    y: Float["B P"],
+    guidance: Float["B"] | None = None,
+) -> Float["B I O"]:
+    """Predict the velocity of every image token: noise - picture, as the flow's ODE needs it.
+
+    img: packed latents at time t; txt: T5's output; y: CLIP's pooled output; timesteps in [0, 1], 1 for pure noise;
+    guidance: the strength for guidance-distilled models (cfg.guidance_embed), about 1 to 10. Computed in the weights'
+    dtype; the result has it too. Raises ValueError when guidance is missing, or given to a model without it.
+    Source: BFL `flux/model.py`.
+    """
+    if cfg.guidance_embed != (guidance is not None):
+        raise ValueError(f"this model takes {'a' if cfg.guidance_embed else 'no'} guidance strength")
+    nx = backend_of(img, img_ids, txt, txt_ids, timesteps, y, guidance)
+    pe = rope(nx.concatenate([txt_ids, img_ids], axis=1), tuple(cfg.axes_dim), cfg.theta)
+    vec = condition(p, timesteps, y, guidance)
+    return velocity(p, img, txt, vec, pe)
+
+
+@shaped
+def velocity(p: Tree, img: Float["B I C"], txt: Float["B T E"], vec: Array, pe: tuple) -> Float["B I O"]:
+    """Run the blocks, given the conditioning `vec` and the rotations `pe` (which are the same in every block)."""
+    nx = backend_of(img, txt, vec)
+    img = linear(img.astype(vec.dtype), **p["img_in"])  # (B, I, D)
+    txt = linear(txt.astype(vec.dtype), **p["txt_in"])  # (B, T, D)
+    for block in p["double_blocks"]:
+        img, txt = double_block(block, img, txt, vec, pe)
+    x = nx.concatenate([txt, img], axis=1)  # (B, T + I, D)
+    for block in p["single_blocks"]:
+        x = single_block(block, x, vec, pe)
+    return final_layer(p["final_layer"], x[:, txt.shape[1] :], vec)

@@ -1,0 +1,23 @@
+"""The two layers that everything else is made of. A component takes its weights by name: `linear(x, **p["proj"])`."""
+
+from minflux.shapes import Array, Float, Int, shaped
+
+
+@shaped
+def linear(x: Float["*S I"], weight: Float["O I"], bias=None) -> Float["*S O"]:
+    """x Wᵀ + b, the weight stored as PyTorch stores it: (out, in)."""
+    y = x @ weight.T
+    return y if bias is None else y + bias
+
+
+@shaped
+def embedding(ids: Int["*S"], weight: Float["V D"]) -> Float["*S D"]:
+    """Look up row `ids` of the table. MLX does not check that 0 <= ids < V; the tokenizers see to it."""
+    return weight[ids]
+
+
+def split(x: Array, parts: int, axis: int = -1) -> list[Array]:
+    """Cut `x` into equal parts along `axis`: split((B, 6 D), 6) gives six (B, D)."""
+    size = x.shape[axis] // parts
+    x = x.swapaxes(axis, 0)
+    return [x[i * size : (i + 1) * size].swapaxes(axis, 0) for i in range(parts)]

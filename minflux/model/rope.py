@@ -1,0 +1,39 @@
+"""Rotary position embedding in three axes: a token's position turns its queries and keys.
+
+A head's D numbers are taken as D/2 points of the plane, and each is turned by position · frequency. The product q·k
+of two turned vectors depends on the difference of their positions alone. FLUX.1 gives 16 of the 128 dimensions to
+the first axis (0 for text and picture, 1 for a reference picture) and 56 each to row and column.
+Source: Su et al. 2021 (arXiv 2104.09864); BFL `flux/math.py`.
+"""
+
+from minflux.backend import backend_of
+from minflux.shapes import Float, Int, shaped
+
+
+def axis_frequencies(dim: int, theta: float) -> list[float]:
+    """Return the dim/2 frequencies of an axis in radians a position: θ^(-2i/dim)."""
+    return [theta ** (-2 * i / dim) for i in range(dim // 2)]
+
+
+@shaped
+def rope(ids: Int["B L A"], axes_dim: tuple[int, ...], theta: float = 10000):
+    """Make `pe`, the rotation of every token: cos and sin, each (B, 1, L, D/2) float32.
+
+    ids holds the token's integer position on each of the A axes; axes_dim says how many of the head's D dimensions
+    each axis turns (they sum to D). The 1 is for the heads, which all turn alike.
+    """
+    nx = backend_of(ids)
+    axes = [nx.cos_sin(ids[..., a], axis_frequencies(dim, theta)) for a, dim in enumerate(axes_dim)]
+    cos, sin = (nx.concatenate(list(parts), axis=-1)[:, None] for parts in zip(*axes, strict=True))
+    return cos, sin
+
+
+@shaped
+def apply_rope(x: Float["B H L D"], pe: tuple) -> Float["B H L D"]:
+    """Turn the pairs (x₀, x₁), (x₂, x₃), … of every head by `pe`; computed in float32, returned in x's dtype."""
+    nx = backend_of(x)
+    cos, sin = pe
+    pairs = nx.as_float32(x).reshape(*x.shape[:-1], -1, 2)
+    a, b = pairs[..., 0], pairs[..., 1]
+    turned = nx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)
