@@ -139,7 +139,7 @@ def encoder_shapes(cfg: VAEConfig) -> Shapes:
 
 
 def decoder_shapes(cfg: VAEConfig) -> Shapes:
-    """Latents to picture: the middle, then levels from coarse to fine (up.0 is the finest), one block more each."""
+    """Latents to picture: the middle, then levels from coarse to fine (up.0), one block more each."""
     width = cfg.ch * cfg.ch_mult[-1]
     shapes = under("conv_in", conv_shapes(width, cfg.z_channels)) | under("mid", middle_shapes(width))
     for i, mult in reversed(list(enumerate(cfg.ch_mult))):
