@@ -40,6 +40,10 @@ class Backend:
         """Make an array of this backend from a NumPy array, a number or nested lists."""
         raise NotImplementedError
 
+    def from_bfloat16(self, bits) -> Array:
+        """Make an array from bfloat16 numbers given as a NumPy array of their bits (uint16)."""
+        raise NotImplementedError
+
     def to_numpy(self, x: Array):
         """Return `x` as a NumPy array (bfloat16, which NumPy lacks, becomes float32)."""
         raise NotImplementedError

@@ -34,6 +34,10 @@ class ReadableMLXBackend(Backend):
         """Make an MLX array; float64 needs to be asked for."""
         return x if isinstance(x, mx.array) and dtype in (None, x.dtype) else mx.array(x, dtype=dtype)
 
+    def from_bfloat16(self, bits):
+        """Take the bits as they are: MLX has bfloat16."""
+        return mx.array(bits).view(mx.bfloat16)
+
     def to_numpy(self, x):
         """Copy `x` to NumPy; bfloat16 becomes float32, exactly."""
         return np.array(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x)

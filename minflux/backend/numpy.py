@@ -21,6 +21,10 @@ class NumPyBackend(Backend):
             dtype = np.float32 if x.dtype == np.float64 else x.dtype
         return np.asarray(x, dtype=dtype)
 
+    def from_bfloat16(self, bits):
+        """Widen to float32, exactly: a bfloat16 is a float32's upper half."""
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+
     def to_numpy(self, x):
         """Return `x` itself."""
         return x

@@ -7,7 +7,7 @@ diffusers' names into BFL's, from right to left the other way. Three things are 
 - the final layer's shift and scale come in the other order;
 - the decoder's levels are counted from the other end; the projections of its attention are 1×1 convolutions.
 
-Every function here takes and returns a flat dict, name to array, of either backend. Sources: BFL `flux/model.py`
+Every function takes and returns a flat dict, name to array, of either backend. Sources: BFL `flux/model.py`
 and `flux/modules/autoencoder.py`; diffusers `transformer_flux.py` and `vae.py`.
 """
 
@@ -151,7 +151,7 @@ def swap_shift_scale(flat: Flat) -> Flat:
 
 
 def vae_to_bfl(flat: Flat) -> Flat:
-    """Turn the weights of a diffusers `AutoencoderKL` into BFL's `ae`: PyTorch's layout, (out, in, kh, kw)."""
+    """Turn the weights of a diffusers `AutoencoderKL` into BFL's `ae`; kernels stay (out, in, kh, kw)."""
     renamed = {rename(name, VAE_RULES): array for name, array in flat.items()}
     return reverse_up({
         name: array.reshape(*array.shape, 1, 1) if is_projection(name) else array

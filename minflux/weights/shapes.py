@@ -29,10 +29,11 @@ def linear_shapes(outputs: int, inputs: int, bias: bool = True) -> Shapes:
 
 def norm_shapes(width: int, bias: bool = True) -> Shapes:
     """A norm's weight and bias."""
-    return {"weight": (width,)} | ({"bias": (width,)} if bias else {})
+    shapes: Shapes = {"weight": (width,), "bias": (width,)}
+    return shapes if bias else {"weight": (width,)}
 
 
-# -- the transformer -------------------------------------------------------------------------------------
+# -- the transformer -----------------------------------------------------------------------------------------
 
 
 def qk_norm_shapes(cfg: FluxConfig) -> Shapes:
@@ -91,7 +92,7 @@ def flux_shapes(cfg: FluxConfig) -> Shapes:
     return shapes | under("final_layer.linear", linear_shapes(cfg.out_channels, d))
 
 
-# -- the autoencoder -------------------------------------------------------------------------------------
+# -- the autoencoder -----------------------------------------------------------------------------------------
 
 
 def conv_shapes(outputs: int, inputs: int) -> Shapes:
@@ -155,7 +156,7 @@ def vae_shapes(cfg: VAEConfig) -> Shapes:
     return under("encoder", encoder_shapes(cfg)) | under("decoder", decoder_shapes(cfg))
 
 
-# -- the text encoders -----------------------------------------------------------------------------------
+# -- the text encoders ---------------------------------------------------------------------------------------
 
 
 def t5_block_shapes(cfg: T5Config) -> Shapes:
@@ -176,7 +177,7 @@ def t5_block_shapes(cfg: T5Config) -> Shapes:
 
 def t5_shapes(cfg: T5Config) -> Shapes:
     """Name every weight of the T5 encoder; the table of position biases lies in the first block."""
-    shapes = {"shared.weight": (cfg.vocab_size, cfg.d_model)}
+    shapes: Shapes = {"shared.weight": (cfg.vocab_size, cfg.d_model)}
     for i in range(cfg.num_layers):
         shapes |= under(f"encoder.block.{i}", t5_block_shapes(cfg))
     table = (cfg.relative_attention_num_buckets, cfg.num_heads)
@@ -197,7 +198,7 @@ def clip_layer_shapes(cfg: CLIPConfig) -> Shapes:
 def clip_shapes(cfg: CLIPConfig) -> Shapes:
     """Name every weight of the CLIP text encoder."""
     d = cfg.hidden_size
-    shapes = {
+    shapes: Shapes = {
         "embeddings.token_embedding.weight": (cfg.vocab_size, d),
         "embeddings.position_embedding.weight": (cfg.max_position_embeddings, d),
     }

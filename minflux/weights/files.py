@@ -1,0 +1,261 @@
+"""Reading and writing safetensors files.
+
+The format is as plain as can be: eight bytes say how long the header is; the header is JSON, name ->
+(dtype, shape, place); then come the arrays' bytes, one after the other. Nothing in it can run code. We read
+it ourselves, for NumPy knows no bfloat16, and the safetensors library refuses it there: a bfloat16 is the
+upper half of a float32, so widening is a shift, and exact. Source:
+https://github.com/huggingface/safetensors, "Format".
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import index
+from pathlib import Path
+
+import numpy as np
+
+from minflux.backend import Backend, backend_of
+from minflux.errors import ArgumentError, CheckpointError
+from minflux.shapes import Array
+
+# safetensors' name -> NumPy's; bfloat16 is read as the bits it is made of
+DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "uint16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
+    "BOOL": "bool",
+}  # fmt: skip
+CODES = {name: code for code, name in DTYPES.items() if code != "BF16"} | {"bfloat16": "BF16"}
+FLOATS = ("F64", "F32", "F16", "BF16")
+CASTS = ("float32", "float16", "bfloat16")  # what a caller may ask for
+MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
+
+# how files begin that are often taken for a safetensors file, and what to tell whoever did
+IMPOSTORS = {
+    b"\x80": "a Python pickle, which can run code when opened: convert it to safetensors",
+    b"PK\x03\x04": "a PyTorch pickle, which can run code when opened: convert it to safetensors",
+    b"GGUF": "a GGUF file, which is not supported: use the safetensors version",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array in a file: its dtype's code, its shape, and where its bytes begin."""
+
+    path: Path
+    code: str
+    shape: tuple[int, ...]
+    start: int
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def read_safetensors(path: str | Path, nx: Backend, dtype: str | None = None) -> dict[str, Array]:
+    """Read all arrays of a file, or of the shards that an index (`….safetensors.index.json`) lists.
+
+    Floats become `dtype` ("float32", "float16" or "bfloat16") where it is given; else float32 on NumPy, and
+    what the file has on MLX. Raises `CheckpointError` when the file can't be read, `ArgumentError` for a
+    dtype that `nx` lacks.
+    """
+    return {name: load(stored, nx, dtype) for name, stored in contents(path).items()}
+
+
+def contents(path: str | Path) -> dict[str, Stored]:
+    """List what a file, or an index's shards, hold, without reading the arrays.
+
+    Raises `CheckpointError` when the file is missing, cut short or no safetensors file.
+    """
+    path = Path(path)
+    return index_contents(path) if path.name.endswith(".index.json") else file_contents(path)
+
+
+def index_contents(path: Path) -> dict[str, Stored]:
+    """List what the shards named in an index hold; shards lie in the index's own folder."""
+    shards = read_json(path).get("weight_map")
+    if not isinstance(shards, dict):
+        raise CheckpointError(f"{path}: no weight_map in this index")
+    found: dict[str, Stored] = {}
+    for shard in sorted(set(map(str, shards.values()))):
+        if Path(shard).name != shard:
+            raise CheckpointError(f"{path}: a shard must lie in the same folder, found {shard!r}")
+        found |= file_contents(path.with_name(shard))
+    for name in shards:
+        if name not in found:
+            raise CheckpointError(
+                f"{path.with_name(shards[name])}: {name} is in the index but not in the file"
+            )
+    return found
+
+
+def file_contents(path: Path) -> dict[str, Stored]:
+    """List what one file holds."""
+    header, data_start = read_header(path)
+    data_size = path.stat().st_size - data_start
+    return {
+        name: stored(path, name, entry, data_start, data_size)
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def read_header(path: Path) -> tuple[dict, int]:
+    """Read the JSON header; return it and where the arrays' bytes begin."""
+    with opened(path) as file:
+        start = file.read(64)
+        size = int.from_bytes(start[:8], "little")
+        if start[8:9] != b"{" or size > MAX_HEADER:
+            raise CheckpointError(f"{path}: is {what_it_is(start)}")
+        file.seek(8)
+        text = file.read(size)
+    if len(text) < size:
+        raise CheckpointError(f"{path}: is cut short, in the header: fetch it again")
+    return parse_json(path, text), 8 + size
+
+
+def what_it_is(start: bytes) -> str:
+    """Say what a file is that begins otherwise than a safetensors file does."""
+    return next((what for magic, what in IMPOSTORS.items() if start.startswith(magic)), "no safetensors file")
+
+
+def stored(path: Path, name: str, entry: dict, data_start: int, data_size: int) -> Stored:
+    """Check one entry of the header against the file it is in."""
+    try:
+        code, shape, (begin, end) = (
+            entry["dtype"],
+            tuple(map(index, entry["shape"])),
+            map(index, entry["data_offsets"]),
+        )
+        wanted = math.prod(shape) * np.dtype(DTYPES[code]).itemsize
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {name}: can't read its header entry {entry}") from error
+    if min(shape, default=0) < 0 or begin < 0 or end - begin != wanted:
+        raise CheckpointError(
+            f"{path}: {name}: expected {wanted} bytes for {code} {shape}, found {end - begin}"
+        )
+    if end > data_size:
+        raise CheckpointError(
+            f"{path}: is cut short: {name} ends at byte {end} of {data_size}; fetch it again"
+        )
+    return Stored(path, code, shape, data_start + begin)
+
+
+def load(stored: Stored, nx: Backend, dtype: str | None = None) -> Array:
+    """Read one array into backend `nx`; for `dtype` see `read_safetensors`."""
+    count = math.prod(stored.shape)
+    raw = np.fromfile(stored.path, DTYPES[stored.code], count, offset=stored.start).reshape(stored.shape)
+    if stored.code not in FLOATS:
+        return nx.array(raw)
+    array = nx.from_bfloat16(raw) if stored.code == "BF16" else nx.array(raw)
+    return array.astype(float_dtype(nx, dtype)) if dtype or nx.name == "numpy" else array
+
+
+def float_dtype(nx: Backend, name: str | None):
+    """Return the dtype of `nx` called `name`, float32 if it is None."""
+    dtype = getattr(nx.xp, checked_cast(name) or "float32", None)
+    if dtype is None:
+        raise ArgumentError(f"dtype: {nx.name} has no {name}, use 'float32'")
+    return dtype
+
+
+def checked_cast(name: str | None) -> str | None:
+    """Return the name of a dtype to cast to, or raise `ArgumentError` if it is none."""
+    if name not in (None, *CASTS):
+        raise ArgumentError(f"dtype: expected one of {', '.join(CASTS)}, got {name!r}")
+    return name
+
+
+# -- writing -------------------------------------------------------------------------------------------------
+
+
+def write_safetensors(
+    path: str | Path, flat: dict[str, Array], metadata: dict[str, str] | None = None, dtype: str | None = None
+) -> None:
+    """Write arrays of either backend to a file, whole or not at all; floats as `dtype` where it is given.
+
+    Arrays are laid in order of item size, then of name, so that each is aligned and equal arrays give equal
+    files.
+    """
+    codes = {name: stored_code(array, dtype) for name, array in flat.items()}
+    order = sorted(flat, key=lambda name: (-np.dtype(DTYPES[codes[name]]).itemsize, name))
+    header: dict = {"__metadata__": {"format": "pt"} | (metadata or {})}
+    end = 0
+    for name in order:
+        begin, end = end, end + math.prod(flat[name].shape) * np.dtype(DTYPES[codes[name]]).itemsize
+        header[name] = {"dtype": codes[name], "shape": list(flat[name].shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with written_whole(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(to_bytes(flat[name], codes[name]))
+
+
+def stored_code(array: Array, dtype: str | None) -> str:
+    """Name the dtype an array is to be stored in: its own, or `dtype` if it holds floats."""
+    own = str(array.dtype).rpartition(".")[2]  # MLX says "mlx.core.float32"
+    return CODES[checked_cast(dtype) or own] if CODES[own] in FLOATS else CODES[own]
+
+
+def to_bytes(array: Array, code: str) -> bytes:
+    """Return an array's bytes in the dtype `code`, row by row."""
+    array = backend_of(array).to_numpy(array)
+    return (to_bfloat16(array) if code == "BF16" else array.astype(DTYPES[code])).tobytes()
+
+
+def to_bfloat16(x: np.ndarray) -> np.ndarray:
+    """Round float32 to the nearest bfloat16, ties to even, and return its bits as uint16; a NaN stays one.
+
+    Adding half a unit of the last kept place carries into it when it should; one less than half when it is
+    even.
+    """
+    bits = x.astype(np.float32).view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    return np.where(np.isnan(x), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+
+
+# -- files in general ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator:
+    """Open a binary file that appears under its name only when the `with` block ends without an error."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator:
+    """Open a binary file to read; raises `CheckpointError` when there is none."""
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise CheckpointError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
+
+
+def read_json(path: Path) -> dict:
+    """Read a file that holds one JSON object; raises `CheckpointError` when it does not."""
+    with opened(path) as file:
+        return parse_json(path, file.read())
+
+
+def parse_json(path: Path, text: bytes) -> dict:
+    """Parse one JSON object; `path` is for the error."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON, found something else ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found a {type(value).__name__}")
+    return value

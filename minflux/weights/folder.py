@@ -1,0 +1,163 @@
+"""A component of a model folder in diffusers' layout: its config and its weights, read, checked, written.
+
+    folder/transformer/config.json    folder/transformer/diffusion_pytorch_model.safetensors
+    folder/vae/…                      folder/text_encoder/model.safetensors    folder/text_encoder_2/…
+
+What the config asks for is compared with what the file's header promises before any weight is read. The
+shapes to expect need no list: the shapes of our tree, sent through the same renaming as real weights, are
+those of the file.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minflux.backend import Backend, backend_of
+from minflux.errors import CheckpointError
+from minflux.shapes import Array, Tree
+from minflux.weights import config, names, shapes
+from minflux.weights.files import Stored, contents, load, read_json, write_safetensors, written_whole
+from minflux.weights.tree import flatten, tree
+
+Flat = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of component is stored: its config, its weights' names, its file.
+
+    `alias` gives a name in a file its standard form, or None to a weight that is not used.
+    """
+
+    read_config: Callable[[dict], Any]
+    write_config: Callable[[Any], dict]
+    shapes: Callable[[Any], shapes.Shapes]
+    to_ours: Callable[[Flat], Flat] = dict
+    to_file: Callable[[Flat], Flat] = dict
+    alias: Callable[[str], str | None] = str
+    stem: str = "model"
+
+
+def vae_to_ours(flat: Flat) -> Flat:
+    """diffusers' autoencoder to our tree's names and layout."""
+    return names.to_channels_last(names.vae_to_bfl(flat))
+
+
+def vae_to_file(flat: Flat) -> Flat:
+    """Undo `vae_to_ours`."""
+    return names.vae_to_diffusers(names.to_torch_layout(flat))
+
+
+def t5_alias(name: str) -> str | None:
+    """Some files hold the token table twice, or under its second name only."""
+    return "shared.weight" if name == "encoder.embed_tokens.weight" else name
+
+
+def clip_alias(name: str) -> str | None:
+    """transformers 5 drops the prefix "text_model."; old files hold the numbers 0 to 76 as a weight."""
+    if name.endswith("position_ids"):
+        return None
+    return name if name.startswith("text_model.") else f"text_model.{name}"
+
+
+KINDS = {
+    "transformer": Kind(
+        config.read_flux_config, config.write_flux_config, shapes.flux_shapes,
+        names.flux_to_bfl, names.flux_to_diffusers, stem="diffusion_pytorch_model",
+    ),
+    "vae": Kind(
+        config.read_vae_config, config.write_vae_config, shapes.vae_shapes,
+        vae_to_ours, vae_to_file, stem="diffusion_pytorch_model",
+    ),
+    "text_encoder": Kind(
+        config.read_clip_config, config.write_clip_config, shapes.clip_shapes, alias=clip_alias
+    ),
+    "text_encoder_2": Kind(config.read_t5_config, config.write_t5_config, shapes.t5_shapes, alias=t5_alias),
+}  # fmt: skip
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def load_component(folder: str | Path, kind: str, nx: Backend, dtype: str | None = None) -> tuple[Any, Tree]:
+    """Read "transformer", "vae", "text_encoder" (CLIP) or "text_encoder_2" (T5) from a model folder.
+
+    Returns its config and weight tree. `dtype` is as in `read_safetensors`. Raises `CheckpointError` when
+    the folder lacks a file, when the file's weights are not those that the config asks for, or when one is
+    not finite.
+    """
+    spec, part = KINDS[kind], Path(folder) / kind
+    cfg = read_config(part / "config.json", spec)
+    path = weights_path(part, spec.stem)
+    found = standard_names(contents(path), spec)
+    check_shapes(path, found, file_shapes(spec, cfg))
+    flat = {name: load(stored, nx, dtype) for name, stored in found.items()}
+    for name, array in flat.items():
+        check_finite(found[name].path, name, array)
+    return cfg, tree(spec.to_ours(flat))
+
+
+def read_config(path: Path, spec: Kind) -> Any:
+    """Read a component's config.json; its errors name the file."""
+    try:
+        return spec.read_config(read_json(path))
+    except CheckpointError as error:
+        raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def standard_names(found: dict[str, Stored], spec: Kind) -> dict[str, Stored]:
+    """Give every stored weight its standard name, and leave out those that are not used."""
+    return {alias: stored for name, stored in found.items() if (alias := spec.alias(name)) is not None}
+
+
+def weights_path(part: Path, stem: str) -> Path:
+    """Find a component's weights: one file, or the index of several."""
+    whole, sharded = part / f"{stem}.safetensors", part / f"{stem}.safetensors.index.json"
+    return sharded if sharded.exists() and not whole.exists() else whole
+
+
+def file_shapes(spec: Kind, cfg: Any) -> shapes.Shapes:
+    """Work out a file's names and shapes: arrays that take no memory, renamed as weights are on writing."""
+    ghosts = {name: np.broadcast_to(np.int8(0), shape) for name, shape in spec.shapes(cfg).items()}
+    return {name: ghost.shape for name, ghost in spec.to_file(ghosts).items()}
+
+
+def check_shapes(path: Path, found: dict[str, Stored], expected: shapes.Shapes) -> None:
+    """Raise `CheckpointError` at the first weight that is missing, of another shape, or not asked for."""
+    for name, shape in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{path}: {name}: expected shape {shape}, found no such weight")
+        if found[name].shape != shape:
+            raise CheckpointError(
+                f"{found[name].path}: {name}: expected shape {shape}, found {found[name].shape}"
+            )
+    for name in found.keys() - expected.keys():
+        raise CheckpointError(
+            f"{found[name].path}: {name}: expected no such weight, found {found[name].shape}"
+        )
+
+
+def check_finite(path: Path, name: str, array: Array) -> None:
+    """Raise `CheckpointError` when a weight holds NaN or infinity."""
+    if not bool(backend_of(array).xp.isfinite(array).all()):
+        raise CheckpointError(f"{path}: {name}: expected finite numbers, found NaN or infinity")
+
+
+# -- writing -------------------------------------------------------------------------------------------------
+
+
+def save_component(folder: str | Path, kind: str, cfg: Any, p: Tree, dtype: str | None = None) -> None:
+    """Write a component's config and weights so that diffusers or transformers, and `load_component`, open
+    it.
+
+    Floats are stored as `dtype` ("float32", "float16" or "bfloat16"), or as they are.
+    """
+    spec, part = KINDS[kind], Path(folder) / kind
+    part.mkdir(parents=True, exist_ok=True)
+    write_safetensors(part / f"{spec.stem}.safetensors", spec.to_file(flatten(p)), dtype=dtype)
+    with written_whole(part / "config.json") as file:
+        file.write(json.dumps(spec.write_config(cfg), indent=2).encode() + b"\n")
