@@ -1,0 +1,215 @@
+"""Prompts to token ids: the only thing a text encoder can read.
+
+FLUX.1 reads each prompt twice. CLIP's tokenizer is a byte-pair encoding: it starts from bytes and applies a
+list of learned merges; its ids look like `<|startoftext|> a cat <|endoftext|> <|endoftext|> …`, the last one
+repeated as padding. T5's is a unigram model: among all ways to cut the text into known pieces it takes the
+likeliest; its ids look like `a cat </s> <pad> <pad> …`.
+
+Both run on the `tokenizers` library, from the folders that Hugging Face models have (`tokenizer/` and
+`tokenizer_2/`). Such a folder holds the whole tokenizer in `tokenizer.json` or, as FLUX.1's CLIP folder does,
+only CLIP's vocabulary and merges, and `clip_backend` puts the parts around them.
+
+Source: Sennrich et al. 2016 (arXiv 1508.07909), Kudo 2018 (arXiv 1804.10959); transformers'
+`tokenization_clip.py`.
+"""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import AddedToken, Encoding, Regex, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE
+
+from minflux.errors import ArgumentError, CheckpointError
+
+CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
+T5_PAD, T5_END, T5_UNKNOWN = "<pad>", "</s>", "<unk>"
+
+# What CLIP never merges across: special tokens, English contractions, words, single digits, runs of signs.
+CLIP_WORD = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class PromptTruncated(UserWarning):
+    """A prompt had more tokens than fit; the message shows the text that was dropped."""
+
+
+class Tokenizer:
+    """Turns prompts into padded token ids, exactly as transformers does from the same folder.
+
+    `max_length` is the length its text encoder was trained for; `vocab_size` is one more than the largest id
+    it can give.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, pad_token: str, max_length: int):
+        self.backend = backend
+        self.pad_token = pad_token
+        self.max_length = max_length
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, vocab_size: int | None = None) -> "Tokenizer":
+        """Read a tokenizer from a folder in the layout of Hugging Face.
+
+        Given the text encoder's `vocab_size`, ids that the encoder has no embedding for are found here, not
+        as silent zeros later. Raises `CheckpointError` naming the file that is missing or doesn't fit.
+        """
+        folder = Path(folder)
+        backend, settings = _read_backend(folder), read_settings(folder)
+        tokenizer = cls(backend, *_padding(settings, backend, folder))
+        if vocab_size is not None and tokenizer.vocab_size > vocab_size:
+            largest = tokenizer.vocab_size - 1
+            raise CheckpointError(
+                f"{folder}: token ids reach {largest}; the text encoder has only {vocab_size}"
+            )
+        return tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id that a prompt can get."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+
+    def __call__(self, prompts: Sequence[str], length: int | None = None) -> np.ndarray:
+        """Encode prompts to ids of one length, T = `length` or `max_length`: (B, T) int32.
+
+        A longer prompt is cut, keeping its end token, with a `PromptTruncated` warning. Raises
+        `ArgumentError` for prompts that aren't text, and for a length with no room for start and end tokens.
+        """
+        length = self.max_length if length is None else length
+        _check_prompts(prompts)
+        self._set_length(length)
+        encodings = [self.backend.encode(prompt) for prompt in prompts]
+        for prompt, encoding in zip(prompts, encodings, strict=True):
+            _warn_if_cut(prompt, encoding, length)
+        return np.array([encoding.ids for encoding in encodings], np.int32).reshape(len(prompts), length)
+
+    def _set_length(self, length: int) -> None:
+        marks = self.backend.num_special_tokens_to_add(is_pair=False)
+        if length < marks:
+            raise ArgumentError(
+                f"length: {length} has no room for the {marks} tokens that mark start and end"
+            )
+        self.backend.enable_truncation(length)
+        pad_id = self.backend.token_to_id(self.pad_token)
+        self.backend.enable_padding(length=length, pad_id=pad_id, pad_token=self.pad_token)
+
+
+# ------------------------------------------------------------------------------------------------- prompts
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
+    if isinstance(prompts, str) or not isinstance(prompts, (list, tuple)):
+        raise ArgumentError(f"prompts: pass a list of strings, not {type(prompts).__name__}")
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise ArgumentError(f"prompts: {prompt!r} is not a string")
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise ArgumentError(f"prompts: {prompt!r} has half a character (a lone surrogate); remove it")
+
+
+def _warn_if_cut(prompt: str, encoding: Encoding, length: int) -> None:
+    """Warn with the prompt's own characters from the first dropped token on."""
+    if encoding.overflowing:
+        rest = encoding.overflowing[0]
+        real = (i for i, is_mark in enumerate(rest.special_tokens_mask) if not is_mark)
+        dropped = prompt[rest.offsets[next(real)][0] :].strip()
+        warnings.warn(f"prompt cut to {length} tokens; dropped: {dropped!r}", PromptTruncated, stacklevel=3)
+
+
+# ------------------------------------------------------------------------------------------------- folders
+
+
+def _read_backend(folder: Path) -> tokenizers.Tokenizer:
+    """Load `tokenizer.json`, or build CLIP's tokenizer from `vocab.json` and `merges.txt` without it."""
+    path = folder / "tokenizer.json"
+    if not path.exists() and (folder / "vocab.json").exists():
+        return _read_clip(folder)
+    try:
+        return tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from error
+    except Exception as error:  # the library raises nothing more exact
+        raise CheckpointError(f"{path}: is no tokenizer ({error})") from error
+
+
+def _read_clip(folder: Path) -> tokenizers.Tokenizer:
+    settings = read_settings(folder)
+    unknown = _content(settings.get("unk_token") or CLIP_END)
+    files = str(folder / "vocab.json"), str(folder / "merges.txt")
+    try:
+        model = BPE.from_file(*files, unk_token=unknown, end_of_word_suffix="</w>")
+        return clip_backend(model, _special_tokens(settings))
+    except Exception as error:
+        raise CheckpointError(f"{files[0]}, {files[1]}: are no CLIP vocabulary ({error})") from error
+
+
+def read_settings(folder: Path) -> dict:
+    """Read `special_tokens_map.json`, if any, and `tokenizer_config.json`, which has the last word."""
+    names = folder / "special_tokens_map.json"
+    return (_read_json(names) if names.exists() else {}) | _read_json(folder / "tokenizer_config.json")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected an object, found {type(content).__name__}")
+    return content
+
+
+def _padding(settings: dict, backend: tokenizers.Tokenizer, folder: Path) -> tuple[str, int]:
+    """Find the pad token and the longest length; without a setting, T5 and CLIP each have their usual pad."""
+    usual = T5_PAD if backend.token_to_id(T5_PAD) is not None else CLIP_END
+    pad_token, max_length = _content(settings.get("pad_token") or usual), settings.get("model_max_length")
+    if backend.token_to_id(pad_token) is None:
+        raise CheckpointError(f"{folder}: the pad token {pad_token!r} is not in the vocabulary")
+    if not isinstance(max_length, int):
+        raise CheckpointError(
+            f"{folder / 'tokenizer_config.json'}: model_max_length is {max_length}, no whole number"
+        )
+    return pad_token, max_length
+
+
+# -------------------------------------------------------------------------------------------- CLIP's parts
+
+
+def clip_backend(model: BPE, special_tokens: list[AddedToken]) -> tokenizers.Tokenizer:
+    """Put CLIP's parts around a byte-pair encoding: lower case, words, bytes, start and end tokens."""
+    backend = tokenizers.Tokenizer(model)
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    words = pre_tokenizers.Split(Regex(CLIP_WORD), behavior="removed", invert=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    backend.decoder = decoders.ByteLevel()
+    ids = backend.get_vocab(with_added_tokens=False)
+    end, start = ((token, ids[token]) for token in (CLIP_END, CLIP_START))
+    backend.post_processor = processors.RobertaProcessing(
+        end, start, trim_offsets=False, add_prefix_space=False
+    )
+    backend.add_special_tokens(special_tokens)
+    return backend
+
+
+def _special_tokens(settings: dict) -> list[AddedToken]:
+    """List the tokens that are found whole in a prompt, wherever the folder's settings name them."""
+    named = [settings.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")]
+    by_id = settings.get("added_tokens_decoder", {}).values()
+    tokens = [CLIP_START, CLIP_END, *filter(None, named), *by_id]  # of two with one name, the later holds
+    return list({_content(token): _added_token(token) for token in tokens}.values())
+
+
+def _added_token(token: str | dict) -> AddedToken:
+    if isinstance(token, str):
+        return AddedToken(token, special=True)
+    names = ("lstrip", "rstrip", "single_word", "normalized")
+    flags = {name: token[name] for name in names if name in token}
+    return AddedToken(token["content"], special=True, **flags)
+
+
+def _content(token: str | dict) -> str:
+    return token if isinstance(token, str) else token["content"]
