@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 elif os.environ.get("MINFLUX_CHECK_SHAPES") == "1":
     import jaxtyping
-    from beartype import beartype
+    from beartype import BeartypeConf, beartype
 
     class Float:
         """A floating-point array of the named dimensions, on either backend."""
@@ -43,7 +43,8 @@ elif os.environ.get("MINFLUX_CHECK_SHAPES") == "1":
         def __class_getitem__(cls, dims):
             return jaxtyping.Integer[Any, dims]
 
-    shaped = jaxtyping.jaxtyped(typechecker=beartype)
+    # an int is welcome where a float is asked for, as Python's typing has it (PEP 484)
+    shaped = jaxtyping.jaxtyped(typechecker=beartype(conf=BeartypeConf(is_pep484_tower=True)))
 
 else:
 

@@ -47,9 +47,15 @@ class ReadableMLXBackend(Backend):
         mx.eval(*arrays)
 
     def cos_sin(self, positions, frequencies):
-        """cos and sin as in `base.py`, on the CPU: GPUs have no float64."""
+        """cos and sin as in `base.py`: whole turns are taken off in float64, and the rest goes to float32.
+
+        On the CPU, for GPUs have no float64; and MLX's own cos has float32's accuracy even there (its issue 3047).
+        """
+        turns_a_step = mx.array(np.asarray(frequencies) / (2 * np.pi), dtype=mx.float64)
         with mx.stream(mx.cpu):
-            return super().cos_sin(positions, frequencies)
+            turns = positions[..., None].astype(mx.float64) * turns_a_step
+            angles = ((turns - mx.round(turns)) * (2 * np.pi)).astype(mx.float32)
+            return mx.cos(angles), mx.sin(angles)
 
 
 class MLXBackend(ReadableMLXBackend):

@@ -61,6 +61,7 @@ def _sigmoid(x):
 def _tanh(x):
     a = mx.minimum(mx.abs(x), TANH_SATURATES)
     y = a * horner(TANH_P, a * a) / horner(TANH_Q, a * a)
+    y = mx.where(a == TANH_SATURATES, 1.0, y)  # to the last bit, or GELU(-1000) would not be 0
     return mx.where(x < 0, -y, y)
 
 
