@@ -98,14 +98,12 @@ def read_flux_config(config: Json) -> FluxConfig:
     found.setdefault("out_channels", found.get("in_channels", FluxConfig.in_channels))
     cfg = FluxConfig(**found, hidden_size=head_dim * found.get("num_heads", FluxConfig.num_heads))
     if sum(cfg.axes_dim) != head_dim:
-        raise CheckpointError(
-            f"axes_dims_rope: expected a sum of attention_head_dim, {head_dim}, found {cfg.axes_dim}"
-        )
+        raise CheckpointError(f"axes_dims_rope: expected a sum of {head_dim}, found {cfg.axes_dim}")
     return cfg
 
 
 def write_flux_config(cfg: FluxConfig) -> Json:
-    """Write the config that diffusers reads. It has no place for other MLP ratios than 4, thetas than 10000."""
+    """Write the config that diffusers reads; mlp_ratio 4 and theta 10000 are fixed there, and not written."""
     sizes = {theirs: getattr(cfg, ours) for theirs, ours in FLUX_NAMES.items()}
     return FLUX_FIXED | sizes | {"attention_head_dim": cfg.hidden_size // cfg.num_heads}
 

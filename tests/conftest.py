@@ -1,0 +1,106 @@
+"""What all tests share: shapes checked at every call, each backend in turn, few and repeatable random
+examples.
+
+Three runs of MLX tell a wrong primitive ("mlx-readable": the definitions of backend/base.py) from a wrong
+kernel ("mlx-fused": Metal's and CUDA's) and from what the device at hand gets ("mlx"). The environment
+variable MINFLUX_TEST_BACKENDS, names with commas between, leaves out the others. MINFLUX_MUTANT breaks one
+function on purpose: see tests/mutants.py.
+"""
+
+import os
+import warnings
+
+os.environ["MINFLUX_CHECK_SHAPES"] = "1"  # before minflux is imported
+
+import pytest
+from hypothesis import HealthCheck, register_random, settings
+
+with warnings.catch_warnings():  # what PyTorch's libraries say about themselves on import is not ours to mend
+    warnings.simplefilter("ignore")
+    import diffusers
+    import torch
+    import transformers
+
+from minflux.backend import BACKENDS, serving
+from minflux.errors import BackendError
+from tests import compare, mutants
+
+torch.set_num_threads(1)
+torch.set_grad_enabled(False)
+diffusers.utils.logging.set_verbosity_error()
+transformers.utils.logging.set_verbosity_error()
+
+
+class TorchRandom:
+    """PyTorch's generator, for Hypothesis to seed: each example draws the same numbers in every run."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+TORCH_RANDOM = TorchRandom()
+register_random(TORCH_RANDOM)
+
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]  # fixtures here hold no state
+settings.register_profile(
+    "minflux",
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=UNCHECKED,
+)
+settings.register_profile("search", max_examples=100, deadline=None, suppress_health_check=UNCHECKED)
+settings.load_profile("minflux")  # `pytest --hypothesis-profile=search` looks for new examples instead
+
+CHOSEN = os.environ.get("MINFLUX_TEST_BACKENDS", ",".join(BACKENDS)).split(",")
+PRECISIONS = [(name, "float32") for name in CHOSEN] + [
+    (name, "bfloat16") for name in CHOSEN if name != "numpy"
+]
+
+
+def pytest_configure(config):
+    mutants.break_on_request()
+
+
+@pytest.fixture(params=CHOSEN)
+def nx(request):
+    """Each backend in turn; it serves its library's arrays while the test runs."""
+    yield from served(request.param)
+
+
+@pytest.fixture(params=PRECISIONS, ids="-".join)
+def trial(request):
+    """Each backend in turn, in each precision it has: a `compare.Trial`."""
+    name, dtype = request.param
+    for nx in served(name):
+        yield compare.Trial(nx, name, dtype)
+
+
+def served(name):
+    try:
+        with serving(name) as backend:
+            yield backend
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+def pytest_sessionfinish(session):
+    """Hand this worker's parity figures to the process that started it, or write them down."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["parity"] = compare.worst
+    elif not mutants.REQUESTED:
+        compare.write_parity()
+
+
+class Workers:
+    """Collects the figures of pytest-xdist's workers; registered only where that is installed."""
+
+    def pytest_testnodedown(self, node):
+        compare.merge(getattr(node, "workeroutput", {}).get("parity", {}))
+
+
+def pytest_plugin_registered(plugin, manager):
+    if type(plugin).__name__ == "DSession" and not manager.has_plugin("parity-workers"):
+        manager.register(Workers(), "parity-workers")

@@ -1,0 +1,6 @@
+"""stub"""
+
+REQUESTED = None
+
+
+def break_on_request(): ...

@@ -1,0 +1,245 @@
+"""Every op of the backends against torch.nn.functional, primitives first: a block's test can hide a wrong
+one.
+
+An input of ones, for instance, hides an error in `exp` inside softmax.
+"""
+
+import math
+import sys
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minflux import backend
+from minflux.backend import available, backend_of, get_backend, serving
+from minflux.errors import BackendError
+from minflux.model.layers import linear
+
+dims = st.integers(1, 9)
+shapes = st.lists(dims, min_size=1, max_size=4).map(tuple)
+scales = st.sampled_from([0.01, 1.0, 30.0])
+
+# name -> (PyTorch's, a scale that keeps the result finite)
+ELEMENTWISE = {
+    "exp": (torch.exp, 10.0),
+    "tanh": (torch.tanh, 3.0),
+    "cos": (torch.cos, 3.0),
+    "sin": (torch.sin, 3.0),
+    "abs": (torch.abs, 3.0),
+    "sigmoid": (torch.sigmoid, 10.0),
+    "silu": (F.silu, 10.0),
+    "gelu": (lambda x: F.gelu(x, approximate="tanh"), 3.0),
+}
+
+
+@pytest.mark.parametrize("op", ELEMENTWISE)
+@given(shape=shapes)
+def test_elementwise(trial, op, shape):
+    reference, scale = ELEMENTWISE[op]
+    x = trial.randn(*shape, scale=scale)
+    trial.close(op, getattr(trial.nx, op)(trial.array(x)), reference(x))
+
+
+@given(shapes, scales)
+def test_sqrt_and_log(trial, shape, scale):
+    x = trial.rounded(torch.rand(*shape) * scale + 0.01)
+    trial.close("sqrt", trial.nx.sqrt(trial.array(x)), x.sqrt())
+    trial.close("log", trial.nx.log(trial.array(x * 8)), (x * 8).log())
+
+
+@pytest.mark.parametrize("op", ["sigmoid", "silu", "gelu", "tanh"])
+def test_activations_far_out(nx, op):
+    reference, _ = ELEMENTWISE[op]
+    x = torch.tensor([-1e4, -100.0, -88.0, -20.0, -0.0, 0.0, 20.0, 88.0, 100.0, 1e4])
+    got = nx.to_numpy(getattr(nx, op)(nx.array(x.numpy())))
+    # MLX has no numbers below 2^-126: sigmoid(-88), which is one, becomes 0
+    np.testing.assert_allclose(got, reference(x).numpy(), rtol=2e-6, atol=2.0**-120)
+
+
+@given(shapes, st.sampled_from([0.1, 10.0, 1000.0]))
+def test_softmax(trial, shape, scale):
+    x = trial.randn(*shape, scale=scale)
+    trial.close("softmax", trial.nx.softmax(trial.array(x)), x.softmax(dim=-1))
+
+
+def test_softmax_of_huge_and_of_forbidden_logits(nx):
+    x = torch.tensor([[1e4, 1e4 - 1, 0.0], [-1e30, -1e30, -1e30], [0.0, -math.inf, 1.0]])
+    got = nx.to_numpy(nx.softmax(nx.array(x.numpy())))
+    np.testing.assert_allclose(got, x.softmax(dim=-1).numpy(), rtol=1e-6)
+
+
+@given(
+    shapes.filter(lambda s: s[-1] > 2), st.booleans(), st.booleans(), st.sampled_from([1e-6, 1e-5]), scales
+)
+def test_layer_norm(trial, shape, scaled, biased, eps, spread):
+    x = trial.rounded((torch.randn(*shape) + 1) * spread)
+    scale = trial.randn(shape[-1]) if scaled else None
+    bias = trial.randn(shape[-1]) if biased else None
+    ours = [None if w is None else trial.array(w) for w in (scale, bias)]
+    expected = F.layer_norm(x, shape[-1:], scale, bias, eps)
+    trial.close("layer_norm", trial.nx.layer_norm(trial.array(x), *ours, eps), expected)
+
+
+@given(shapes, st.sampled_from([1e-6, 1e-5]), scales)
+def test_rms_norm(trial, shape, eps, spread):
+    x, scale = trial.randn(*shape, scale=spread), trial.randn(shape[-1])
+    expected = F.rms_norm(x, shape[-1:], scale, eps)
+    trial.close("rms_norm", trial.nx.rms_norm(trial.array(x), trial.array(scale), eps), expected)
+
+
+@given(st.integers(1, 3), st.integers(2, 7), st.integers(1, 7), st.integers(1, 5), st.integers(1, 5), scales)
+def test_group_norm(trial, batch, height, width, groups, per_group, spread):
+    channels = groups * per_group
+    x = trial.randn(batch, channels, height, width + 1, scale=spread)
+    scale, bias = trial.randn(channels), trial.randn(channels)
+    got = trial.nx.group_norm(nhwc(trial, x), groups, trial.array(scale), trial.array(bias))
+    trial.close("group_norm", got, F.group_norm(x, groups, scale, bias, 1e-6).permute(0, 2, 3, 1))
+
+
+@given(st.integers(1, 3), dims, dims, dims, dims, st.sampled_from([None, 1.0, 0.3]), st.booleans(), scales)
+def test_attention(trial, batch, heads, queries, keys, width, scale, biased, spread):
+    q = trial.randn(batch, heads, queries, width, scale=spread)
+    k, v = trial.randn(batch, heads, keys, width), trial.randn(batch, heads, keys, width)
+    bias = trial.randn(1, heads, queries, keys) if biased else None
+    got = trial.nx.attention(
+        *map(trial.array, (q, k, v)), scale=scale, bias=None if bias is None else trial.array(bias)
+    )
+    trial.close("attention op", got, F.scaled_dot_product_attention(q, k, v, bias, scale=scale))
+
+
+@given(
+    st.integers(1, 3),
+    dims,
+    dims,
+    dims,
+    dims,
+    st.sampled_from([(1, 1, 0), (3, 1, 1), (3, 1, 0), (3, 2, 0), (3, 2, 1)]),
+)
+def test_conv2d(trial, batch, height, width, inputs, outputs, how):
+    size, stride, padding = how
+    x = trial.randn(batch, inputs, height + 2, width + 2)
+    weight, bias = trial.randn(outputs, inputs, size, size), trial.randn(outputs)
+    got = trial.nx.conv2d(nhwc(trial, x), nhwc(trial, weight), trial.array(bias), stride, padding)
+    trial.close("conv2d", got, F.conv2d(x, weight, bias, stride, padding).permute(0, 2, 3, 1))
+
+
+@given(st.integers(1, 3), dims, dims, dims)
+def test_upsample(trial, batch, height, width, channels):
+    x = trial.randn(batch, channels, height, width)
+    expected = F.interpolate(x, scale_factor=2, mode="nearest").permute(0, 2, 3, 1)
+    trial.close("upsample", trial.nx.upsample(nhwc(trial, x)), expected, 0)
+
+
+@given(st.integers(1, 3), dims, st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=8))
+def test_cos_sin(trial, batch, length, frequencies):
+    positions = torch.randint(0, 5000, (batch, length))
+    angles = positions[..., None].double() * torch.tensor(frequencies, dtype=torch.float64)
+    cos, sin = trial.nx.cos_sin(trial.array(positions), frequencies)
+    trial.close("cos_sin", cos, angles.cos(), 1e-6, "float32")
+    trial.close("cos_sin", sin, angles.sin(), 1e-6, "float32")
+
+
+def nhwc(trial, x: torch.Tensor):
+    return trial.array(x.permute(0, 2, 3, 1).contiguous())
+
+
+# -- which backend -------------------------------------------------------------------------------------------
+
+
+def test_backend_of_finds_the_library(nx):
+    x = nx.array([[1.0, 2.0]])
+    assert backend_of(x, None, x) is nx
+    assert str(x.dtype).endswith("float32")
+
+
+def test_backend_of_refuses_a_mix():
+    pytest.importorskip("mlx.core")
+    one, other = get_backend("numpy").array([1.0]), get_backend("mlx").array([1.0])
+    with pytest.raises(TypeError, match="arrays of both numpy and mlx"):
+        backend_of(one, other)
+    with pytest.raises(TypeError, match="arrays of both mlx and numpy"):
+        backend_of(other, None, one)
+
+
+@pytest.mark.parametrize("thing", [torch.zeros(1), [1.0], 1.0, "x"])
+def test_backend_of_refuses_what_is_no_array(thing):
+    with pytest.raises(TypeError, match="expected a NumPy or MLX array"):
+        backend_of(thing)
+
+
+def test_backend_of_needs_an_array():
+    with pytest.raises(TypeError, match="at least one array"):
+        backend_of(None)
+
+
+def test_unknown_backend():
+    with pytest.raises(BackendError, match="unknown backend 'cupy': choose one of 'numpy'"):
+        get_backend("cupy")
+
+
+@pytest.mark.parametrize(
+    ("platform", "advice"),
+    [("darwin", "pip install mlx$"), ("linux", r"mlx\[cpu\].*mlx\[cuda12\]"), ("win32", "numpy backend")],
+)
+def test_missing_mlx_says_how_to_install_it(monkeypatch, platform, advice):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(backend, "_made", {})
+    monkeypatch.delitem(sys.modules, "minflux.backend.mlx", raising=False)
+    monkeypatch.setitem(sys.modules, "mlx.core", None)  # importing it now raises ImportError
+    with pytest.raises(BackendError, match=advice):
+        get_backend("mlx")
+    assert available() == ["numpy"]
+
+
+def test_available():
+    assert available()[-1] == "numpy"
+
+
+def test_serving_ends_with_its_block():
+    pytest.importorskip("mlx.core")
+    x = get_backend("mlx").array([1.0])
+    with serving("mlx-readable") as readable:
+        assert backend_of(x) is readable
+    assert backend_of(x) is get_backend("mlx")
+
+
+def test_at_most_ten_overrides():
+    mlx = pytest.importorskip("minflux.backend.mlx")
+    ops = {name for name in vars(backend.Backend) if not name.startswith("_")}
+    overridden = ops & (vars(mlx.MLXBackend).keys() | vars(mlx.ReadableMLXBackend).keys())
+    assert len(overridden - {"array", "eval", "from_bfloat16", "name", "module", "to_numpy"}) <= 10
+
+
+# -- arrays --------------------------------------------------------------------------------------------------
+
+
+def test_arrays_there_and_back(nx):
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(nx.to_numpy(nx.array(x)), x)
+    assert str(nx.array([0.1]).dtype).endswith("float32")
+    assert str(nx.array([1, 2], dtype=nx.int32).dtype).endswith("int32")
+    nx.eval(nx.array(x), {"a": nx.array(x)})
+
+
+def test_numpy_takes_mlx_arrays():
+    pytest.importorskip("mlx.core")
+    mlx, numpy = get_backend("mlx"), get_backend("numpy")
+    x = mlx.array([0.1, 3.0]).astype(mlx.xp.bfloat16)
+    got = numpy.array(x)
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, torch.tensor([0.1, 3.0]).bfloat16().float().numpy())
+
+
+def test_as_float32(trial):
+    x = trial.array(trial.randn(3))
+    assert str(trial.nx.as_float32(x).dtype).endswith("float32")
+
+
+def test_wrong_shapes_are_caught(nx):
+    with pytest.raises(jaxtyping.TypeCheckError):
+        linear(nx.zeros((2, 3)), nx.zeros((5, 4)))
