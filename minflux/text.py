@@ -60,9 +60,7 @@ class Tokenizer:
         tokenizer = cls(backend, *_padding(settings, backend, folder))
         if vocab_size is not None and tokenizer.vocab_size > vocab_size:
             largest = tokenizer.vocab_size - 1
-            raise CheckpointError(
-                f"{folder}: token ids reach {largest}; the text encoder has only {vocab_size}"
-            )
+            raise CheckpointError(f"{folder}: token ids reach {largest}; the text encoder has only {vocab_size}")
         return tokenizer
 
     @property
@@ -87,9 +85,7 @@ class Tokenizer:
     def _set_length(self, length: int) -> None:
         marks = self.backend.num_special_tokens_to_add(is_pair=False)
         if length < marks:
-            raise ArgumentError(
-                f"length: {length} has no room for the {marks} tokens that mark start and end"
-            )
+            raise ArgumentError(f"length: {length} has no room for the {marks} tokens that mark start and end")
         self.backend.enable_truncation(length)
         pad_id = self.backend.token_to_id(self.pad_token)
         self.backend.enable_padding(length=length, pad_id=pad_id, pad_token=self.pad_token)
@@ -169,9 +165,7 @@ def _padding(settings: dict, backend: tokenizers.Tokenizer, folder: Path) -> tup
     if backend.token_to_id(pad_token) is None:
         raise CheckpointError(f"{folder}: the pad token {pad_token!r} is not in the vocabulary")
     if not isinstance(max_length, int):
-        raise CheckpointError(
-            f"{folder / 'tokenizer_config.json'}: model_max_length is {max_length}, no whole number"
-        )
+        raise CheckpointError(f"{folder / 'tokenizer_config.json'}: model_max_length is {max_length}, no whole number")
     return pad_token, max_length
 
 
@@ -188,9 +182,7 @@ def clip_backend(model: BPE, special_tokens: list[AddedToken]) -> tokenizers.Tok
     backend.decoder = decoders.ByteLevel()
     ids = backend.get_vocab(with_added_tokens=False)
     end, start = ((token, ids[token]) for token in (CLIP_END, CLIP_START))
-    backend.post_processor = processors.RobertaProcessing(
-        end, start, trim_offsets=False, add_prefix_space=False
-    )
+    backend.post_processor = processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)
     backend.add_special_tokens(special_tokens)
     return backend
 

@@ -5,19 +5,33 @@ defined here once, as its textbook formula. NumPy runs these definitions as they
 kernels (`minflux/backend/mlx.py`), and the tests hold each replacement to the definition in this file.
 
 Statistics (means, variances, softmax sums) are taken in float32 whatever the input's dtype, and the result has the
-input's dtype. `**` with an integer power is avoided: NumPy computes it through `pow`, fifty times slower than a product.
+input's dtype. `**` with an integer power is avoided: NumPy computes it by `pow`, fifty times slower than a product.
 """
 
 import math
 from importlib import import_module
+from typing import Any
 
+from minflux.errors import BackendError
 from minflux.shapes import Array, Float, Int, shaped
 
 SHARED = (
-    "abs argmax broadcast_to concatenate cos exp expand_dims log matmul max maximum mean min minimum ones pad repeat "
-    "reshape sin sqrt stack sum take tanh tile transpose where zeros arange "
-    "float16 float32 int32"
-).split()
+    *(
+        "abs",
+        "arange",
+        "argmax",
+        "broadcast_to",
+        "concatenate",
+        "cos",
+        "exp",
+        "log",
+        "max",
+        "maximum",
+        "mean",
+        "minimum",
+    ),
+    *("ones", "pad", "sin", "sqrt", "stack", "sum", "tanh", "where", "zeros", "float32", "int32"),
+)
 
 GELU_TANH = math.sqrt(2 / math.pi)
 
@@ -27,12 +41,17 @@ class Backend:
 
     name: str
     module: str
+    xp: Any
+    on_gpu = False
 
     def __init__(self):
         self.xp = import_module(self.module)
         for op in SHARED:
             if not hasattr(type(self), op):
                 setattr(self, op, getattr(self.xp, op))
+
+    def __getattr__(self, op: str) -> Any:
+        raise AttributeError(f"the {self.name} backend has no op {op!r}: add it to SHARED, or define it in base.py")
 
     # -- arrays ------------------------------------------------------------------------------------------------
 
@@ -51,6 +70,10 @@ class Backend:
     def eval(self, *arrays) -> None:
         """Wait until the arrays (or trees of arrays) are computed; NumPy always has."""
 
+    def value_and_grad(self, loss):
+        """Return the function that differentiates `loss`; raises `BackendError` on a backend that can't."""
+        raise BackendError(f"the {self.name} backend has no gradients: train with the mlx backend")
+
     def as_float32(self, x: Array) -> Array:
         """Return `x` in float32, itself if it is already."""
         return x if x.dtype == self.float32 else x.astype(self.float32)
@@ -58,23 +81,23 @@ class Backend:
     # -- activations -------------------------------------------------------------------------------------------
 
     @shaped
-    def sigmoid(self, x: Float["*S"]) -> Float["*S"]:
+    def sigmoid(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
         """1 / (1 + exp(-x)), written so that exp never overflows."""
         e = self.exp(-self.abs(x))
         return self.where(x >= 0, self.ones(1, dtype=x.dtype), e) / (1 + e)
 
     @shaped
-    def silu(self, x: Float["*S"]) -> Float["*S"]:
+    def silu(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
         """x · sigmoid(x) (Elfwing et al. 2017, arXiv 1702.03118)."""
         return x * self.sigmoid(x)
 
     @shaped
-    def gelu(self, x: Float["*S"]) -> Float["*S"]:
+    def gelu(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
         """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))): the tanh form of GELU (arXiv 1606.08415), FLUX.1's own."""
         return 0.5 * x * (1 + self.tanh(GELU_TANH * (x + 0.044715 * (x * x * x))))
 
     @shaped
-    def softmax(self, x: Float["*S"]) -> Float["*S"]:
+    def softmax(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
         """exp(x) / Σ exp(x) over the last axis; the maximum is subtracted first, so nothing overflows."""
         x32 = self.as_float32(x)
         e = self.exp(x32 - self.max(x32, axis=-1, keepdims=True))
@@ -83,7 +106,7 @@ class Backend:
     # -- norms -------------------------------------------------------------------------------------------------
 
     @shaped
-    def layer_norm(self, x: Float["*S D"], scale=None, bias=None, eps: float = 1e-6) -> Float["*S D"]:
+    def layer_norm(self, x: Float[Array, "*S D"], scale=None, bias=None, eps: float = 1e-6) -> Float[Array, "*S D"]:
         """(x - mean) / √(var + eps) · scale + bias over the last axis; scale and bias are (D,) or absent."""
         x32 = self.as_float32(x)
         x32 = x32 - self.mean(x32, axis=-1, keepdims=True)
@@ -92,7 +115,7 @@ class Backend:
         return (y if bias is None else y + bias).astype(x.dtype)
 
     @shaped
-    def rms_norm(self, x: Float["*S D"], scale: Float["D"], eps: float = 1e-6) -> Float["*S D"]:
+    def rms_norm(self, x: Float[Array, "*S D"], scale: Float[Array, "D"], eps: float = 1e-6) -> Float[Array, "*S D"]:
         """x / √(mean(x²) + eps) · scale over the last axis (Zhang & Sennrich 2019, arXiv 1910.07467)."""
         x32 = self.as_float32(x)
         y = x32 / self.sqrt(self.mean(x32 * x32, axis=-1, keepdims=True) + eps)
@@ -100,8 +123,13 @@ class Backend:
 
     @shaped
     def group_norm(
-        self, x: Float["B H W C"], groups: int, scale: Float["C"], bias: Float["C"], eps: float = 1e-6
-    ) -> Float["B H W C"]:
+        self,
+        x: Float[Array, "B H W C"],
+        groups: int,
+        scale: Float[Array, "C"],
+        bias: Float[Array, "C"],
+        eps: float = 1e-6,
+    ) -> Float[Array, "B H W C"]:
         """LayerNorm of each group of C/groups channels over all pixels (Wu & He 2018, arXiv 1803.08494)."""
         batch, height, width, channels = x.shape
         x32 = self.as_float32(x).reshape(batch, height * width, groups, channels // groups)
@@ -113,8 +141,8 @@ class Backend:
 
     @shaped
     def attention(
-        self, q: Float["B H L D"], k: Float["B H M D"], v: Float["B H M D"], scale=None, bias=None
-    ) -> Float["B H L D"]:
+        self, q: Float[Array, "B H L D"], k: Float[Array, "B H M D"], v: Float[Array, "B H M D"], scale=None, bias=None
+    ) -> Float[Array, "B H L D"]:
         """softmax(scale · q kᵀ + bias) v for every head; scale is 1/√D unless given (arXiv 1706.03762).
 
         `bias` broadcasts to (B, H, L, M) and is added to the logits: T5's relative positions, CLIP's causal mask.
@@ -127,28 +155,44 @@ class Backend:
 
     @shaped
     def conv2d(
-        self, x: Float["B H W C"], weight: Float["O K K C"], bias: Float["O"], stride: int = 1, padding: int = 0
-    ) -> Float["B H2 W2 O"]:
+        self,
+        x: Float[Array, "B H W C"],
+        weight: Float[Array, "O K K C"],
+        bias: Float[Array, "O"],
+        stride: int = 1,
+        padding: int = 0,
+    ) -> Float[Array, "B H2 W2 O"]:
         """A convolution as K·K shifted matrix products: y[h, w] = Σᵢⱼ x[s·h + i, s·w + j] · weight[:, i, j] + bias."""
         x = self.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
         size = weight.shape[1]
         rows, cols = ((n - size) // stride + 1 for n in x.shape[1:3])
-        y = bias
+        y = self.as_float32(bias)
         for i in range(size):
             for j in range(size):
                 window = x[:, i : i + stride * rows : stride, j : j + stride * cols : stride]
                 y = y + window @ weight[:, i, j].T
-        return y
+        return y.astype(x.dtype)
 
     @shaped
-    def upsample(self, x: Float["B H W C"]) -> Float["B H2 W2 C"]:
+    def downsample(
+        self, x: Float[Array, "B H W C"], weight: Float[Array, "O 3 3 C"], bias: Float[Array, "O"]
+    ) -> Float[Array, "B H2 W2 O"]:
+        """Halve height and width by a 3×3 convolution of stride 2, padded at the bottom and right only."""
+        return self.conv2d(self.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]), weight, bias, stride=2)
+
+    @shaped
+    def upsample(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
         """Double height and width by repeating each pixel (nearest neighbour)."""
-        return self.repeat(self.repeat(x, 2, axis=1), 2, axis=2)
+        b, height, width, c = x.shape
+        twice = self.broadcast_to(x[:, :, None, :, None], (b, height, 2, width, 2, c))
+        return twice.reshape(b, 2 * height, 2 * width, c)
 
     # -- angles ------------------------------------------------------------------------------------------------
 
     @shaped
-    def cos_sin(self, positions: Int["*S"], frequencies: list) -> tuple[Float["*S F"], Float["*S F"]]:
+    def cos_sin(
+        self, positions: Int[Array, "*S"], frequencies: list
+    ) -> tuple[Float[Array, "*S F"], Float[Array, "*S F"]]:
         """cos and sin of position · frequency, computed in float64 and kept in float32.
 
         positions (*S) and F frequencies in radians a step give two arrays (*S, F). float32 would already lose the

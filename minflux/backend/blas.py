@@ -1,8 +1,8 @@
 """A fast matrix product for MLX on a Linux CPU.
 
-MLX's wheel for Linux CPUs links the reference BLAS, about fifty times slower than it need be (5 GFLOP/s against 250 on the
-two cores of docs/log.md). The dynamic linker takes `cblas_sgemm` from whichever library was loaded globally first, so
-loading OpenBLAS or MKL ahead of MLX is all it takes. Only float32 products gain.
+MLX's wheel for Linux CPUs links the reference BLAS, about forty times slower than it need be (5 GFLOP/s against 200 on
+the two cores of docs/log.md). The dynamic linker takes `cblas_sgemm` from whichever library was loaded globally first:
+ loading OpenBLAS or MKL ahead of MLX is all it takes. Only float32 products gain.
 
 Two traps. OpenBLAS 0.3.21 (Debian 12) does not know processors newer than itself and falls back to the kernels of a
 2004 Pentium, six times too slow: we name its kernels by what the processor can do. And NumPy's bundled OpenBLAS can't
@@ -66,3 +66,13 @@ def load_fast_blas() -> str | None:
         return name
     warnings.warn(f"no fast BLAS found, so MLX on this CPU runs many times slower: {INSTALL}", stacklevel=2)
     return None
+
+
+def set_threads(count: int) -> None:
+    """Let the loaded BLAS use `count` threads a product; for callers that run several products at once."""
+    if loaded is None:
+        return
+    library = ctypes.CDLL(loaded)
+    for function in ("openblas_set_num_threads", "MKL_Set_Num_Threads"):
+        if hasattr(library, function):
+            getattr(library, function)(count)

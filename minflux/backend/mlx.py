@@ -29,6 +29,7 @@ class ReadableMLXBackend(Backend):
     """Runs `base.py` on MLX arrays, nothing overridden: tells a wrong primitive from a wrong kernel."""
 
     name, module = "mlx", "mlx.core"
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
 
     def array(self, x, dtype=None):
         """Make an MLX array; float64 needs to be asked for."""
@@ -45,6 +46,16 @@ class ReadableMLXBackend(Backend):
     def eval(self, *arrays) -> None:
         """Compute the arrays now."""
         mx.eval(*arrays)
+
+    def value_and_grad(self, loss):
+        """Return a function of the same arguments that gives (loss, its gradient by the first argument)."""
+        return mx.value_and_grad(loss)
+
+    def compile(self, function):
+        """Fuse the function's elementwise ops, if that can be done here (a CPU needs g++ for it)."""
+        from minflux.backend.polynomial import can_compile
+
+        return mx.compile(function) if can_compile() else function
 
     def cos_sin(self, positions, frequencies):
         """cos and sin as in `base.py`: whole turns are taken off in float64, and the rest goes to float32.
@@ -100,8 +111,21 @@ class LinuxCPUBackend(MLXBackend):
 
         self.exp, self.sigmoid, self.tanh = polynomial.exp, polynomial.sigmoid, polynomial.tanh
 
+    def conv2d(self, x, weight, bias, stride=1, padding=0):
+        """3×3 convolutions of few channels as products of whole tiles; others are MLX's."""
+        from minflux.backend.convolution import conv3x3, suits
+
+        if stride == padding == 1 and suits(x, weight):
+            return conv3x3(x, weight) + bias
+        return super().conv2d(x, weight, bias, stride, padding)
+
+    def downsample(self, x, weight, bias):
+        """The same with stride 2; its gradient is what gains."""
+        from minflux.backend.convolution import downsample3x3, suits
+
+        return downsample3x3(x, weight) + bias if suits(x, weight) else super().downsample(x, weight, bias)
+
 
 def mlx_backend() -> Backend:
     """Make the MLX backend that suits the default device."""
-    on_cpu = mx.default_device().type == mx.DeviceType.cpu
-    return LinuxCPUBackend() if on_cpu and sys.platform == "linux" else MLXBackend()
+    return MLXBackend() if MLXBackend.on_gpu or sys.platform != "linux" else LinuxCPUBackend()

@@ -1,10 +1,10 @@
 """exp, sigmoid and tanh made of multiplications and additions alone, for MLX on a Linux CPU.
 
-There MLX's own exp and tanh run one number at a time (about 20 ns each on the machine of docs/log.md), ten to forty times slower
-than NumPy's, and would dominate every softmax and GELU. Products, sums and bit shifts are vectorised, so a polynomial
-is several times faster, the more so when `mx.compile` fuses it into one pass. Each has float32's full accuracy: the
-relative error is below 4e-7 wherever the result is a normal number (`tests/test_polynomial.py` measures it over the
-whole range).
+There MLX's own exp and tanh run one number at a time (about 20 ns each on the machine of docs/log.md), ten to forty
+times slower than NumPy's, and would dominate every softmax and GELU. Products, sums and bit shifts are vectorised, so
+a polynomial is several times faster, the more so when `mx.compile` fuses it into one pass. Each is as accurate as float32: the
+relative error is below 4e-7 over the whole range (`tests/test_polynomial.py`), but for results below 2^-125.5,
+about 1.7e-38, which become 0.
 
 Gradients are written out, as exp' = exp, tanh' = 1 - tanh², sigmoid' = sigmoid · (1 - sigmoid): differentiating a
 polynomial would be slower, and the bit shift has no derivative.
@@ -16,12 +16,15 @@ import shutil
 import mlx.core as mx
 
 LOG2_E = math.log2(math.e)
-LN2_HIGH, LN2_LOW = 0.693359375, math.log(2) - 0.693359375  # the first is exact in 9 bits, so n · LN2_HIGH is exact too
+LN2_HIGH, LN2_LOW = (
+    0.693359375,
+    math.log(2) - 0.693359375,
+)  # the first is exact in 9 bits, so n · LN2_HIGH is exact too
 ROUND = 12582912.0  # 1.5 · 2^23: adding and subtracting it rounds a float32 to the nearest integer
-EXP_OVERFLOW, EXP_UNDERFLOW = 88.722839, -87.336544  # beyond: inf, and 0 (numbers below 2^-126 are flushed)
+EXP_OVERFLOW, EXP_UNDERFLOW = 88.722839, -87.336544  # beyond: inf, and 0
 TANH_SATURATES = 7.90531
 
-# e^r for |r| <= ln2 / 2, as 1 + r + r² · P(r); minimax coefficients of the Cephes library's expf (Moshier, public domain)
+# e^r for |r| <= ln2 / 2, as 1 + r + r² · P(r); the coefficients are those of expf in Moshier's Cephes library
 EXP_P = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 # tanh(a) = a · P(a²) / Q(a²) for 0 <= a <= 7.9; the rational minimax that Eigen and XLA use for float32
 TANH_P = (

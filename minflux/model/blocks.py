@@ -13,15 +13,15 @@ from minflux.shapes import Array, Float, Tree, shaped
 
 
 @shaped
-def mlp(p: Tree, x: Float["B L D"]) -> Float["B L D"]:
+def mlp(p: Tree, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
     """Linear to 4 D, GELU, Linear back; the weights are called "0" and "2", their places in the file's list."""
     return linear(backend_of(x).gelu(linear(x, **p["0"])), **p["2"])
 
 
 @shaped
 def double_block(
-    p: Tree, img: Float["B I D"], txt: Float["B T D"], vec: Float["B D"], pe: tuple
-) -> tuple[Float["B I D"], Float["B T D"]]:
+    p: Tree, img: Float[Array, "B I D"], txt: Float[Array, "B T D"], vec: Float[Array, "B D"], pe: tuple
+) -> tuple[Float[Array, "B I D"], Float[Array, "B T D"]]:
     """Let both streams attend to each other, then think apart: (img, txt) -> (img, txt).
 
     In the joint sequence txt comes before img; `pe` is for both, (B, 1, T + I, K/2) each.
@@ -52,7 +52,7 @@ def _finish_stream(proj: Tree, mlp_weights: Tree, x: Array, attended: Array, mod
 
 
 @shaped
-def single_block(p: Tree, x: Float["B L D"], vec: Float["B D"], pe: tuple) -> Float["B L D"]:
+def single_block(p: Tree, x: Float[Array, "B L D"], vec: Float[Array, "B D"], pe: tuple) -> Float[Array, "B L D"]:
     """Attention and MLP from one projection, joined by another: x + gate · linear2(attention ‖ gelu(mlp)).
 
     linear1 gives (q, k, v, mlp) of widths D, D, D and 4 D; linear2 takes 5 D. Running them side by side is due to
@@ -68,7 +68,7 @@ def single_block(p: Tree, x: Float["B L D"], vec: Float["B D"], pe: tuple) -> Fl
 
 
 @shaped
-def final_layer(p: Tree, x: Float["B I D"], vec: Float["B D"]) -> Float["B I O"]:
+def final_layer(p: Tree, x: Float[Array, "B I D"], vec: Float[Array, "B D"]) -> Float[Array, "B I O"]:
     """The last modulated norm and the projection to velocity tokens; its chunks are shift, scale in BFL's order.
 
     diffusers stores the two the other way round (`norm_out`).

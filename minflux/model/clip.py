@@ -43,7 +43,7 @@ def causal_mask(like: Array, length: int) -> Array:
 
 
 @shaped
-def self_attention(p: Tree, x: Float["B T D"], mask: Array, heads: int) -> Float["B T D"]:
+def self_attention(p: Tree, x: Float[Array, "B T D"], mask: Array, heads: int) -> Float[Array, "B T D"]:
     """Causal multi-head attention with biases on all four projections."""
     head_dim = x.shape[-1] // heads
     q, k, v = (split_heads(linear(x, **p[f"{name}_proj"]), head_dim) for name in "qkv")
@@ -51,7 +51,7 @@ def self_attention(p: Tree, x: Float["B T D"], mask: Array, heads: int) -> Float
 
 
 @shaped
-def clip_encoder(p: Tree, cfg: CLIPConfig, ids: Int["B T"]) -> tuple[Float["B T D"], Float["B D"]]:
+def clip_encoder(p: Tree, cfg: CLIPConfig, ids: Int[Array, "B T"]) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
     """Encode token ids to (states, pooled): (B, T, D), and (B, D) at each row's first end-of-text token."""
     nx = backend_of(ids)
     p = p["text_model"]

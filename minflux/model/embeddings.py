@@ -8,7 +8,7 @@ from ctypes import c_float
 
 from minflux.backend import backend_of
 from minflux.model.layers import linear
-from minflux.shapes import Float, Tree, shaped
+from minflux.shapes import Array, Float, Tree, shaped
 
 
 def wave_frequencies(count: int, max_period: float) -> list[float]:
@@ -21,7 +21,9 @@ def wave_frequencies(count: int, max_period: float) -> list[float]:
 
 
 @shaped
-def timestep_embedding(t: Float["B"], dim: int, max_period: float = 10000.0, time_factor: float = 1000.0):
+def timestep_embedding(
+    t: Float[Array, "B"], dim: int, max_period: float = 10000.0, time_factor: float = 1000.0
+) -> Float[Array, "B D"]:
     """Embed each number of `t` as `dim` sinusoids: cos(1000 t ωᵢ) for all i, then sin(1000 t ωᵢ).
 
     ωᵢ = 10000^(-i / (dim/2)), i < dim/2. (B,) float32 -> (B, dim) float32. The factor 1000 brings t from [0, 1] to the
@@ -34,7 +36,7 @@ def timestep_embedding(t: Float["B"], dim: int, max_period: float = 10000.0, tim
 
 
 @shaped
-def mlp_embedder(p: Tree, x: Float["B I"]) -> Float["B D"]:
+def mlp_embedder(p: Tree, x: Float[Array, "B I"]) -> Float[Array, "B D"]:
     """Linear, SiLU, Linear: into the model's width."""
     nx = backend_of(x)
     return linear(nx.silu(linear(x, **p["in_layer"])), **p["out_layer"])

@@ -1,6 +1,6 @@
 """The whole transformer: where a noisy picture should move, given a text and a time.
 
-    embed img, txt, and (t, guidance, pooled text) -> double blocks -> join -> single blocks -> keep img -> final layer
+embed img, txt, and (t, guidance, pooled text) -> double blocks -> join -> single blocks -> keep img -> final layer
 """
 
 from dataclasses import dataclass
@@ -48,8 +48,8 @@ PRESETS = {"dev": DEV, "schnell": SCHNELL, "tiny": TINY}
 
 @shaped
 def condition(
-    p: Tree, timesteps: Float["B"], y: Float["B P"], guidance: Float["B"] | None = None
-) -> Float["B D"]:
+    p: Tree, timesteps: Float[Array, "B"], y: Float[Array, "B P"], guidance: Float[Array, "B"] | None = None
+) -> Float[Array, "B D"]:
     """Make `vec`, all that steers the blocks: time + (guidance) + pooled text, each through its own MLP."""
     dtype = p["vector_in"]["in_layer"]["weight"].dtype
     vec = mlp_embedder(p["time_in"], timestep_embedding(timesteps, TIME_DIM).astype(dtype))
@@ -62,14 +62,14 @@ def condition(
 def flux(
     p: Tree,
     cfg: FluxConfig,
-    img: Float["B I C"],
-    img_ids: Int["B I A"],
-    txt: Float["B T E"],
-    txt_ids: Int["B T A"],
-    timesteps: Float["B"],
-    y: Float["B P"],
-    guidance: Float["B"] | None = None,
-) -> Float["B I O"]:
+    img: Float[Array, "B I C"],
+    img_ids: Int[Array, "B I A"],
+    txt: Float[Array, "B T E"],
+    txt_ids: Int[Array, "B T A"],
+    timesteps: Float[Array, "B"],
+    y: Float[Array, "B P"],
+    guidance: Float[Array, "B"] | None = None,
+) -> Float[Array, "B I O"]:
     """Predict the velocity of every image token: noise - picture, as the flow's ODE needs it.
 
     img: packed latents at time t; txt: T5's output; y: CLIP's pooled output; timesteps in [0, 1], 1 for pure noise;
@@ -86,7 +86,9 @@ def flux(
 
 
 @shaped
-def velocity(p: Tree, img: Float["B I C"], txt: Float["B T E"], vec: Array, pe: tuple) -> Float["B I O"]:
+def velocity(
+    p: Tree, img: Float[Array, "B I C"], txt: Float[Array, "B T E"], vec: Array, pe: tuple
+) -> Float[Array, "B I O"]:
     """Run the blocks, given the conditioning `vec` and the rotations `pe` (which are the same in every block)."""
     nx = backend_of(img, txt, vec)
     img = linear(img.astype(vec.dtype), **p["img_in"])  # (B, I, D)

@@ -8,7 +8,7 @@ from minflux.shapes import Array, Float, shaped
 
 
 @shaped
-def pack(latents: Float["B H W C"]) -> Float["B I E"]:
+def pack(latents: Float[Array, "B H W C"]) -> Float[Array, "B I E"]:
     """Cut latents into patches of 2×2: (B, 2h, 2w, C) -> (B, h·w, C·2·2), tokens row by row."""
     b, height, width, c = latents.shape
     x = latents.reshape(b, height // 2, 2, width // 2, 2, c)
@@ -16,7 +16,7 @@ def pack(latents: Float["B H W C"]) -> Float["B I E"]:
 
 
 @shaped
-def unpack(tokens: Float["B I E"], height: int, width: int) -> Float["B H W C"]:
+def unpack(tokens: Float[Array, "B I E"], height: int, width: int) -> Float[Array, "B H W C"]:
     """Undo `pack`: tokens of a picture of height × width latents back to (B, height, width, C)."""
     b, _, e = tokens.shape
     x = tokens.reshape(b, height // 2, width // 2, e // 4, 2, 2)

@@ -10,13 +10,15 @@ from minflux.shapes import Array, Float, Tree, shaped
 
 
 @shaped
-def modulation(p: Tree, vec: Float["B D"], chunks: int) -> list[Array]:
+def modulation(p: Tree, vec: Float[Array, "B D"], chunks: int) -> list[Array]:
     """Compute `chunks` arrays (B, 1, D) from `vec`: shift, scale, gate for one place, or twice that for two."""
     nx = backend_of(vec)
     return split(linear(nx.silu(vec), **p["lin"])[:, None], chunks)
 
 
 @shaped
-def modulate(x: Float["B L D"], shift: Float["B 1 D"], scale: Float["B 1 D"]) -> Float["B L D"]:
+def modulate(
+    x: Float[Array, "B L D"], shift: Float[Array, "B 1 D"], scale: Float[Array, "B 1 D"]
+) -> Float[Array, "B L D"]:
     """(1 + scale) · LN(x) + shift, the norm without weights of its own (eps 1e-6)."""
     return (1 + scale) * backend_of(x).layer_norm(x) + shift

@@ -7,7 +7,7 @@ Source: Su et al. 2021 (arXiv 2104.09864); BFL `flux/math.py`.
 """
 
 from minflux.backend import backend_of
-from minflux.shapes import Float, Int, shaped
+from minflux.shapes import Array, Float, Int, shaped
 
 
 def axis_frequencies(dim: int, theta: float) -> list[float]:
@@ -16,7 +16,9 @@ def axis_frequencies(dim: int, theta: float) -> list[float]:
 
 
 @shaped
-def rope(ids: Int["B L A"], axes_dim: tuple[int, ...], theta: float = 10000):
+def rope(
+    ids: Int[Array, "B L A"], axes_dim: tuple[int, ...], theta: float = 10000
+) -> tuple[Float[Array, "B 1 L F"], Float[Array, "B 1 L F"]]:
     """Make `pe`, the rotation of every token: cos and sin, each (B, 1, L, D/2) float32.
 
     ids holds the token's integer position on each of the A axes; axes_dim says how many of the head's D dimensions
@@ -29,7 +31,7 @@ def rope(ids: Int["B L A"], axes_dim: tuple[int, ...], theta: float = 10000):
 
 
 @shaped
-def apply_rope(x: Float["B H L D"], pe: tuple) -> Float["B H L D"]:
+def apply_rope(x: Float[Array, "B H L D"], pe: tuple) -> Float[Array, "B H L D"]:
     """Turn the pairs (x₀, x₁), (x₂, x₃), … of every head by `pe`; computed in float32, returned in x's dtype."""
     nx = backend_of(x)
     cos, sin = pe

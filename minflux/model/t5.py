@@ -51,7 +51,7 @@ def distance_bucket(distance: int, buckets: int, max_distance: int) -> int:
 
 
 @shaped
-def position_bias(table: Float["N H"], length: int, cfg: T5Config) -> Float["1 H T T"]:
+def position_bias(table: Float[Array, "N H"], length: int, cfg: T5Config) -> Float[Array, "1 H T T"]:
     """Look up each pair's bias for each head; every layer adds the same, though the table lies in the first."""
     nx = backend_of(table)
     sizes = cfg.relative_attention_num_buckets, cfg.relative_attention_max_distance
@@ -60,20 +60,20 @@ def position_bias(table: Float["N H"], length: int, cfg: T5Config) -> Float["1 H
 
 
 @shaped
-def self_attention(p: Tree, x: Float["B T D"], bias: Array, head_dim: int) -> Float["B T D"]:
+def self_attention(p: Tree, x: Float[Array, "B T D"], bias: Array, head_dim: int) -> Float[Array, "B T D"]:
     """softmax(q kᵀ + bias) v: no scale, it is folded into the weights."""
     q, k, v = (split_heads(linear(x, **p[name]), head_dim) for name in "qkv")
     return linear(merge_heads(backend_of(x).attention(q, k, v, scale=1.0, bias=bias)), **p["o"])
 
 
 @shaped
-def gated_mlp(p: Tree, x: Float["B T D"]) -> Float["B T D"]:
+def gated_mlp(p: Tree, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """wo(gelu(wi_0 x) · wi_1 x) (Shazeer 2020, arXiv 2002.05202)."""
     return linear(backend_of(x).gelu(linear(x, **p["wi_0"])) * linear(x, **p["wi_1"]), **p["wo"])
 
 
 @shaped
-def t5_encoder(p: Tree, cfg: T5Config, ids: Int["B T"]) -> Float["B T D"]:
+def t5_encoder(p: Tree, cfg: T5Config, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """Encode token ids, padded with 0, to one vector a token: (B, T) -> (B, T, d_model)."""
     nx = backend_of(ids)
     blocks, eps = p["encoder"]["block"], cfg.layer_norm_epsilon
@@ -82,8 +82,6 @@ def t5_encoder(p: Tree, cfg: T5Config, ids: Int["B T"]) -> Float["B T D"]:
     x = embedding(ids, p["shared"]["weight"])
     for block in blocks:
         attn, ff = block["layer"]
-        x = x + self_attention(
-            attn["SelfAttention"], nx.rms_norm(x, attn["layer_norm"]["weight"], eps), bias, cfg.d_kv
-        )
+        x = x + self_attention(attn["SelfAttention"], nx.rms_norm(x, attn["layer_norm"]["weight"], eps), bias, cfg.d_kv)
         x = x + gated_mlp(ff["DenseReluDense"], nx.rms_norm(x, ff["layer_norm"]["weight"], eps))
     return nx.rms_norm(x, p["encoder"]["final_layer_norm"]["weight"], eps)

@@ -39,20 +39,20 @@ FLUX_VAE = VAEConfig()
 
 
 @shaped
-def norm_silu(norm: Tree, x: Float["B H W C"], groups: int) -> Float["B H W C"]:
+def norm_silu(norm: Tree, x: Float[Array, "B H W C"], groups: int) -> Float[Array, "B H W C"]:
     """GroupNorm (eps 1e-6), then SiLU: what stands before every convolution."""
     nx = backend_of(x)
     return nx.silu(nx.group_norm(x, groups, norm["weight"], norm["bias"]))
 
 
 @shaped
-def conv3(p: Tree, x: Float["B H W C"]) -> Float["B H W O"]:
+def conv3(p: Tree, x: Float[Array, "B H W C"]) -> Float[Array, "B H W O"]:
     """A 3×3 convolution that keeps height and width."""
     return backend_of(x).conv2d(x, p["weight"], p["bias"], padding=1)
 
 
 @shaped
-def resnet_block(p: Tree, x: Float["B H W C"], groups: int) -> Float["B H W O"]:
+def resnet_block(p: Tree, x: Float[Array, "B H W C"], groups: int) -> Float[Array, "B H W O"]:
     """x + conv(silu(norm(conv(silu(norm(x)))))), x passing through a 1×1 convolution where the channels change."""
     h = conv3(p["conv1"], norm_silu(p["norm1"], x, groups))
     h = conv3(p["conv2"], norm_silu(p["norm2"], h, groups))
@@ -60,7 +60,7 @@ def resnet_block(p: Tree, x: Float["B H W C"], groups: int) -> Float["B H W O"]:
 
 
 @shaped
-def attention_block(p: Tree, x: Float["B H W C"], groups: int) -> Float["B H W C"]:
+def attention_block(p: Tree, x: Float[Array, "B H W C"], groups: int) -> Float[Array, "B H W C"]:
     """Every pixel attends to every other, one head as wide as the channels."""
     nx = backend_of(x)
     h = nx.group_norm(x, groups, p["norm"]["weight"], p["norm"]["bias"])
@@ -70,7 +70,7 @@ def attention_block(p: Tree, x: Float["B H W C"], groups: int) -> Float["B H W C
 
 
 @shaped
-def middle(p: Tree, x: Float["B H W C"], groups: int) -> Float["B H W C"]:
+def middle(p: Tree, x: Float[Array, "B H W C"], groups: int) -> Float[Array, "B H W C"]:
     """Residual block, attention, residual block, at the smallest size."""
     x = resnet_block(p["block_1"], x, groups)
     x = attention_block(p["attn_1"], x, groups)
@@ -78,36 +78,30 @@ def middle(p: Tree, x: Float["B H W C"], groups: int) -> Float["B H W C"]:
 
 
 @shaped
-def downsample(p: Tree, x: Float["B H W C"]) -> Float["B H2 W2 C"]:
-    """Halve height and width by a 3×3 convolution of stride 2, padded at the bottom and right only."""
-    nx = backend_of(x)
-    return nx.conv2d(nx.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]), p["weight"], p["bias"], stride=2)
-
-
-@shaped
-def encode_moments(p: Tree, cfg: VAEConfig, image: Float["B H W 3"]) -> tuple[Array, Array]:
+def encode_moments(p: Tree, cfg: VAEConfig, image: Float[Array, "B H W 3"]) -> tuple[Array, Array]:
     """Encode a picture in [-1, 1] to the mean and log-variance of its raw latents, each (B, H/8, W/8, 16)."""
+    nx = backend_of(image)
     p = p["encoder"]
     x = conv3(p["conv_in"], image)
     for level in p["down"]:
         for block in level["block"]:
             x = resnet_block(block, x, cfg.norm_groups)
         if "downsample" in level:
-            x = downsample(level["downsample"]["conv"], x)
+            x = nx.downsample(x, **level["downsample"]["conv"])
     x = middle(p["mid"], x, cfg.norm_groups)
     moments = conv3(p["conv_out"], norm_silu(p["norm_out"], x, cfg.norm_groups))
     return moments[..., : cfg.z_channels], moments[..., cfg.z_channels :]
 
 
 @shaped
-def encode(p: Tree, cfg: VAEConfig, image: Float["B H W 3"]) -> Float["B H8 W8 Z"]:
+def encode(p: Tree, cfg: VAEConfig, image: Float[Array, "B H W 3"]) -> Float[Array, "B H8 W8 Z"]:
     """Encode a picture in [-1, 1] to latents: (mean - shift) · scale, the distribution's mean being its mode."""
     mean, _ = encode_moments(p, cfg, image)
     return cfg.scale_factor * (mean - cfg.shift_factor)
 
 
 @shaped
-def decode(p: Tree, cfg: VAEConfig, latents: Float["B H8 W8 Z"]) -> Float["B H W 3"]:
+def decode(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H W 3"]:
     """Decode latents to a picture, about [-1, 1]; undoes the shift and scale first."""
     nx = backend_of(latents)
     p = p["decoder"]

@@ -35,7 +35,7 @@ from minflux.text import CLIP_END, CLIP_START, T5_END, T5_PAD, T5_UNKNOWN, clip_
 from minflux.train import scenes
 
 CAPTIONS = 10_000
-MAX_LENGTH = 32  # tokens, marks included; the longest caption of the grammar has 19
+MAX_LENGTH = 24  # tokens, marks included; the longest caption of the grammar has 19
 WORD_END = "</w>"  # on a symbol: a word ends here (CLIP)
 WORD_START = "▁"  # on a piece: a word starts here (T5)
 UNSEEN = 0.1  # the count given to a character that no caption has

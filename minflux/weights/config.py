@@ -56,9 +56,7 @@ def require(config: Json, fixed: Json) -> None:
     """Raise `CheckpointError` unless every key of `fixed` that the config has, has that value."""
     for key, value in fixed.items():
         if config.get(key, value) != value:
-            raise CheckpointError(
-                f"{key}: expected {value!r}, found {config[key]!r}: minflux can't run this model"
-            )
+            raise CheckpointError(f"{key}: expected {value!r}, found {config[key]!r}: minflux can't run this model")
 
 
 def take(config: Json, cls: Any, names: dict[str, str]) -> Json:
@@ -75,9 +73,7 @@ def take(config: Json, cls: Any, names: dict[str, str]) -> Json:
         kind = (int, float) if isinstance(defaults[ours], float) else type(defaults[ours])
         least = 0 if ours in MAY_BE_ZERO else 1
         if not isinstance(value, kind) or (kind is int and value < least):
-            raise CheckpointError(
-                f"{theirs}: expected a value like {defaults[ours]!r}, found {config[theirs]!r}"
-            )
+            raise CheckpointError(f"{theirs}: expected a value like {defaults[ours]!r}, found {config[theirs]!r}")
         found[ours] = value
     return found
 

@@ -86,9 +86,7 @@ def index_contents(path: Path) -> dict[str, Stored]:
         found |= file_contents(path.with_name(shard))
     for name in shards:
         if name not in found:
-            raise CheckpointError(
-                f"{path.with_name(shards[name])}: {name} is in the index but not in the file"
-            )
+            raise CheckpointError(f"{path.with_name(shards[name])}: {name} is in the index but not in the file")
     return found
 
 
@@ -134,13 +132,9 @@ def stored(path: Path, name: str, entry: dict, data_start: int, data_size: int) 
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {name}: can't read its header entry {entry}") from error
     if min(shape, default=0) < 0 or begin < 0 or end - begin != wanted:
-        raise CheckpointError(
-            f"{path}: {name}: expected {wanted} bytes for {code} {shape}, found {end - begin}"
-        )
+        raise CheckpointError(f"{path}: {name}: expected {wanted} bytes for {code} {shape}, found {end - begin}")
     if end > data_size:
-        raise CheckpointError(
-            f"{path}: is cut short: {name} ends at byte {end} of {data_size}; fetch it again"
-        )
+        raise CheckpointError(f"{path}: is cut short: {name} ends at byte {end} of {data_size}; fetch it again")
     return Stored(path, code, shape, data_start + begin)
 
 

@@ -132,13 +132,9 @@ def check_shapes(path: Path, found: dict[str, Stored], expected: shapes.Shapes) 
         if name not in found:
             raise CheckpointError(f"{path}: {name}: expected shape {shape}, found no such weight")
         if found[name].shape != shape:
-            raise CheckpointError(
-                f"{found[name].path}: {name}: expected shape {shape}, found {found[name].shape}"
-            )
+            raise CheckpointError(f"{found[name].path}: {name}: expected shape {shape}, found {found[name].shape}")
     for name in found.keys() - expected.keys():
-        raise CheckpointError(
-            f"{found[name].path}: {name}: expected no such weight, found {found[name].shape}"
-        )
+        raise CheckpointError(f"{found[name].path}: {name}: expected no such weight, found {found[name].shape}")
 
 
 def check_finite(path: Path, name: str, array: Array) -> None:

@@ -68,9 +68,7 @@ def single_block_shapes(cfg: FluxConfig) -> Shapes:
 
 def embedder_shapes(outputs: int, inputs: int) -> Shapes:
     """The two layers that bring a vector into the model's width."""
-    return under("in_layer", linear_shapes(outputs, inputs)) | under(
-        "out_layer", linear_shapes(outputs, outputs)
-    )
+    return under("in_layer", linear_shapes(outputs, inputs)) | under("out_layer", linear_shapes(outputs, outputs))
 
 
 def flux_shapes(cfg: FluxConfig) -> Shapes:

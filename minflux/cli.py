@@ -1,0 +1,201 @@
+"""The command line: `minflux generate`, `evaluate`, `train`, `doctor`."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import click
+
+from minflux import __version__
+from minflux.errors import ArgumentError, MinfluxError
+
+BACKENDS = click.Choice(["auto", "numpy", "mlx"])
+
+
+class Group(click.Group):
+    """Commands whose expected errors end in one line and exit code 2, and Ctrl-C in exit code 130."""
+
+    def invoke(self, ctx):
+        """Run the command."""
+        warnings.showwarning = _show_warning
+        try:
+            return super().invoke(ctx)
+        except MinfluxError as error:
+            click.echo(f"minflux: {error}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("minflux: stopped", err=True)
+            ctx.exit(130)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    click.echo(f"minflux: warning: {message}", err=True)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main():
+    """FLUX.1 from scratch: draw with it, measure it, train it."""
+
+
+def size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
+    """Read WxH."""
+    if value is None:
+        return None, None
+    width, _, height = value.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ArgumentError(f"--size must be WIDTHxHEIGHT in pixels, like 64x64, got {value!r}")
+    return int(width), int(height)
+
+
+@main.command()
+@click.argument("prompt", required=False)
+@click.option("--model", default="tiny", show_default=True, help="A model that ships here, or a folder.")
+@click.option("--backend", type=BACKENDS, default="auto", show_default=True, help="auto: MLX on a GPU, else NumPy.")
+@click.option("--steps", type=int, help="Denoising steps; unless given, what suits the model.")
+@click.option(
+    "--seed",
+    "seeds",
+    type=int,
+    multiple=True,
+    default=(0,),
+    show_default=True,
+    help="Repeat for several pictures.",
+)
+@click.option("--guidance", type=float, help="How strictly to follow the prompt; 1 for none.")
+@click.option("--negative-prompt", help="What to lead away from (models without built-in guidance).")
+@click.option("--size", "size_", callback=size, metavar="WxH", help="Pixels; unless given, what suits the model.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="minflux.png",
+    show_default=True,
+    help="Several seeds: a number is added.",
+)
+@click.option(
+    "--preview",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Each step's predicted picture: a .gif, or a .png strip.",
+)
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw a picture of minflux again, to the bit.",
+)
+def generate(prompt, model, backend, steps, seeds, guidance, negative_prompt, size_, out, preview, source):
+    """Draw PROMPT to a PNG that carries its own settings.
+
+    \b
+    minflux generate "a cat left of an apple on a blue background" --seed 7 --out cat.png
+    """
+    from minflux import generate as g
+    from minflux.pipeline import load
+
+    g.check_target(out, "--out", (".png",))
+    if preview is not None:
+        g.check_target(preview, "--preview", (".gif", ".png"))
+    if source is not None:
+        again = g.read_settings(source)
+        jobs, pipe = [again], load(again.model, again.backend)
+    elif prompt is None:
+        raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
+    else:
+        pipe = load(model, backend)
+        given = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt}
+        given |= {"width": size_[0], "height": size_[1]}
+        jobs = [g.complete(pipe, prompt, seed, **given) for seed in seeds]
+    for job in jobs:
+        image, frames = g.draw(pipe, job, previews=preview is not None)
+        g.save_picture(image, _numbered(out, job.seed, len(jobs)), job)
+        if preview is not None:
+            g.save_preview(frames, _numbered(preview, job.seed, len(jobs)))
+
+
+def _numbered(path: Path, seed: int, count: int) -> Path:
+    """Say where a picture goes, and add its seed to the name when there are several."""
+    path = path.with_stem(f"{path.stem}-{seed}") if count > 1 else path
+    click.echo(path)
+    return path
+
+
+@main.command()
+@click.option("--model", default="tiny", show_default=True, help="A model that ships here, or a folder.")
+@click.option("--backend", type=BACKENDS, default="auto", show_default=True)
+@click.option("--prompts", type=int, default=500, show_default=True, help="How many held-out prompts.")
+@click.option("--steps", type=int, help="Denoising steps; unless given, what suits the model.")
+@click.option("--guidance", type=float, help="Guidance scale; unless given, what suits the model.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the prompts and of the noise.")
+@click.option(
+    "--grid",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the first pictures, uncurated, as a .png.",
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the figures as a .json.",
+)
+def evaluate(model, backend, prompts, steps, guidance, seed, grid, json_path):
+    """Measure how often the model draws what held-out prompts say."""
+    from minflux.generate import check_target
+    from minflux.pipeline import load
+    from minflux.train import evaluate as e
+
+    for path, option, suffix in ((grid, "--grid", ".png"), (json_path, "--json", ".json")):
+        if path is not None:
+            check_target(path, option, (suffix,))
+    result = e.evaluate(load(model, backend), prompts, steps=steps, guidance=guidance, seed=seed)
+    click.echo(e.table(result))
+    if grid is not None:
+        e.save_grid(result, grid)
+    if json_path is not None:
+        e.save_json(result, json_path)
+
+
+@main.group()
+def train():
+    """Train the small model: first the autoencoder, then the flow. Stop and go on as you like."""
+
+
+RECIPE = click.option("--recipe", default="tiny", show_default=True, help="A known recipe, or a .toml file.")
+FOLDER = click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="runs/tiny",
+    show_default=True,
+    help="Checkpoints, logs and samples.",
+)
+
+
+@train.command()
+@RECIPE
+@FOLDER
+def vae(recipe, folder):
+    """Train the autoencoder, and write it to FOLDER/model."""
+    from minflux.train.run import run_vae
+
+    run_vae(recipe, folder)
+
+
+@train.command()
+@RECIPE
+@FOLDER
+def flow(recipe, folder):
+    """Train the transformer and text encoders on the trained autoencoder, and write all to FOLDER/model."""
+    from minflux.train.run import run_flow
+
+    run_flow(recipe, folder)
+
+
+@main.command()
+def doctor():
+    """Show backends, devices and BLAS with their measured speed, and what to install to be faster."""
+    from minflux.doctor import report
+
+    click.echo(report())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

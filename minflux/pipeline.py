@@ -1,0 +1,279 @@
+"""From a prompt to a picture, the whole story on one page.
+
+prompt -> ids -> txt (T5), y (CLIP) -> noise -> velocity, step by step -> latents -> picture
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from minflux.backend import Backend, backend_of, get_backend
+from minflux.errors import ArgumentError
+from minflux.model.clip import CLIPConfig, clip_encoder
+from minflux.model.flux import FluxConfig, condition, velocity
+from minflux.model.latents import image_ids, pack, text_ids, unpack
+from minflux.model.rope import rope
+from minflux.model.t5 import T5Config, t5_encoder
+from minflux.model.vae import VAEConfig, decode
+from minflux.pictures import to_uint8
+from minflux.sampling import Schedule, Step, euler, guided, noise
+from minflux.shapes import Array, Tree
+from minflux.text import PromptTruncated, Tokenizer
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model is drawn with unless told otherwise: pixels, steps, guidance and T5 tokens."""
+
+    width: int = 1024
+    height: int = 1024
+    steps: int = 28
+    guidance: float = 3.5
+    text_length: int = 512
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the text says, ready for the transformer: `txt` (B, T, E) from T5, `y` (B, P) from CLIP."""
+
+    txt: Array
+    y: Array
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A model ready to draw: configs and weight trees on one backend, tokenizers, and how it is sampled."""
+
+    nx: Backend
+    flux: tuple[FluxConfig, Tree]
+    vae: tuple[VAEConfig, Tree]
+    clip: tuple[CLIPConfig, Tree]
+    t5: tuple[T5Config, Tree]
+    clip_tokenizer: Tokenizer
+    t5_tokenizer: Tokenizer
+    schedule: Schedule
+    defaults: Defaults
+    name: str = ""
+
+    # -- the whole way -----------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        seed: int | Sequence[int] = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative_prompt: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        latents: np.ndarray | None = None,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Image.Image | list[Image.Image]:
+        """Draw a picture of each prompt: a PIL image for a string, a list of them for a sequence.
+
+        seed: one number, or one for each prompt; a single number n stands for n, n + 1, … Each picture depends on its
+        own seed alone, not on the batch. guidance: the strength that dev-like models take as an input; for others the
+        scale of classifier-free guidance away from `negative_prompt` ("" unless given), 1 for none. width, height: of
+        the picture, in pixels. latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of
+        the seed's. on_step is called after each step. Raises `ArgumentError` when an argument can't be drawn with.
+        """
+        x = None
+        for item in self.generate(
+            prompt, seed=seed, steps=steps, guidance=guidance, negative_prompt=negative_prompt,
+            width=width, height=height, latents=latents,
+        ):  # fmt: skip
+            if isinstance(item, Step):
+                x = item.x
+                if on_step is not None:
+                    on_step(item)
+        images = [Image.fromarray(picture) for picture in self.decode(x)]
+        return images[0] if isinstance(prompt, str) else images
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        seed: int | Sequence[int] = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative_prompt: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        latents: np.ndarray | None = None,
+    ) -> Iterator[Conditioning | Step]:
+        """Yield the conditioning, then one `Step` after each denoising step; arguments as in `__call__`.
+
+        A step's `x` and `predicted` are latents (B, h, w, C) of the pipeline's backend: `decode` shows either.
+        """
+        prompts = check_prompts(prompt)
+        width, height = self.check_size(width, height)
+        steps = check_steps(self.defaults.steps if steps is None else steps)
+        guidance = check_guidance(self.defaults.guidance if guidance is None else guidance)
+        start = self.initial_latents(len(prompts), seed, height, width, latents)
+        negative = self.negative_prompt(negative_prompt, guidance)
+        conditioning = self.encode(prompts if negative is None else prompts + [negative] * len(prompts))
+        yield conditioning
+        times = self.schedule.times(steps, tokens=start.shape[1] * start.shape[2] // 4)
+        v = self.velocity(conditioning, guidance, negative is not None, *start.shape[1:3])
+        yield from euler(v, start, times)
+
+    # -- text --------------------------------------------------------------------------------------------------
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts with both text encoders."""
+        clip_cfg, clip = self.clip
+        t5_cfg, t5 = self.t5
+        with warnings.catch_warnings():  # of a long prompt CLIP reads the start alone, by design; T5 reads on
+            warnings.simplefilter("ignore", PromptTruncated)
+            clip_ids = self.clip_tokenizer(prompts, clip_cfg.max_position_embeddings)
+        t5_ids = self.t5_tokenizer(prompts, self.defaults.text_length)
+        _, y = clip_encoder(clip, clip_cfg, self.nx.array(clip_ids))
+        txt = t5_encoder(t5, t5_cfg, self.nx.array(t5_ids))
+        self.nx.eval(txt, y)
+        return Conditioning(txt, y)
+
+    def negative_prompt(self, given: str | None, guidance: float) -> str | None:
+        """Return what guidance leads away from, or None where a single pass is enough."""
+        if self.flux[0].guidance_embed:
+            if given is not None:
+                raise ArgumentError(
+                    "negative_prompt: this model has its guidance built in and takes no negative prompt; leave it out"
+                )
+            return None
+        if given is not None and not isinstance(given, str):
+            raise ArgumentError(f"negative_prompt must be a string, got {type(given).__name__}")
+        if guidance == 1.0:
+            return None
+        return given or ""
+
+    # -- latents -----------------------------------------------------------------------------------------------
+
+    def initial_latents(self, count: int, seed: Any, height: int, width: int, given: np.ndarray | None) -> Array:
+        """Draw each picture's noise from its own seed, or take what is given; (B, h, w, C) float32."""
+        cfg, _ = self.vae
+        shape = (cfg.z_channels, height // cfg.downscale, width // cfg.downscale)
+        if given is None:
+            nchw = np.stack([noise(s, (1, *shape))[0] for s in check_seeds(seed, count)])
+        else:
+            nchw = check_latents(given, (count, *shape))
+        return self.nx.array(np.ascontiguousarray(nchw.transpose(0, 2, 3, 1)))
+
+    def velocity(
+        self, text: Conditioning, guidance: float, negative: bool, height: int, width: int
+    ) -> Callable[[Array, float], Array]:
+        """Make v(x, t) on latents x (B, height, width, C), with text and guidance fixed.
+
+        `negative` says that the second half of `text` is what guidance leads away from.
+        """
+        cfg, p = self.flux
+        nx = self.nx
+        rows = text.txt.shape[0]  # twice the batch under classifier-free guidance
+        strength = nx.array(np.full(rows, guidance, np.float32)) if cfg.guidance_embed else None
+        ids = nx.concatenate([text_ids(text.txt), image_ids(text.txt, height, width)], axis=1)
+        pe = rope(ids, cfg.axes_dim, cfg.theta)  # the same in every step
+
+        def v(x: Array, t: float) -> Array:
+            vec = condition(p, nx.array(np.full(rows, t, np.float32)), text.y, strength)
+            tokens = pack(nx.concatenate([x, x], axis=0) if negative else x)
+            out = unpack(velocity(p, tokens, text.txt, vec, pe), height, width)
+            return guided(nx.as_float32(out), guidance) if negative else out
+
+        return v
+
+    def decode(self, latents: Array) -> np.ndarray:
+        """Decode latents (B, h, w, C) to pictures, uint8 (B, H, W, 3); raises `ArgumentError` at NaN or infinity."""
+        cfg, p = self.vae
+        picture = self.nx.to_numpy(decode(p, cfg, latents.astype(p["decoder"]["conv_in"]["weight"].dtype)))
+        if not np.isfinite(picture).all():
+            raise ArgumentError(
+                "latents: the picture came out as NaN or infinity; use finite latents, or float32 weights"
+            )
+        return to_uint8(picture)
+
+    # -- sizes -------------------------------------------------------------------------------------------------
+
+    def check_size(self, width: int | None, height: int | None) -> tuple[int, int]:
+        """Return the picture's size in pixels: both sides multiples of two latents (16 pixels for FLUX.1)."""
+        width = self.defaults.width if width is None else width
+        height = self.defaults.height if height is None else height
+        unit = 2 * self.vae[0].downscale
+        for name, side in (("width", width), ("height", height)):
+            if isinstance(side, bool) or not isinstance(side, int) or side < unit or side % unit:
+                near = max(unit, round(side / unit) * unit) if isinstance(side, int | float) else self.defaults.width
+                raise ArgumentError(f"{name} must be a multiple of {unit} pixels, got {side!r}; the nearest is {near}")
+        return width, height
+
+
+def check_prompts(prompt: Any) -> list[str]:
+    """Return the prompts as a list of strings, at least one."""
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, list | tuple) else [prompt]
+    if not prompts or not all(isinstance(p, str) for p in prompts):
+        raise ArgumentError(f"prompt must be a string or a non-empty list of strings, got {prompt!r}")
+    return prompts
+
+
+def check_steps(steps: Any) -> int:
+    """Return the number of steps, at least 1."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ArgumentError(f"steps must be a whole number of at least 1, got {steps!r}")
+    return steps
+
+
+def check_guidance(guidance: Any) -> float:
+    """Return the guidance strength, a finite number of at least 0."""
+    if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance < float("inf"):
+        raise ArgumentError(f"guidance must be a number of at least 0, got {guidance!r}")
+    return float(guidance)
+
+
+def check_seeds(seed: Any, count: int) -> list[int]:
+    """Return a seed for each of `count` pictures; a single number n stands for n, n + 1, …"""
+    seeds = list(seed) if isinstance(seed, list | tuple) else [seed]
+    for s in seeds:
+        if isinstance(s, bool) or not isinstance(s, int) or s < 0:
+            raise ArgumentError(f"seed must be a whole number of at least 0, got {s!r}")
+    if not isinstance(seed, list | tuple):
+        return [seed + i for i in range(count)]
+    if len(seeds) != count:
+        raise ArgumentError(f"seed: got {len(seeds)} seeds for {count} prompts; give one for each, or a single number")
+    return seeds
+
+
+def check_latents(latents: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the given initial noise as float32 NCHW, finite and of the picture's shape."""
+    array = np.asarray(backend_of(latents).to_numpy(latents) if hasattr(latents, "dtype") else latents, np.float32)
+    if array.shape != shape:
+        raise ArgumentError(f"latents must have shape {shape} (batch, channels, height, width), got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ArgumentError("latents must be finite numbers, got NaN or infinity")
+    return array
+
+
+# -- loading ---------------------------------------------------------------------------------------------------
+
+
+def load(model: str | Path = "tiny", backend: str = "numpy", dtype: str | None = None) -> Pipeline:
+    """Load a model by name ("tiny") or from a folder in diffusers' layout, onto "numpy", "mlx" or "auto".
+
+    "auto" is MLX where it has a GPU and NumPy elsewhere. dtype: of the weights; unless given, "float32" on a CPU and
+    the file's own on a GPU. Raises `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no
+    model, `BackendError` for a backend that isn't installed.
+    """
+    from minflux.weights.model import load_model
+
+    return load_model(model, get_backend(backend if backend != "auto" else best_backend()), dtype)
+
+
+def best_backend() -> str:
+    """Choose the faster backend here: MLX on a GPU, NumPy on a CPU (docs/log.md)."""
+    import importlib.util
+
+    if importlib.util.find_spec("mlx") is None:
+        return "numpy"
+    return "mlx" if get_backend("mlx").on_gpu else "numpy"

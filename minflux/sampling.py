@@ -1,0 +1,137 @@
+"""From noise to latents: the noise itself, the times to stop at, and the straight steps between them.
+
+The model gives the velocity v = noise - picture at any point x_t = (1 - t) · picture + t · noise of the straight path
+between the two. Sampling starts at t = 1 and follows v backwards to t = 0. Source: Lipman et al. 2022 (arXiv
+2210.02747), Liu et al. 2022 (arXiv 2209.03003); BFL `flux/sampling.py`.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from minflux.backend import backend_of
+from minflux.errors import ArgumentError
+from minflux.shapes import Array
+
+# -- noise -----------------------------------------------------------------------------------------------------
+
+
+def noise(seed: int, shape: Sequence[int]) -> np.ndarray:
+    """Draw standard normal numbers: the same as torch.randn's on the CPU from that seed, to about 1e-6.
+
+    A Mersenne Twister (MT19937) gives 32-bit integers; Box and Muller's formula makes two normals of two uniforms.
+    PyTorch pairs the uniforms eight apart in blocks of 16, draws the last 16 numbers afresh when they don't fill a
+    block, and below 16 numbers works in float64 with 53-bit uniforms. float32, of `shape`. Raises `ArgumentError` for
+    a seed outside 0 … 2^64 - 1. Source: PyTorch `aten/src/ATen/native/cpu/DistributionTemplates.h`.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+        raise ArgumentError(f"seed must be a whole number from 0 to 2^64 - 1, got {seed!r}")
+    count = math.prod(shape)
+    bits = np.random.RandomState(int(seed) & 0xFFFFFFFF)._bit_generator.random_raw  # PyTorch keeps 32 bits of the seed
+    return (_few_normals if count < 16 else _many_normals)(bits, count).reshape(shape)
+
+
+def _many_normals(bits: Callable[[int], np.ndarray], count: int) -> np.ndarray:
+    """Make `count` >= 16 normals of 24-bit uniforms."""
+    normals = np.empty(count, np.float32)
+    whole = count // 16 * 16
+    uniforms = _uniform24(bits(count))
+    normals[:whole] = _box_muller_blocks(uniforms[:whole])
+    if whole < count:
+        normals[-16:] = _box_muller_blocks(_uniform24(bits(16)))
+    return normals
+
+
+def _uniform24(raw: np.ndarray) -> np.ndarray:
+    """Keep the low 24 bits as a float32 in [0, 1)."""
+    return (raw & 0xFFFFFF).astype(np.float32) * np.float32(2**-24)
+
+
+def _box_muller_blocks(uniforms: np.ndarray) -> np.ndarray:
+    """√(-2 ln(1 - u)) times cos and sin of 2π u', where u and u' lie eight apart in blocks of 16."""
+    u = uniforms.reshape(-1, 2, 8)
+    radius = np.sqrt(-2 * np.log(1 - u[:, 0]))
+    angle = np.float32(2 * math.pi) * u[:, 1]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
+
+
+def _few_normals(bits: Callable[[int], np.ndarray], count: int) -> np.ndarray:
+    """Make up to 15 normals of 53-bit uniforms, each of two integers, the high one first."""
+    raw = bits(4 * ((count + 1) // 2)).astype(np.uint64).reshape(-1, 2, 2)
+    u = (((raw[..., 0] << np.uint64(32)) | raw[..., 1]) & np.uint64(2**53 - 1)).astype(np.float64) * 2.0**-53
+    radius, angle = np.sqrt(-2 * np.log1p(-u[:, 1])), 2 * math.pi * u[:, 0]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()[:count].astype(np.float32)
+
+
+# -- times -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the steps are spread over t, under the names of diffusers' FlowMatchEulerDiscreteScheduler.
+
+    schnell and the small model: evenly, or with a fixed `shift`. dev: `use_dynamic_shifting`, which spends more of
+    the steps near the noise the more tokens the picture has.
+    """
+
+    shift: float = 1.0
+    use_dynamic_shifting: bool = False
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    base_image_seq_len: int = 256
+    max_image_seq_len: int = 4096
+
+    def times(self, steps: int, tokens: int) -> np.ndarray:
+        """Return t₀ = 1 > t₁ > … > 0, float32 (steps + 1,), for a picture of `tokens` image tokens."""
+        t = np.linspace(1, 1 / steps, steps)
+        if self.use_dynamic_shifting:
+            e_mu = math.exp(self.mu(tokens))
+            t = e_mu / (e_mu + (1 / t - 1))
+        else:
+            t = self.shift * t / (1 + (self.shift - 1) * t)
+        return np.append(t, 0).astype(np.float32)
+
+    def mu(self, tokens: int) -> float:
+        """Interpolate the shift's logarithm: base_shift at 256 tokens, max_shift at 4096."""
+        slope = (self.max_shift - self.base_shift) / (self.max_image_seq_len - self.base_image_seq_len)
+        return self.base_shift + slope * (tokens - self.base_image_seq_len)
+
+
+# -- steps -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step, done: x is now at time t; `predicted` is the clean latent that the model was aiming at."""
+
+    index: int
+    t: float
+    x: Array
+    predicted: Array
+
+
+def euler(velocity: Callable[[Array, float], Array], x: Array, times: Sequence[float]) -> Iterator[Step]:
+    """Follow the velocity from times[0] to times[-1]: x ← x + (t_next - t) · v(x, t), yielding every step.
+
+    x is float32 and stays so, whatever the model computes in. The clean latent predicted at t is x - t · v.
+    """
+    nx = backend_of(x)
+    for i, (t, t_next) in enumerate(pairwise(times)):
+        v = nx.as_float32(velocity(x, float(t)))
+        predicted = x - float(t) * v
+        x = x + (float(t_next) - float(t)) * v
+        nx.eval(x, predicted)
+        yield Step(i, float(t_next), x, predicted)
+
+
+def guided(v: Array, scale: float) -> Array:
+    """Classifier-free guidance: v_neg + scale · (v_pos - v_neg), from a batch (2 B, ...) of positive then negative.
+
+    Source: Ho & Salimans 2022 (arXiv 2207.12598).
+    """
+    half = v.shape[0] // 2
+    positive, negative = v[:half], v[half:]
+    return negative + scale * (positive - negative)

@@ -1,0 +1,135 @@
+"""Training the transformer and both small text encoders together, as a rectified flow in the autoencoder's latents."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from minflux.backend import Backend, backend_of
+from minflux.errors import CheckpointError
+from minflux.model.clip import CLIPConfig, clip_encoder
+from minflux.model.flux import FluxConfig, flux
+from minflux.model.latents import image_ids, pack, text_ids
+from minflux.model.t5 import T5Config, t5_encoder
+from minflux.model.vae import VAEConfig, encode
+from minflux.shapes import Array, Float, Int, Tree, shaped
+from minflux.text import Tokenizer
+from minflux.train import scenes
+from minflux.train.initial import initial
+from minflux.train.loop import Batch, Plan, train
+from minflux.train.recipe import Training, optimizer, section
+from minflux.train.vae import pictures
+from minflux.weights.files import written_whole
+from minflux.weights.folder import load_component
+from minflux.weights.shapes import clip_shapes, flux_shapes, t5_shapes, under
+from minflux.weights.tree import tree_map
+
+LATENTS = "latents.npy"
+CLIP_TOKENIZER, T5_TOKENIZER = "tokenizer", "tokenizer_2"
+
+
+@shaped
+def flow_loss(
+    p: Tree,
+    configs: tuple,
+    x0: Float[Array, "B H W C"],
+    noise: Float[Array, "B H W C"],
+    t: Float[Array, "B"],
+    clip_ids: Int[Array, "B S"],
+    t5_ids: Int[Array, "B T"],
+) -> Array:
+    """mean ‖v(x_t, t, text) - (noise - x₀)‖², with x_t = (1 - t) x₀ + t noise.
+
+    x0: latents; t in (0, 1); p holds "transformer", "clip" and "t5". Source: Esser et al. 2024 (arXiv 2403.03206) §2.
+    """
+    nx = backend_of(x0, noise, t)
+    flux_cfg, clip_cfg, t5_cfg = configs
+    at = t[:, None, None, None]
+    x_t = (1 - at) * x0 + at * noise
+    txt = t5_encoder(p["t5"], t5_cfg, t5_ids)
+    _, y = clip_encoder(p["clip"], clip_cfg, clip_ids)
+    ids = image_ids(x0, *x0.shape[1:3])
+    v = flux(p["transformer"], flux_cfg, pack(x_t), ids, txt, text_ids(txt), t, y)
+    error = v - pack(noise - x0)
+    return nx.mean(error * error)
+
+
+def logit_normal(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Draw `count` times, float32: sigmoid of a standard normal, dense in the middle where the task is hardest."""
+    return (1 / (1 + np.exp(-rng.standard_normal(count)))).astype(np.float32)
+
+
+def encode_scenes(vae: tuple[VAEConfig, Tree], drawn: list[scenes.Scene], path: Path, nx: Backend) -> np.ndarray:
+    """Encode every scene once, (N, h, w, C) float16, and keep the result in a file; later runs read it back."""
+    if path.exists():
+        return np.load(path)
+    cfg, p = vae
+    chunks = [drawn[i : i + 64] for i in range(0, len(drawn), 64)]
+    latents = [
+        nx.to_numpy(encode(p, cfg, nx.array(pictures(chunk)))).astype(np.float16)
+        for chunk in tqdm(chunks, desc="encoding scenes", unit="batch")
+    ]
+    with written_whole(path) as file:
+        np.save(file, np.concatenate(latents))
+    return np.load(path)
+
+
+def configs_of(recipe: dict[str, Any], clip_tokens: Tokenizer, t5_tokens: Tokenizer) -> tuple:
+    """Make the three configs of a recipe, the vocabularies taken from the tokenizers."""
+    clip = {
+        **recipe["flow"]["clip"],
+        "vocab_size": clip_tokens.vocab_size,
+        "eos_token_id": clip_tokens.vocab_size - 1,
+    }
+    t5 = {**recipe["flow"]["t5"], "vocab_size": t5_tokens.vocab_size}
+    return section(FluxConfig, recipe["flow"]["model"]), section(CLIPConfig, clip), section(T5Config, t5)
+
+
+def train_flow(
+    recipe: dict[str, Any],
+    folder: Path,
+    vae_folder: Path,
+    tokenizers: Path,
+    nx: Backend,
+    on_sample: Callable[..., None] | None = None,
+) -> tuple[tuple, Tree]:
+    """Train the recipe's transformer and text encoders in `folder`, or go on; return configs and averaged weights.
+
+    `vae_folder` holds the trained autoencoder under "vae", `tokenizers` both tokenizers. Raises `CheckpointError` when
+    the autoencoder is not there.
+    """
+    if not (vae_folder / "vae").is_dir():
+        raise CheckpointError(
+            f"{vae_folder / 'vae'}: expected a trained autoencoder, found none; run `minflux train vae` first"
+        )
+    how = section(Training, recipe["flow"]["training"])
+    clip_tokens, t5_tokens = (Tokenizer.from_folder(tokenizers / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
+    configs = flux_cfg, clip_cfg, t5_cfg = configs_of(recipe, clip_tokens, t5_tokens)
+    rng = np.random.default_rng(how.seed)
+    drawn = [scenes.sample(rng) for _ in range(how.scenes)]
+    latents = encode_scenes(load_component(vae_folder, "vae", nx), drawn, folder / LATENTS, nx)
+    shapes = (
+        under("transformer", flux_shapes(flux_cfg))
+        | under("clip", clip_shapes(clip_cfg))
+        | under("t5", t5_shapes(t5_cfg))
+    )
+
+    def batch(rng: np.random.Generator) -> Batch:
+        chosen = rng.integers(len(drawn), size=how.batch)
+        texts = [scenes.caption(drawn[i], rng) if rng.random() >= how.prompt_dropout else "" for i in chosen]
+        x0 = latents[chosen].astype(np.float32)
+        noise = rng.standard_normal(x0.shape, np.float32)
+        return x0, noise, logit_normal(rng, how.batch), clip_tokens(texts), t5_tokens(texts)
+
+    weights = train(
+        nx,
+        Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every, how.workers),
+        optimizer(recipe["flow"]["optimizer"]),
+        tree_map(nx.array, initial(shapes, how.seed)),
+        batch,
+        lambda p, *arrays: flow_loss(p, configs, *arrays),
+        on_sample and (lambda p, step: on_sample(configs, p, step)),
+    )
+    return configs, weights

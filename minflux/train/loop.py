@@ -1,0 +1,118 @@
+"""The training loop, the same for the autoencoder and for the flow.
+
+What a step sees depends on (seed, step) alone, and a checkpoint holds weights, averages and moments: so a run that was
+stopped, by Ctrl-C or by force, goes on from its last checkpoint to the very same weights as one that never stopped.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from tqdm import tqdm
+
+from minflux.backend import Backend
+from minflux.errors import MinfluxError
+from minflux.shapes import Array, Tree
+from minflux.train import checkpoint
+from minflux.train.optimizer import AdamW, clipped, ema_decay, learning_rate, start, update
+from minflux.train.workers import Team, assemble
+
+LOG = "log.csv"
+Batch = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is and what it leaves behind in `folder`."""
+
+    folder: Path
+    steps: int
+    seed: int = 0
+    checkpoint_every: int = 200
+    sample_every: int = 1000
+    workers: int = 1
+
+
+def compiled_step(nx: Backend, opt: AdamW, loss: Callable[..., Array], team: Team) -> Callable:
+    """Make step(state, step, lr, decay, batch) -> (state, loss, gradient norm), as one compiled function."""
+    value_and_grad = nx.value_and_grad(loss)
+
+    def step(state, number, lr, decay, batch):
+        value, grads = team.mean(nx, list(value_and_grad(state["params"], *batch)))
+        grads, norm = clipped(nx, grads, opt.clip)
+        return update(opt, state, grads, number, lr, decay), value, norm
+
+    return nx.compile(step)
+
+
+def _open_log(folder: Path, done: int) -> TextIO:
+    """Open log.csv for appending, cut back to the steps that the checkpoint has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOG
+    kept = path.read_text().splitlines()[1 : done + 1] if path.exists() else []
+    path.write_text("\n".join(["step,loss,gradient_norm,learning_rate,seconds", *kept]) + "\n")
+    return path.open("a", buffering=1)
+
+
+def train(
+    nx: Backend,
+    plan: Plan,
+    opt: AdamW,
+    params: Tree,
+    batch: Callable[[np.random.Generator], Batch],
+    loss: Callable[..., Array],
+    on_sample: Callable[[Tree, int], None] | None = None,
+) -> Tree:
+    """Train from `params`, or from the run in plan.folder, to plan.steps; return the averaged weights.
+
+    `batch(rng)` makes one step's NumPy arrays, `loss(params, *batch)` their loss; `on_sample(ema, step)` may draw
+    pictures on the way. Logs every step to log.csv. Ctrl-C saves a checkpoint first. Raises `MinfluxError` when the
+    loss is no longer a number.
+    """
+    team = assemble(plan.workers)
+    state, done = checkpoint.load(plan.folder, nx) or (start(nx, params), 0)
+    step = compiled_step(nx, opt, loss, team)
+    log = _open_log(plan.folder, done) if team.rank == 0 else None
+    bar = tqdm(
+        range(done, plan.steps),
+        initial=done,
+        total=plan.steps,
+        unit="step",
+        smoothing=0.02,
+        disable=team.rank > 0,
+    )
+    try:
+        for i in bar:
+            rng = np.random.default_rng([plan.seed, i])
+            arrays = tuple(nx.array(team.share(a)) for a in batch(rng))
+            lr = learning_rate(opt, i, plan.steps)
+            scalars = [nx.array(x, dtype=nx.float32) for x in (i + 1, lr, ema_decay(opt, i))]
+            began = time.perf_counter()
+            after, value, norm = step(state, *scalars, arrays)
+            nx.eval(after, value, norm)
+            state, done = after, i + 1
+            if not math.isfinite(float(value)):
+                raise MinfluxError(f"step {done}: the loss is {float(value)}; lower the learning rate and go on")
+            if team.rank > 0:
+                continue
+            bar.set_postfix(loss=f"{float(value):.4f}", refresh=False)
+            seconds = time.perf_counter() - began
+            log.write(f"{done},{float(value):.6f},{float(norm):.4f},{lr:.3e},{seconds:.3f}\n")
+            if done % plan.checkpoint_every == 0:
+                checkpoint.save(plan.folder, nx, state, done)
+            if on_sample and done % plan.sample_every == 0:
+                on_sample(state["ema"], done)
+    except KeyboardInterrupt:
+        checkpoint.save(plan.folder, nx, state, done)
+        bar.write(f"stopped after step {done}; the same command goes on from there")
+        raise
+    finally:
+        team.dismiss()
+    if team.rank > 0:
+        raise SystemExit
+    checkpoint.save(plan.folder, nx, state, done)
+    return state["ema"]

@@ -1,0 +1,51 @@
+"""A recipe: one TOML file with all that a shipped model depends on."""
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from minflux.errors import ArgumentError
+from minflux.train.optimizer import AdamW
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained: steps of `batch` pictures, shared among `workers`; the rest as the recipe explains."""
+
+    steps: int
+    batch: int
+    workers: int = 1
+    seed: int = 0
+    checkpoint_every: int = 200
+    sample_every: int = 1000
+    kl_weight: float = 0.0
+    scenes: int = 0
+    prompt_dropout: float = 0.0
+
+
+def read_recipe(name: str | Path) -> dict[str, Any]:
+    """Read a recipe by name ("tiny") or from a file; raises `ArgumentError` when there is none."""
+    path = FOLDER / f"{name}.toml" if (FOLDER / f"{name}.toml").exists() else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
+        raise ArgumentError(f"recipe {str(name)!r} is no file, and none of the known ones: {known}")
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ArgumentError(f"{path} is not a TOML file: {error}") from None
+
+
+def section(kind: type, values: dict[str, Any]) -> Any:
+    """Make a config dataclass of a recipe's section; raises `ArgumentError` at a name that it does not have."""
+    unknown = set(values) - {field.name for field in fields(kind)}
+    if unknown:
+        raise ArgumentError(f"the recipe has {', '.join(sorted(unknown))}, which {kind.__name__} has not")
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+def optimizer(values: dict[str, Any]) -> AdamW:
+    """Make the optimiser's constants of a recipe's section."""
+    return section(AdamW, values)

@@ -1,0 +1,91 @@
+"""`minflux train`: a recipe and a folder in, a model in diffusers' layout out."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from minflux import zoo
+from minflux.backend import get_backend
+from minflux.pictures import grid
+from minflux.pipeline import Defaults, Pipeline
+from minflux.sampling import Schedule
+from minflux.text import Tokenizer
+from minflux.train import reader, scenes
+from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
+from minflux.train.loop import LOG
+from minflux.train.recipe import read_recipe
+from minflux.train.vae import reconstruct, train_vae
+from minflux.weights.folder import load_component, save_component
+from minflux.weights.model import save_model
+
+SAMPLES = 16
+
+
+def run_vae(recipe: str, folder: Path) -> None:
+    """Train the autoencoder in folder/vae, with samples and a loss plot there, and write it to folder/model."""
+    nx, home = get_backend("mlx"), folder / "vae"
+    rng = np.random.default_rng(0)
+    truth = scenes.render_batch([scenes.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)])
+
+    def on_sample(cfg, p, step):
+        pairs = zip(truth, reconstruct(cfg, p, nx, truth), strict=True)
+        grid([picture for pair in pairs for picture in pair], columns=8, zoom=2).save(home / f"step-{step}.png")
+
+    cfg, p = train_vae(read_recipe(recipe), home, nx, on_sample)
+    save_component(folder / "model", "vae", cfg, p)
+    plot_loss(home)
+
+
+def run_flow(recipe: str, folder: Path) -> None:
+    """Train transformer and text encoders in folder/flow, and write the whole model to folder/model."""
+    nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
+    settings = read_recipe(recipe)
+    tokenizers = zoo.FOLDER / "tiny"
+    rng = np.random.default_rng(0)
+    wanted = [scenes.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)]
+
+    def pipeline(configs, p) -> Pipeline:
+        flux_cfg, clip_cfg, t5_cfg = configs
+        clip, t5 = (Tokenizer.from_folder(tokenizers / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
+        return Pipeline(
+            nx, (flux_cfg, p["transformer"]), load_component(model, "vae", nx), (clip_cfg, p["clip"]),
+            (t5_cfg, p["t5"]), clip, t5, Schedule(), Defaults(**settings["defaults"]),
+        )  # fmt: skip
+
+    def on_sample(configs, p, step):
+        images = pipeline(configs, p)([scenes.plain_caption(scene) for scene in wanted])
+        grid([np.asarray(image) for image in images], columns=8, zoom=2).save(home / f"step-{step}.png")
+        right = np.mean([reader.score(s, np.asarray(i))["all"] for s, i in zip(wanted, images, strict=True)])
+        print(f"step {step}: {right:.0%} of {SAMPLES} samples all right", flush=True)
+
+    configs, p = train_flow(settings, home, model, tokenizers, nx, on_sample)
+    save_model(pipeline(configs, p), model)
+    for name in (CLIP_TOKENIZER, T5_TOKENIZER):
+        shutil.copytree(tokenizers / name, model / name, dirs_exist_ok=True)
+    plot_loss(home)
+
+
+def plot_loss(folder: Path) -> None:
+    """Draw log.csv as loss.png: every step's loss, and its running mean over 100 steps; needs matplotlib."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        print("no loss plot: pip install matplotlib")
+        return
+    with (folder / LOG).open() as file:
+        rows = list(csv.DictReader(file))
+    steps, losses = ([float(row[key]) for row in rows] for key in ("step", "loss"))
+    window = min(100, len(losses))
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(steps, losses, color="0.8", label="each step")
+    axes.plot(
+        steps[window - 1 :],
+        np.convolve(losses, np.ones(window) / window, "valid"),
+        label=f"mean of {window} steps",
+    )
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.legend()
+    figure.savefig(folder / "loss.png", dpi=120)
+    plt.close(figure)

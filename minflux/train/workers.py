@@ -1,0 +1,109 @@
+"""Training on several cores: one process a worker, each with its share of every batch.
+
+On a CPU, MLX runs most ops on one core. So a run with `workers = 2` starts itself once more; both processes hold the
+same weights, differentiate one half of the batch each, and average their gradients over a socket of this machine
+(MLX's "ring"), after which each takes the same step. The first process alone logs and saves.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+
+from minflux.backend import Backend, blas
+from minflux.shapes import Array, Tree
+from minflux.weights.tree import leaves, tree_map
+
+RANK, HOSTS = "MLX_RANK", "MLX_HOSTFILE"
+
+
+@dataclass
+class Team:
+    """The processes that train together, as one of them sees it: its rank, and how many they are."""
+
+    rank: int = 0
+    size: int = 1
+    others: list[subprocess.Popen] = field(default_factory=list)
+
+    def share(self, x: Array) -> Array:
+        """Return this process's part of a batch (B, ...): every size-th row, from its rank on."""
+        return x[self.rank :: self.size]
+
+    def mean(self, nx: Backend, tree: Tree) -> Tree:
+        """Average a tree of float32 arrays over all processes, as one message."""
+        if self.size == 1:
+            return tree
+        total = nx.xp.distributed.all_sum(nx.concatenate([x.reshape(-1) for _, x in leaves(tree)]))
+        place = 0
+
+        def cut(x):
+            nonlocal place
+            place += x.size
+            return (total[place - x.size : place] / self.size).reshape(x.shape)
+
+        return tree_map(cut, tree)
+
+    def dismiss(self) -> None:
+        """End the other processes."""
+        for other in self.others:
+            other.kill()
+            other.wait()
+
+
+def assemble(size: int) -> Team:
+    """Start `size` - 1 copies of this very command, and return the team, connected; in a copy, join it."""
+    if size == 1:
+        return Team()
+    blas.set_threads(1)
+    team = _join() if RANK in os.environ else Team(0, size, _start_others(size))
+    _keep_to_one_core(team.rank)
+    import mlx.core as mx
+
+    mx.distributed.init(strict=True, backend="ring")
+    return team
+
+
+def _keep_to_one_core(rank: int) -> None:
+    """Bind this process to a core of its own where the system can: two that share one would wait for each other."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[rank % len(cores)]})
+
+
+def _start_others(size: int) -> list[subprocess.Popen]:
+    """Write the list of addresses, take rank 0, and start the rest under it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as hosts:  # kept: all read it
+        json.dump([[f"127.0.0.1:{port}"] for port in _free_ports(size)], hosts)
+    os.environ |= {HOSTS: hosts.name, RANK: "0"}
+    command = [sys.executable, *sys.orig_argv[1:]]
+    return [subprocess.Popen(command, env=os.environ | {RANK: str(rank)}) for rank in range(1, size)]
+
+
+def _join() -> Team:
+    """Be one of the others: leave Ctrl-C to the first process, and end when it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    with open(os.environ[HOSTS]) as file:
+        return Team(int(os.environ[RANK]), len(json.load(file)))
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
