@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image
@@ -62,32 +62,21 @@ class Pipeline:
 
     # -- the whole way -----------------------------------------------------------------------------------------
 
-    def __call__(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        seed: int | Sequence[int] = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        negative_prompt: str | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        latents: np.ndarray | None = None,
-        on_step: Callable[[Step], None] | None = None,
-    ) -> Image.Image | list[Image.Image]:
-        """Draw a picture of each prompt: a PIL image for a string, a list of them for a sequence.
+    @overload
+    def __call__(self, prompt: str, **settings: Any) -> Image.Image: ...
 
-        seed: one number, or one for each prompt; a single number n stands for n, n + 1, … Each picture depends on its
-        own seed alone, not on the batch. guidance: the strength that dev-like models take as an input; for others the
-        scale of classifier-free guidance away from `negative_prompt` ("" unless given), 1 for none. width, height: of
-        the picture, in pixels. latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of
-        the seed's. on_step is called after each step. Raises `ArgumentError` when an argument can't be drawn with.
+    @overload
+    def __call__(self, prompt: list[str], **settings: Any) -> list[Image.Image]: ...
+
+    def __call__(
+        self, prompt: str | list[str], *, on_step: Callable[[Step], None] | None = None, **settings: Any
+    ) -> Image.Image | list[Image.Image]:
+        """Draw a picture of each prompt: a PIL image for a string, a list of them for a list.
+
+        The settings are those of `generate`; on_step is called after each step.
         """
         x = None
-        for item in self.generate(
-            prompt, seed=seed, steps=steps, guidance=guidance, negative_prompt=negative_prompt,
-            width=width, height=height, latents=latents,
-        ):  # fmt: skip
+        for item in self.generate(prompt, **settings):
             if isinstance(item, Step):
                 x = item.x
                 if on_step is not None:
@@ -107,9 +96,16 @@ class Pipeline:
         height: int | None = None,
         latents: np.ndarray | None = None,
     ) -> Iterator[Conditioning | Step]:
-        """Yield the conditioning, then one `Step` after each denoising step; arguments as in `__call__`.
+        """Yield the conditioning, then one `Step` after each denoising step.
 
-        A step's `x` and `predicted` are latents (B, h, w, C) of the pipeline's backend: `decode` shows either.
+        seed: one number, or one for each prompt; a single number n stands for n, n + 1, … Each picture depends on its
+        own seed alone, not on the batch. guidance: the strength that dev-like models take as an input; for others the
+        scale of classifier-free guidance away from `negative_prompt` ("" unless given), 1 for none. width, height: of
+        the picture, in pixels. latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of
+        the seed's. What is not given is the model's default.
+
+        A step's `x` and `predicted` are latents (B, h, w, C) of the pipeline's backend: `decode` shows either. Raises
+        `ArgumentError` when an argument can't be drawn with.
         """
         prompts = check_prompts(prompt)
         width, height = self.check_size(width, height)

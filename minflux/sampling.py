@@ -113,7 +113,7 @@ class Step:
     predicted: Array
 
 
-def euler(velocity: Callable[[Array, float], Array], x: Array, times: Sequence[float]) -> Iterator[Step]:
+def euler(velocity: Callable[[Array, float], Array], x: Array, times: np.ndarray) -> Iterator[Step]:
     """Follow the velocity from times[0] to times[-1]: x ← x + (t_next - t) · v(x, t), yielding every step.
 
     x is float32 and stays so, whatever the model computes in. The clean latent predicted at t is x - t · v.

@@ -109,7 +109,8 @@ class LinuxCPUBackend(MLXBackend):
         super().__init__()
         from minflux.backend import polynomial
 
-        self.exp, self.sigmoid, self.tanh = polynomial.exp, polynomial.sigmoid, polynomial.tanh
+        for op in ("exp", "sigmoid", "tanh"):
+            setattr(self, op, getattr(polynomial, op))
 
     def conv2d(self, x, weight, bias, stride=1, padding=0):
         """3×3 convolutions of few channels as products of whole tiles; others are MLX's."""

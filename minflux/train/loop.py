@@ -97,7 +97,7 @@ def train(
             state, done = after, i + 1
             if not math.isfinite(float(value)):
                 raise MinfluxError(f"step {done}: the loss is {float(value)}; lower the learning rate and go on")
-            if team.rank > 0:
+            if log is None:  # another process logs and saves
                 continue
             bar.set_postfix(loss=f"{float(value):.4f}", refresh=False)
             seconds = time.perf_counter() - began
