@@ -21,12 +21,12 @@ from minflux.train.initial import initial
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, section
 from minflux.train.vae import pictures
+from minflux.train.workers import Team, assemble
 from minflux.weights.files import written_whole
 from minflux.weights.folder import load_component
 from minflux.weights.shapes import clip_shapes, flux_shapes, t5_shapes, under
 from minflux.weights.tree import tree_map
 
-LATENTS = "latents.npy"
 CLIP_TOKENIZER, T5_TOKENIZER = "tokenizer", "tokenizer_2"
 
 
@@ -61,19 +61,33 @@ def logit_normal(rng: np.random.Generator, count: int) -> np.ndarray:
     return (1 / (1 + np.exp(-rng.standard_normal(count)))).astype(np.float32)
 
 
-def encode_scenes(vae: tuple[VAEConfig, Tree], drawn: list[scenes.Scene], path: Path, nx: Backend) -> np.ndarray:
-    """Encode every scene once, (N, h, w, C) float16, and keep the result in a file; later runs read it back."""
-    if path.exists():
-        return np.load(path)
+def encode_scenes(
+    vae: tuple[VAEConfig, Tree], drawn: list[scenes.Scene], folder: Path, nx: Backend, team: Team
+) -> np.ndarray:
+    """Encode every scene once, (N, h, w, C) float16, each process of the team its share.
+
+    The shares are kept as files in `folder`, and read back by all and in later runs.
+    """
+    paths = [folder / f"latents-{rank}-of-{team.size}.npy" for rank in range(team.size)]
+    if not paths[team.rank].exists():
+        latents = _encode(vae, team.share(drawn), nx, quiet=team.rank > 0)
+        with written_whole(paths[team.rank]) as file:
+            np.save(file, latents)
+    team.wait(nx)
+    shares = [np.load(path) for path in paths]
+    whole = np.empty((len(drawn), *shares[0].shape[1:]), np.float16)
+    for rank, latents in enumerate(shares):
+        whole[rank :: team.size] = latents
+    return whole
+
+
+def _encode(vae: tuple[VAEConfig, Tree], drawn: list[scenes.Scene], nx: Backend, quiet: bool) -> np.ndarray:
     cfg, p = vae
     chunks = [drawn[i : i + 64] for i in range(0, len(drawn), 64)]
-    latents = [
+    return np.concatenate([
         nx.to_numpy(encode(p, cfg, nx.array(pictures(chunk)))).astype(np.float16)
-        for chunk in tqdm(chunks, desc="encoding scenes", unit="batch")
-    ]
-    with written_whole(path) as file:
-        np.save(file, np.concatenate(latents))
-    return np.load(path)
+        for chunk in tqdm(chunks, desc="encoding scenes", unit="batch", disable=quiet)
+    ])  # fmt: skip
 
 
 def configs_of(recipe: dict[str, Any], clip_tokens: Tokenizer, t5_tokens: Tokenizer) -> tuple:
@@ -107,9 +121,11 @@ def train_flow(
     how = section(Training, recipe["flow"]["training"])
     clip_tokens, t5_tokens = (Tokenizer.from_folder(tokenizers / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
     configs = flux_cfg, clip_cfg, t5_cfg = configs_of(recipe, clip_tokens, t5_tokens)
+    folder.mkdir(parents=True, exist_ok=True)
+    team = assemble(how.workers)
     rng = np.random.default_rng(how.seed)
     drawn = [scenes.sample(rng) for _ in range(how.scenes)]
-    latents = encode_scenes(load_component(vae_folder, "vae", nx), drawn, folder / LATENTS, nx)
+    latents = encode_scenes(load_component(vae_folder, "vae", nx), drawn, folder, nx, team)
     shapes = (
         under("transformer", flux_shapes(flux_cfg))
         | under("clip", clip_shapes(clip_cfg))
@@ -125,7 +141,8 @@ def train_flow(
 
     weights = train(
         nx,
-        Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every, how.workers),
+        team,
+        Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
         optimizer(recipe["flow"]["optimizer"]),
         tree_map(nx.array, initial(shapes, how.seed)),
         batch,

@@ -19,7 +19,7 @@ from minflux.errors import MinfluxError
 from minflux.shapes import Array, Tree
 from minflux.train import checkpoint
 from minflux.train.optimizer import AdamW, clipped, ema_decay, learning_rate, start, update
-from minflux.train.workers import Team, assemble
+from minflux.train.workers import Team
 
 LOG = "log.csv"
 Batch = tuple[np.ndarray, ...]
@@ -34,7 +34,6 @@ class Plan:
     seed: int = 0
     checkpoint_every: int = 200
     sample_every: int = 1000
-    workers: int = 1
 
 
 def compiled_step(nx: Backend, opt: AdamW, loss: Callable[..., Array], team: Team) -> Callable:
@@ -60,6 +59,7 @@ def _open_log(folder: Path, done: int) -> TextIO:
 
 def train(
     nx: Backend,
+    team: Team,
     plan: Plan,
     opt: AdamW,
     params: Tree,
@@ -73,7 +73,6 @@ def train(
     pictures on the way. Logs every step to log.csv. Ctrl-C saves a checkpoint first. Raises `MinfluxError` when the
     loss is no longer a number.
     """
-    team = assemble(plan.workers)
     state, done = checkpoint.load(plan.folder, nx) or (start(nx, params), 0)
     step = compiled_step(nx, opt, loss, team)
     log = _open_log(plan.folder, done) if team.rank == 0 else None

@@ -14,6 +14,7 @@ from minflux.train import scenes
 from minflux.train.initial import initial
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, section
+from minflux.train.workers import assemble
 from minflux.weights.shapes import vae_shapes
 from minflux.weights.tree import tree_map
 
@@ -56,7 +57,8 @@ def train_vae(recipe: dict[str, Any], folder: Path, nx: Backend, on_sample=None)
 
     weights = train(
         nx,
-        Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every, how.workers),
+        assemble(how.workers),
+        Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
         optimizer(recipe["vae"]["optimizer"]),
         tree_map(nx.array, initial(vae_shapes(cfg), how.seed)),
         batch,

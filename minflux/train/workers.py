@@ -15,9 +15,10 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from minflux.backend import Backend, blas
-from minflux.shapes import Array, Tree
+from minflux.shapes import Tree
 from minflux.weights.tree import leaves, tree_map
 
 RANK, HOSTS = "MLX_RANK", "MLX_HOSTFILE"
@@ -31,8 +32,8 @@ class Team:
     size: int = 1
     others: list[subprocess.Popen] = field(default_factory=list)
 
-    def share(self, x: Array) -> Array:
-        """Return this process's part of a batch (B, ...): every size-th row, from its rank on."""
+    def share(self, x: Any) -> Any:
+        """Return this process's part of a batch (B, ...) or list: every size-th row, from its rank on."""
         return x[self.rank :: self.size]
 
     def mean(self, nx: Backend, tree: Tree) -> Tree:
@@ -48,6 +49,10 @@ class Team:
             return (total[place - x.size : place] / self.size).reshape(x.shape)
 
         return tree_map(cut, tree)
+
+    def wait(self, nx: Backend) -> None:
+        """Return when all processes have come this far."""
+        nx.eval(self.mean(nx, [nx.zeros(1, dtype=nx.float32)]))
 
     def dismiss(self) -> None:
         """End the other processes."""
