@@ -54,13 +54,7 @@ def size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
 @click.option("--backend", type=BACKENDS, default="auto", show_default=True, help="auto: MLX on a GPU, else NumPy.")
 @click.option("--steps", type=int, help="Denoising steps; unless given, what suits the model.")
 @click.option(
-    "--seed",
-    "seeds",
-    type=int,
-    multiple=True,
-    default=(0,),
-    show_default=True,
-    help="Repeat for several pictures.",
+    "--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Repeat for several pictures."
 )
 @click.option("--guidance", type=float, help="How strictly to follow the prompt; 1 for none.")
 @click.option("--negative-prompt", help="What to lead away from (models without built-in guidance).")
@@ -127,15 +121,10 @@ def _numbered(path: Path, seed: int, count: int) -> Path:
 @click.option("--guidance", type=float, help="Guidance scale; unless given, what suits the model.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the prompts and of the noise.")
 @click.option(
-    "--grid",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the first pictures, uncurated, as a .png.",
+    "--grid", type=click.Path(path_type=Path, dir_okay=False), help="Write the first pictures, uncurated, as a .png."
 )
 @click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the figures as a .json.",
+    "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures as a .json."
 )
 def evaluate(model, backend, prompts, steps, guidance, seed, grid, json_path):
     """Measure how often the model draws what held-out prompts say."""

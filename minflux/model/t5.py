@@ -55,7 +55,8 @@ def position_bias(table: Float[Array, "N H"], length: int, cfg: T5Config) -> Flo
     """Look up each pair's bias for each head; every layer adds the same, though the table lies in the first."""
     nx = backend_of(table)
     sizes = cfg.relative_attention_num_buckets, cfg.relative_attention_max_distance
-    buckets = [[distance_bucket(key - query, *sizes) for key in range(length)] for query in range(length)]
+    by_distance = [distance_bucket(d, *sizes) for d in range(1 - length, length)]
+    buckets = [by_distance[length - 1 - query : 2 * length - 1 - query] for query in range(length)]  # key - query
     return table[nx.array(buckets, dtype=nx.int32)].transpose(2, 0, 1)[None]
 
 

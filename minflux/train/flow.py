@@ -92,11 +92,7 @@ def _encode(vae: tuple[VAEConfig, Tree], drawn: list[scenes.Scene], nx: Backend,
 
 def configs_of(recipe: dict[str, Any], clip_tokens: Tokenizer, t5_tokens: Tokenizer) -> tuple:
     """Make the three configs of a recipe, the vocabularies taken from the tokenizers."""
-    clip = {
-        **recipe["flow"]["clip"],
-        "vocab_size": clip_tokens.vocab_size,
-        "eos_token_id": clip_tokens.vocab_size - 1,
-    }
+    clip = {**recipe["flow"]["clip"], "vocab_size": clip_tokens.vocab_size, "eos_token_id": clip_tokens.vocab_size - 1}
     t5 = {**recipe["flow"]["t5"], "vocab_size": t5_tokens.vocab_size}
     return section(FluxConfig, recipe["flow"]["model"]), section(CLIPConfig, clip), section(T5Config, t5)
 

@@ -5,13 +5,7 @@ import numpy as np
 from minflux.weights.tree import tree
 
 ZERO = (
-    *(
-        "modulation.lin",
-        "img_mod.lin",
-        "txt_mod.lin",
-        "adaLN_modulation.1",
-        "final_layer.linear",
-    ),  # transformer
+    *("modulation.lin", "img_mod.lin", "txt_mod.lin", "adaLN_modulation.1", "final_layer.linear"),  # transformer
     *("conv2", "proj_out"),  # autoencoder
 )
 EMBEDDINGS = {"shared.weight": 1.0, "token_embedding.weight": 0.02, "position_embedding.weight": 0.01}

@@ -77,12 +77,7 @@ def train(
     step = compiled_step(nx, opt, loss, team)
     log = _open_log(plan.folder, done) if team.rank == 0 else None
     bar = tqdm(
-        range(done, plan.steps),
-        initial=done,
-        total=plan.steps,
-        unit="step",
-        smoothing=0.02,
-        disable=team.rank > 0,
+        range(done, plan.steps), initial=done, total=plan.steps, unit="step", smoothing=0.02, disable=team.rank > 0
     )
     try:
         for i in bar:

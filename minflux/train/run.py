@@ -81,9 +81,7 @@ def plot_loss(folder: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(steps, losses, color="0.8", label="each step")
     axes.plot(
-        steps[window - 1 :],
-        np.convolve(losses, np.ones(window) / window, "valid"),
-        label=f"mean of {window} steps",
+        steps[window - 1 :], np.convolve(losses, np.ones(window) / window, "valid"), label=f"mean of {window} steps"
     )
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.legend()
