@@ -20,23 +20,24 @@ from minflux.errors import BackendError
 
 Row = tuple[str, str]
 
-ADVICE = "to be faster"
 COMPILER = "apt-get install g++   (MLX on this CPU then fuses elementwise ops: mx.compile writes C++)"
 CUDA = "pip install 'mlx[cuda12]'   (driver 580 or newer: 'mlx[cuda13]'), for the NVIDIA GPU that is here"
 
 
-def report() -> list[Row]:
-    """List the machine's facts, each backend's, and what would be faster, as (label, value).
+def report() -> str:
+    """Tell the machine's facts, each backend's, and what would be faster, as a text of two columns."""
+    return as_text(rows())
 
-    Takes about half a second, most of it to multiply matrices.
-    """
+
+def rows() -> list[Row]:
+    """List the same as (label, value). Takes about half a second, most of it to multiply matrices."""
     mlx, why_not = find_mlx()
     mlx_rows = rows_of_mlx(mlx) if mlx else [("mlx backend", "not available")]
-    advised = [(ADVICE, line) for line in advice(mlx, why_not)]
+    advised = [("to be faster", line) for line in advice(mlx, why_not)]
     return [*rows_of_machine(), *rows_of_numpy(), *mlx_rows, *advised]
 
 
-def as_text(rows: list[Row]) -> str:
+def as_text(lines: list[Row]) -> str:
     """Lay rows out in two columns; a label that repeats is written once.
 
     >>> print(as_text([("Python", "3.11"), ("NumPy", "2.4"), ("NumPy", "fast")]))
@@ -44,11 +45,11 @@ def as_text(rows: list[Row]) -> str:
     NumPy   2.4
             fast
     """
-    width = max(len(label) for label, _ in rows)
-    before = ["", *(label for label, _ in rows)]
+    width = max(len(label) for label, _ in lines)
+    before = ["", *(label for label, _ in lines)]
     return "\n".join(
         f"{'' if label == previous else label:{width}}  {value}"
-        for (label, value), previous in zip(rows, before, strict=False)
+        for (label, value), previous in zip(lines, before, strict=False)
     )
 
 
@@ -231,4 +232,4 @@ def has_nvidia_gpu() -> bool:
 
 
 if __name__ == "__main__":
-    print(as_text(report()))
+    print(report())

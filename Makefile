@@ -1,0 +1,58 @@
+# Everything runs in .venv, made on first use. A stamp in it says which packages it has; a newer pyproject.toml
+# brings them up to date, and nothing is installed twice.
+
+PYTHON ?= python3
+PROMPT ?= a cat left of an apple on a blue background
+PICTURE ?= picture.png
+export PROMPT PICTURE
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help picture test mutants lint train evaluate clean
+
+help:  ## list these verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+picture: $(VENV)/minflux.stamp  ## draw picture.png; PROMPT="a bee above a hat on a pink background" draws another
+	@$(BIN)/minflux generate "$$PROMPT" --out "$$PICTURE"
+	@echo "the picture is $(CURDIR)/$$PICTURE"
+
+test: $(VENV)/test.stamp  ## run the tests: every part against PyTorch, on NumPy and on MLX
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+mutants: $(VENV)/test.stamp  ## put a 1% error into every op and component, and see that the tests notice
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
+
+lint: $(VENV)/lint.stamp  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+train: $(VENV)/train.stamp  ## train the small model anew into runs/tiny (hours); stop and go on as you like
+	$(BIN)/minflux train vae --recipe tiny --folder runs/tiny
+	$(BIN)/minflux train flow --recipe tiny --folder runs/tiny
+
+evaluate: $(VENV)/minflux.stamp  ## measure the shipped model on 500 prompts it was not trained on
+	$(BIN)/minflux evaluate --prompts 500
+
+clean:  ## remove .venv and all caches; runs/ and pictures stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find minflux tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- the environment -------------------------------------------------------------------------------------------
+
+$(BIN)/pip:
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/minflux.stamp: pyproject.toml | $(BIN)/pip
+	@echo "installing minflux into $(VENV)"
+	@$(PIP) --editable '.[mlx]' || { echo "MLX can't be installed here: NumPy alone, then"; $(PIP) --editable .; }
+	@touch $@
+
+$(VENV)/%.stamp: pyproject.toml | $(BIN)/pip
+	@echo "installing what 'make $*' needs into $(VENV)"
+	@$(PIP) --editable '.[$*]'
+	@touch $@
