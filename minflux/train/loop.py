@@ -18,7 +18,8 @@ from minflux.backend import Backend
 from minflux.errors import MinfluxError
 from minflux.shapes import Array, Tree
 from minflux.train import checkpoint
-from minflux.train.optimizer import AdamW, clipped, ema_decay, learning_rate, start, update
+from minflux.train.memory import keep_freed_memory
+from minflux.train.optimizer import AdamW, clipped, pace, start, update
 from minflux.train.workers import Team
 
 LOG = "log.csv"
@@ -37,13 +38,13 @@ class Plan:
 
 
 def compiled_step(nx: Backend, opt: AdamW, loss: Callable[..., Array], team: Team) -> Callable:
-    """Make step(state, step, lr, decay, batch) -> (state, loss, gradient norm), as one compiled function."""
+    """Make step(state, pace, batch) -> (state, loss, gradient norm), as one compiled function."""
     value_and_grad = nx.value_and_grad(loss)
 
-    def step(state, number, lr, decay, batch):
+    def step(state, now, batch):
         value, grads = team.mean(nx, list(value_and_grad(state["params"], *batch)))
         grads, norm = clipped(nx, grads, opt.clip)
-        return update(opt, state, grads, number, lr, decay), value, norm
+        return update(nx, opt, state, grads, now), value, norm
 
     return nx.compile(step)
 
@@ -73,6 +74,7 @@ def train(
     pictures on the way. Logs every step to log.csv. Ctrl-C saves a checkpoint first. Raises `MinfluxError` when the
     loss is no longer a number.
     """
+    keep_freed_memory()
     state, done = checkpoint.load(plan.folder, nx) or (start(nx, params), 0)
     step = compiled_step(nx, opt, loss, team)
     log = _open_log(plan.folder, done) if team.rank == 0 else None
@@ -83,10 +85,9 @@ def train(
         for i in bar:
             rng = np.random.default_rng([plan.seed, i])
             arrays = tuple(nx.array(team.share(a)) for a in batch(rng))
-            lr = learning_rate(opt, i, plan.steps)
-            scalars = [nx.array(x, dtype=nx.float32) for x in (i + 1, lr, ema_decay(opt, i))]
+            now = pace(opt, i, plan.steps)
             began = time.perf_counter()
-            after, value, norm = step(state, *scalars, arrays)
+            after, value, norm = step(state, {k: nx.array(x, dtype=nx.float32) for k, x in now.items()}, arrays)
             nx.eval(after, value, norm)
             state, done = after, i + 1
             if not math.isfinite(float(value)):
@@ -95,7 +96,7 @@ def train(
                 continue
             bar.set_postfix(loss=f"{float(value):.4f}", refresh=False)
             seconds = time.perf_counter() - began
-            log.write(f"{done},{float(value):.6f},{float(norm):.4f},{lr:.3e},{seconds:.3f}\n")
+            log.write(f"{done},{float(value):.6f},{float(norm):.4f},{now['lr']:.3e},{seconds:.3f}\n")
             if done % plan.checkpoint_every == 0:
                 checkpoint.save(plan.folder, nx, state, done)
             if on_sample and done % plan.sample_every == 0:

@@ -51,20 +51,32 @@ def start(nx: Backend, params: Tree) -> dict[str, Tree]:
     return {"params": params, "ema": params, "m": zeros, "v": zeros}
 
 
-def update(opt: AdamW, state: dict[str, Tree], grads: Tree, step: Array, lr: Array, decay: Array) -> dict[str, Tree]:
-    """Take one AdamW step, and move the averaged weights along; step counts from 1.
+def pace(opt: AdamW, step: int, steps: int) -> dict[str, float]:
+    """Work out the numbers that change from step to step (counted from 0): what `update` takes beside the gradients.
+
+    They are computed here, not among the arrays: a compiled step would raise β to the power t once for every weight.
+    """
+    return {
+        "lr": learning_rate(opt, step, steps),
+        "decay": ema_decay(opt, step),
+        "unbias1": 1 - opt.beta1 ** (step + 1),
+        "unbias2": 1 - opt.beta2 ** (step + 1),
+    }
+
+
+def update(nx: Backend, opt: AdamW, state: dict[str, Tree], grads: Tree, now: dict[str, Array]) -> dict[str, Tree]:
+    """Take one AdamW step, and move the averaged weights along; `now` is `pace` as arrays.
 
     m ← β₁ m + (1-β₁) g;  v ← β₂ v + (1-β₂) g²;  p ← p - lr (m̂ / (√v̂ + ε) + λ p), where m̂ and v̂ are divided by
     1 - βᵗ. Weight decay applies to matrices and kernels, not to biases and norm scales.
     """
-    unbias1, unbias2 = 1 - opt.beta1**step, 1 - opt.beta2**step
     m = tree_map(lambda m, g: opt.beta1 * m + (1 - opt.beta1) * g, state["m"], grads)
-    v = tree_map(lambda v, g: opt.beta2 * v + (1 - opt.beta2) * g * g, state["v"], grads)
+    v = tree_map(lambda v, g: opt.beta2 * v + (1 - opt.beta2) * (g * g), state["v"], grads)
 
     def moved(p, m, v):
-        direction = (m / unbias1) / ((v / unbias2) ** 0.5 + opt.eps)
-        return p - lr * (direction + opt.weight_decay * p if p.ndim > 1 else direction)
+        direction = (m / now["unbias1"]) / (nx.sqrt(v / now["unbias2"]) + opt.eps)
+        return p - now["lr"] * (direction + opt.weight_decay * p if p.ndim > 1 else direction)
 
     params = tree_map(moved, state["params"], m, v)
-    ema = tree_map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], params)
+    ema = tree_map(lambda e, p: now["decay"] * e + (1 - now["decay"]) * p, state["ema"], params)
     return {"params": params, "ema": ema, "m": m, "v": v}
