@@ -24,7 +24,8 @@ if TYPE_CHECKING or os.environ.get("MINFLUX_CHECK_SHAPES") != "1":
 
 else:
     import jaxtyping
-    from beartype import beartype
+    from beartype import BeartypeConf, beartype
 
     Float, Int = jaxtyping.Float, jaxtyping.Integer
-    shaped = jaxtyping.jaxtyped(typechecker=beartype)
+    # an int is welcome where a float is asked for, as Python's typing has it (PEP 484)
+    shaped = jaxtyping.jaxtyped(typechecker=beartype(conf=BeartypeConf(is_pep484_tower=True)))

@@ -89,9 +89,7 @@ class Trial:
         """Return a module's weights as a tree, for modules whose names are ours."""
         return tree(self.flat(module))
 
-    def check(
-        self, got, expected: torch.Tensor, tolerance: float = COMPONENT, dtype: str | None = None
-    ) -> float:
+    def check(self, got, expected: torch.Tensor, tolerance: float = COMPONENT, dtype: str | None = None) -> float:
         """Assert that `got` equals `expected`; 0 asks for equality, anything else is 2e-2 in bfloat16."""
         dtype = dtype or self.dtype
         tolerance = BFLOAT16 if dtype == "bfloat16" and tolerance > 0 else tolerance

@@ -13,7 +13,7 @@ import warnings
 os.environ["MINFLUX_CHECK_SHAPES"] = "1"  # before minflux is imported
 
 import pytest
-from hypothesis import HealthCheck, register_random, settings
+from hypothesis import HealthCheck, Phase, register_random, settings
 
 with warnings.catch_warnings():  # what PyTorch's libraries say about themselves on import is not ours to mend
     warnings.simplefilter("ignore")
@@ -44,20 +44,16 @@ register_random(TORCH_RANDOM)
 
 UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]  # fixtures here hold no state
 settings.register_profile(
-    "minflux",
-    max_examples=10,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=UNCHECKED,
+    "minflux", max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=UNCHECKED
 )
-settings.register_profile("search", max_examples=100, deadline=None, suppress_health_check=UNCHECKED)
+settings.register_profile("search", settings.get_profile("minflux"), max_examples=100, derandomize=False)
+settings.register_profile(
+    "mutants", settings.get_profile("minflux"), max_examples=5, phases=[Phase.explicit, Phase.generate]
+)
 settings.load_profile("minflux")  # `pytest --hypothesis-profile=search` looks for new examples instead
 
 CHOSEN = os.environ.get("MINFLUX_TEST_BACKENDS", ",".join(BACKENDS)).split(",")
-PRECISIONS = [(name, "float32") for name in CHOSEN] + [
-    (name, "bfloat16") for name in CHOSEN if name != "numpy"
-]
+PRECISIONS = [(name, "float32") for name in CHOSEN] + [(name, "bfloat16") for name in CHOSEN if name != "numpy"]
 
 
 def pytest_configure(config):

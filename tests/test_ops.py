@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from minflux import backend
 from minflux.backend import available, backend_of, get_backend, serving
+from minflux.backend.base import SHARED
 from minflux.errors import BackendError
 from minflux.model.layers import linear
 
@@ -42,14 +43,14 @@ ELEMENTWISE = {
 def test_elementwise(trial, op, shape):
     reference, scale = ELEMENTWISE[op]
     x = trial.randn(*shape, scale=scale)
-    trial.close(op, getattr(trial.nx, op)(trial.array(x)), reference(x))
+    trial.close(f"`{op}`", getattr(trial.nx, op)(trial.array(x)), reference(x))
 
 
 @given(shapes, scales)
 def test_sqrt_and_log(trial, shape, scale):
     x = trial.rounded(torch.rand(*shape) * scale + 0.01)
-    trial.close("sqrt", trial.nx.sqrt(trial.array(x)), x.sqrt())
-    trial.close("log", trial.nx.log(trial.array(x * 8)), (x * 8).log())
+    trial.close("`sqrt`", trial.nx.sqrt(trial.array(x)), x.sqrt())
+    trial.close("`log`", trial.nx.log(trial.array(x * 8)), (x * 8).log())
 
 
 @pytest.mark.parametrize("op", ["sigmoid", "silu", "gelu", "tanh"])
@@ -64,7 +65,7 @@ def test_activations_far_out(nx, op):
 @given(shapes, st.sampled_from([0.1, 10.0, 1000.0]))
 def test_softmax(trial, shape, scale):
     x = trial.randn(*shape, scale=scale)
-    trial.close("softmax", trial.nx.softmax(trial.array(x)), x.softmax(dim=-1))
+    trial.close("`softmax`", trial.nx.softmax(trial.array(x)), x.softmax(dim=-1))
 
 
 def test_softmax_of_huge_and_of_forbidden_logits(nx):
@@ -73,23 +74,21 @@ def test_softmax_of_huge_and_of_forbidden_logits(nx):
     np.testing.assert_allclose(got, x.softmax(dim=-1).numpy(), rtol=1e-6)
 
 
-@given(
-    shapes.filter(lambda s: s[-1] > 2), st.booleans(), st.booleans(), st.sampled_from([1e-6, 1e-5]), scales
-)
+@given(shapes.filter(lambda s: s[-1] > 2), st.booleans(), st.booleans(), st.sampled_from([1e-6, 1e-5]), scales)
 def test_layer_norm(trial, shape, scaled, biased, eps, spread):
     x = trial.rounded((torch.randn(*shape) + 1) * spread)
     scale = trial.randn(shape[-1]) if scaled else None
     bias = trial.randn(shape[-1]) if biased else None
     ours = [None if w is None else trial.array(w) for w in (scale, bias)]
     expected = F.layer_norm(x, shape[-1:], scale, bias, eps)
-    trial.close("layer_norm", trial.nx.layer_norm(trial.array(x), *ours, eps), expected)
+    trial.close("`layer_norm`", trial.nx.layer_norm(trial.array(x), *ours, eps), expected)
 
 
 @given(shapes, st.sampled_from([1e-6, 1e-5]), scales)
 def test_rms_norm(trial, shape, eps, spread):
     x, scale = trial.randn(*shape, scale=spread), trial.randn(shape[-1])
     expected = F.rms_norm(x, shape[-1:], scale, eps)
-    trial.close("rms_norm", trial.nx.rms_norm(trial.array(x), trial.array(scale), eps), expected)
+    trial.close("`rms_norm`", trial.nx.rms_norm(trial.array(x), trial.array(scale), eps), expected)
 
 
 @given(st.integers(1, 3), st.integers(2, 7), st.integers(1, 7), st.integers(1, 5), st.integers(1, 5), scales)
@@ -98,7 +97,7 @@ def test_group_norm(trial, batch, height, width, groups, per_group, spread):
     x = trial.randn(batch, channels, height, width + 1, scale=spread)
     scale, bias = trial.randn(channels), trial.randn(channels)
     got = trial.nx.group_norm(nhwc(trial, x), groups, trial.array(scale), trial.array(bias))
-    trial.close("group_norm", got, F.group_norm(x, groups, scale, bias, 1e-6).permute(0, 2, 3, 1))
+    trial.close("`group_norm`", got, F.group_norm(x, groups, scale, bias, 1e-6).permute(0, 2, 3, 1))
 
 
 @given(st.integers(1, 3), dims, dims, dims, dims, st.sampled_from([None, 1.0, 0.3]), st.booleans(), scales)
@@ -109,30 +108,34 @@ def test_attention(trial, batch, heads, queries, keys, width, scale, biased, spr
     got = trial.nx.attention(
         *map(trial.array, (q, k, v)), scale=scale, bias=None if bias is None else trial.array(bias)
     )
-    trial.close("attention op", got, F.scaled_dot_product_attention(q, k, v, bias, scale=scale))
+    trial.close("`attention`", got, F.scaled_dot_product_attention(q, k, v, bias, scale=scale))
 
 
 @given(
-    st.integers(1, 3),
-    dims,
-    dims,
-    dims,
-    dims,
-    st.sampled_from([(1, 1, 0), (3, 1, 1), (3, 1, 0), (3, 2, 0), (3, 2, 1)]),
+    st.integers(1, 3), dims, dims, dims, dims, st.sampled_from([(1, 1, 0), (3, 1, 1), (3, 1, 0), (3, 2, 0), (3, 2, 1)])
 )
 def test_conv2d(trial, batch, height, width, inputs, outputs, how):
     size, stride, padding = how
     x = trial.randn(batch, inputs, height + 2, width + 2)
     weight, bias = trial.randn(outputs, inputs, size, size), trial.randn(outputs)
     got = trial.nx.conv2d(nhwc(trial, x), nhwc(trial, weight), trial.array(bias), stride, padding)
-    trial.close("conv2d", got, F.conv2d(x, weight, bias, stride, padding).permute(0, 2, 3, 1))
+    trial.close("`conv2d`", got, F.conv2d(x, weight, bias, stride, padding).permute(0, 2, 3, 1))
+
+
+@given(st.integers(1, 3), dims, dims, dims, dims)
+def test_downsample(trial, batch, height, width, inputs, outputs):
+    x = trial.randn(batch, inputs, height + 1, width + 1)
+    weight, bias = trial.randn(outputs, inputs, 3, 3), trial.randn(outputs)
+    got = trial.nx.downsample(nhwc(trial, x), nhwc(trial, weight), trial.array(bias))
+    expected = F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
+    trial.close("`downsample`", got, expected.permute(0, 2, 3, 1))
 
 
 @given(st.integers(1, 3), dims, dims, dims)
 def test_upsample(trial, batch, height, width, channels):
     x = trial.randn(batch, channels, height, width)
     expected = F.interpolate(x, scale_factor=2, mode="nearest").permute(0, 2, 3, 1)
-    trial.close("upsample", trial.nx.upsample(nhwc(trial, x)), expected, 0)
+    trial.close("`upsample`", trial.nx.upsample(nhwc(trial, x)), expected, 0)
 
 
 @given(st.integers(1, 3), dims, st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=8))
@@ -140,12 +143,98 @@ def test_cos_sin(trial, batch, length, frequencies):
     positions = torch.randint(0, 5000, (batch, length))
     angles = positions[..., None].double() * torch.tensor(frequencies, dtype=torch.float64)
     cos, sin = trial.nx.cos_sin(trial.array(positions), frequencies)
-    trial.close("cos_sin", cos, angles.cos(), 1e-6, "float32")
-    trial.close("cos_sin", sin, angles.sin(), 1e-6, "float32")
+    trial.close("`cos_sin`", cos, angles.cos(), 1e-6, "float32")
+    trial.close("`cos_sin`", sin, angles.sin(), 1e-6, "float32")
 
 
 def nhwc(trial, x: torch.Tensor):
     return trial.array(x.permute(0, 2, 3, 1).contiguous())
+
+
+@pytest.mark.parametrize("op", ["conv2d", "downsample", "upsample", "group_norm", "attention", "layer_norm"])
+@given(size=st.sampled_from([4, 6, 8, 10]), width=st.sampled_from([2, 4, 6]))
+def test_gradients(trial, op, size, width):
+    """MLX's gradients are those of the readable definition, which PyTorch differentiates."""
+    mx = pytest.importorskip("mlx.core")
+    if trial.nx.name == "numpy" or trial.dtype == "bfloat16":
+        pytest.skip("gradients are taken by MLX, in float32")
+    run, shapes = DIFFERENTIATED[op]
+    inputs = [torch.randn(*(size if n is None else width if n == "w" else n for n in s)) for s in shapes]
+    with torch.enable_grad():
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        expected = torch.autograd.grad((TORCH_DEFINITIONS[op](*leaves) ** 3).sum(), leaves)
+    got = mx.grad(lambda arrays: (run(trial.nx, *arrays) ** 3).sum())([trial.array(x) for x in inputs])
+    for ours, theirs in zip(got, expected, strict=True):
+        trial.close(f"gradient of `{op}`", ours, theirs)
+
+
+# None is the picture's side, "w" the other; how to call the op; PyTorch's definition of the same
+DIFFERENTIATED = {
+    "conv2d": (lambda nx, x, w, b: nx.conv2d(x, w, b, 1, 1), [(2, None, "w", 5), (3, 3, 3, 5), (3,)]),
+    "downsample": (lambda nx, x, w, b: nx.downsample(x, w, b), [(2, None, "w", 5), (3, 3, 3, 5), (3,)]),
+    "upsample": (lambda nx, x: nx.upsample(x), [(2, None, "w", 5)]),
+    "group_norm": (lambda nx, x, w, b: nx.group_norm(x, 2, w, b), [(2, None, "w", 6), (6,), (6,)]),
+    "attention": (lambda nx, q, k, v: nx.attention(q, k, v), [(2, 3, None, 4), (2, 3, "w", 4), (2, 3, "w", 4)]),
+    "layer_norm": (lambda nx, x: nx.layer_norm(x), [(2, "w", None)]),
+}
+
+
+def channels_last(op):
+    """Let an op of PyTorch's take and return pictures with their channels last."""
+    return lambda x, *w: op(x.permute(0, 3, 1, 2), *(v.permute(0, 3, 1, 2) if v.ndim == 4 else v for v in w)).permute(
+        0, 2, 3, 1
+    )
+
+
+TORCH_DEFINITIONS = {
+    "conv2d": channels_last(lambda x, w, b: F.conv2d(x, w, b, padding=1)),
+    "downsample": channels_last(lambda x, w, b: F.conv2d(F.pad(x, (0, 1, 0, 1)), w, b, stride=2)),
+    "upsample": channels_last(lambda x: F.interpolate(x, scale_factor=2, mode="nearest")),
+    "group_norm": channels_last(lambda x, w, b: F.group_norm(x, 2, w, b, 1e-6)),
+    "attention": F.scaled_dot_product_attention,
+    "layer_norm": lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-6),
+}
+
+
+# the ops that NumPy and MLX have under one name: an example of each, run by the backend and by NumPy itself
+SHARED_OPS = {
+    "abs": lambda m, x: m.abs(x),
+    "arange": lambda m, x: m.arange(5, dtype=m.float32),
+    "argmax": lambda m, x: m.argmax(x, axis=1),
+    "broadcast_to": lambda m, x: m.broadcast_to(x[:1], x.shape),
+    "concatenate": lambda m, x: m.concatenate([x, x], axis=1),
+    "cos": lambda m, x: m.cos(x),
+    "exp": lambda m, x: m.exp(x),
+    "expand_dims": lambda m, x: m.expand_dims(x, 1),
+    "log": lambda m, x: m.log(x * x),
+    "matmul": lambda m, x: m.matmul(x, x.T),
+    "max": lambda m, x: m.max(x, axis=-1, keepdims=True),
+    "maximum": lambda m, x: m.maximum(x, -x),
+    "mean": lambda m, x: m.mean(x, axis=0),
+    "min": lambda m, x: m.min(x, axis=-1),
+    "minimum": lambda m, x: m.minimum(x, -x),
+    "ones": lambda m, x: m.ones((2, 3), dtype=m.float32),
+    "pad": lambda m, x: m.pad(x, [(0, 1), (2, 0)]),
+    "repeat": lambda m, x: m.repeat(x, 2, axis=1),
+    "reshape": lambda m, x: m.reshape(x, (-1,)),
+    "sin": lambda m, x: m.sin(x),
+    "sqrt": lambda m, x: m.sqrt(x * x),
+    "stack": lambda m, x: m.stack([x, -x], axis=1),
+    "sum": lambda m, x: m.sum(x, axis=(0, 1)),
+    "take": lambda m, x: m.take(x, 1, axis=0),
+    "tanh": lambda m, x: m.tanh(x),
+    "tile": lambda m, x: m.tile(x, (2, 1)),
+    "transpose": lambda m, x: m.transpose(x, (1, 0)),
+    "where": lambda m, x: m.where(x > 0, x, -x),
+    "zeros": lambda m, x: m.zeros((2, 3), dtype=m.float32),
+}
+
+
+@pytest.mark.parametrize("op", [op for op in SHARED if not op.startswith(("float", "int"))])
+def test_shared_ops(nx, op):
+    x = np.random.standard_normal((4, 3)).astype(np.float32)
+    got = nx.to_numpy(SHARED_OPS[op](nx, nx.array(x)))
+    np.testing.assert_allclose(got, SHARED_OPS[op](np, x), rtol=2e-6, strict=op != "argmax")
 
 
 # -- which backend -------------------------------------------------------------------------------------------
@@ -236,8 +325,14 @@ def test_numpy_takes_mlx_arrays():
 
 
 def test_as_float32(trial):
-    x = trial.array(trial.randn(3))
-    assert str(trial.nx.as_float32(x).dtype).endswith("float32")
+    x = trial.randn(3)
+    trial.check(trial.nx.as_float32(trial.array(x)), x, 0, "float32")
+
+
+def test_from_bfloat16(nx):
+    x = torch.randn(7).bfloat16()
+    got = nx.to_numpy(nx.from_bfloat16(x.view(torch.int16).numpy().view(np.uint16)))
+    np.testing.assert_array_equal(got, x.float().numpy())
 
 
 def test_wrong_shapes_are_caught(nx):

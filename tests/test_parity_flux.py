@@ -58,9 +58,7 @@ def test_conditioning(trial, data, batch, guided):
     t, y = torch.rand(batch), trial.randn(batch, cfg.vec_in_dim)
     guidance = (torch.rand(batch),) if guided else ()
     expected = module.time_text_embed(t * 1000, *(g * 1000 for g in guidance), y)
-    got = condition(
-        p, trial.array(t, "float32"), trial.array(y), *(trial.array(g, "float32") for g in guidance)
-    )
+    got = condition(p, trial.array(t, "float32"), trial.array(y), *(trial.array(g, "float32") for g in guidance))
     trial.close("conditioning", got, expected)
 
 

@@ -9,16 +9,7 @@ from diffusers.models.upsampling import Upsample2D
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minflux.model.vae import (
-    attention_block,
-    conv3,
-    decode,
-    encode,
-    encode_moments,
-    middle,
-    norm_silu,
-    resnet_block,
-)
+from minflux.model.vae import attention_block, conv3, decode, encode, encode_moments, middle, norm_silu, resnet_block
 from minflux.weights import to_channels_last, tree, vae_to_bfl
 from minflux.weights.config import write_vae_config
 from tests.compare import MODEL
@@ -51,11 +42,7 @@ def part(trial, module, prefix, *path):
 def test_resnet_block(trial, batch, height, width, groups, inputs, outputs):
     module = trial.random(
         ResnetBlock2D(
-            in_channels=groups * inputs,
-            out_channels=groups * outputs,
-            temb_channels=None,
-            groups=groups,
-            eps=1e-6,
+            in_channels=groups * inputs, out_channels=groups * outputs, temb_channels=None, groups=groups, eps=1e-6
         )
     )
     x = trial.randn(batch, groups * inputs, height, width)
@@ -95,9 +82,7 @@ def test_middle_attention(trial, batch, height, width, groups, each):
 def test_downsample(trial, batch, height, width, channels):
     module = trial.random(Downsample2D(channels, use_conv=True, padding=0))
     x = trial.randn(batch, channels, height, width)
-    p = part(
-        trial, module, "encoder.down_blocks.0.downsamplers.0", "encoder", "down", 0, "downsample", "conv"
-    )
+    p = part(trial, module, "encoder.down_blocks.0.downsamplers.0", "encoder", "down", 0, "downsample", "conv")
     trial.close("VAE downsampling", trial.nx.downsample(nhwc(trial, x), **p), last(module(x)))
 
 

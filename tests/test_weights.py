@@ -50,9 +50,7 @@ KINDS = pytest.mark.parametrize("kind", ORACLES)
 
 def numpy_weights(module: torch.nn.Module) -> dict[str, np.ndarray]:
     """A module's weights, drawn anew so that no two are equal."""
-    return {
-        name: np.random.standard_normal(w.shape).astype(np.float32) for name, w in module.state_dict().items()
-    }
+    return {name: np.random.standard_normal(w.shape).astype(np.float32) for name, w in module.state_dict().items()}
 
 
 def assert_same(got: dict, expected: dict) -> None:
@@ -205,18 +203,12 @@ def saved_transformer(tmp_path, dtype=None):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (
-            lambda flat: flat.pop("proj_out.bias"),
-            r"proj_out.bias: expected shape \(4,\), found no such weight",
-        ),
+        (lambda flat: flat.pop("proj_out.bias"), r"proj_out.bias: expected shape \(4,\), found no such weight"),
         (
             lambda flat: flat.update({"x_embedder.weight": np.ones((12, 5), np.float32)}),
             r"x_embedder.weight: expected shape \(12, 4\), found \(12, 5\)",
         ),
-        (
-            lambda flat: flat.update({"extra": np.ones(3, np.float32)}),
-            r"extra: expected no such weight, found \(3,\)",
-        ),
+        (lambda flat: flat.update({"extra": np.ones(3, np.float32)}), r"extra: expected no such weight, found \(3,\)"),
         (
             lambda flat: flat.update({"proj_out.bias": np.array([0, np.nan, 0, 0], np.float32)}),
             "proj_out.bias: expected finite numbers, found NaN",
@@ -260,10 +252,7 @@ def test_shards(tmp_path, nx):
     assert len(weights.flatten(p)) == len(weights.flux_shapes(SMALL))
 
     for wrong, complaint in (
-        (
-            {"weight_map": {"lost": "a.safetensors"}},
-            "a.safetensors: lost is in the index but not in the file",
-        ),
+        ({"weight_map": {"lost": "a.safetensors"}}, "a.safetensors: lost is in the index but not in the file"),
         ({"weight_map": {"lost": "../a.safetensors"}}, "a shard must lie in the same folder"),
         ({}, "no weight_map"),
     ):
