@@ -3,16 +3,18 @@
 prompt -> ids -> txt (T5), y (CLIP) -> noise -> velocity, step by step -> latents -> picture
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from PIL import Image
 
-from minflux.backend import Backend, backend_of, get_backend
+from minflux.backend import Backend, get_backend
 from minflux.errors import ArgumentError
 from minflux.model.clip import CLIPConfig, clip_encoder
 from minflux.model.flux import FluxConfig, condition, velocity
@@ -200,10 +202,16 @@ class Pipeline:
         height = self.defaults.height if height is None else height
         unit = 2 * self.vae[0].downscale
         for name, side in (("width", width), ("height", height)):
-            if isinstance(side, bool) or not isinstance(side, int) or side < unit or side % unit:
-                near = max(unit, round(side / unit) * unit) if isinstance(side, int | float) else self.defaults.width
-                raise ArgumentError(f"{name} must be a multiple of {unit} pixels, got {side!r}; the nearest is {near}")
-        return width, height
+            if not is_whole(side) or side < unit or side % unit:
+                a_number = isinstance(side, Real) and math.isfinite(side)
+                nearest = f"; the nearest is {max(unit, round(side / unit) * unit)}" if a_number else ""
+                raise ArgumentError(f"{name} must be a multiple of {unit} pixels, got {side!r}{nearest}")
+        return int(width), int(height)
+
+
+def is_whole(x: Any) -> bool:
+    """Tell whether `x` is a whole number, NumPy's included; True and False are none."""
+    return isinstance(x, Integral) and not isinstance(x, bool)
 
 
 def check_prompts(prompt: Any) -> list[str]:
@@ -216,14 +224,14 @@ def check_prompts(prompt: Any) -> list[str]:
 
 def check_steps(steps: Any) -> int:
     """Return the number of steps, at least 1."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if not is_whole(steps) or steps < 1:
         raise ArgumentError(f"steps must be a whole number of at least 1, got {steps!r}")
-    return steps
+    return int(steps)
 
 
 def check_guidance(guidance: Any) -> float:
     """Return the guidance strength, a finite number of at least 0."""
-    if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance < float("inf"):
+    if isinstance(guidance, bool) or not isinstance(guidance, Real) or not 0 <= guidance < math.inf:
         raise ArgumentError(f"guidance must be a number of at least 0, got {guidance!r}")
     return float(guidance)
 
@@ -232,10 +240,10 @@ def check_seeds(seed: Any, count: int) -> list[int]:
     """Return a seed for each of `count` pictures; a single number n stands for n, n + 1, …"""
     seeds = list(seed) if isinstance(seed, list | tuple) else [seed]
     for s in seeds:
-        if isinstance(s, bool) or not isinstance(s, int) or s < 0:
+        if not is_whole(s) or s < 0:
             raise ArgumentError(f"seed must be a whole number of at least 0, got {s!r}")
     if not isinstance(seed, list | tuple):
-        return [seed + i for i in range(count)]
+        return [int(seed) + i for i in range(count)]
     if len(seeds) != count:
         raise ArgumentError(f"seed: got {len(seeds)} seeds for {count} prompts; give one for each, or a single number")
     return seeds
@@ -243,7 +251,10 @@ def check_seeds(seed: Any, count: int) -> list[int]:
 
 def check_latents(latents: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Return the given initial noise as float32 NCHW, finite and of the picture's shape."""
-    array = np.asarray(backend_of(latents).to_numpy(latents) if hasattr(latents, "dtype") else latents, np.float32)
+    try:
+        array = get_backend("numpy").array(latents).astype(np.float32)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"latents must be an array of numbers, got {type(latents).__name__}") from None
     if array.shape != shape:
         raise ArgumentError(f"latents must have shape {shape} (batch, channels, height, width), got {array.shape}")
     if not np.isfinite(array).all():
