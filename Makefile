@@ -8,7 +8,7 @@ export PROMPT PICTURE
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet
+PIP := $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help picture test mutants lint train evaluate clean
@@ -48,11 +48,11 @@ $(BIN)/pip:
 	$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/minflux.stamp: pyproject.toml | $(BIN)/pip
-	@echo "installing minflux into $(VENV)"
+	@echo "installing minflux into $(VENV), for a minute or so"
 	@$(PIP) --editable '.[mlx]' || { echo "MLX can't be installed here: NumPy alone, then"; $(PIP) --editable .; }
 	@touch $@
 
 $(VENV)/%.stamp: pyproject.toml | $(BIN)/pip
-	@echo "installing what 'make $*' needs into $(VENV)"
+	@echo "installing what 'make $*' needs into $(VENV), for some minutes"
 	@$(PIP) --editable '.[$*]'
 	@touch $@
