@@ -46,6 +46,16 @@ WATCHED = {
     "minflux.model.t5": ("test_parity_text.py", "numpy"),
     "minflux.model.clip": ("test_parity_text.py", "numpy"),
 }
+SLOW_IMPORTS = (
+    "torch",
+    "diffusers.pipelines.flux.pipeline_flux",
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.t5.modeling_t5",
+    "hypothesis",
+    "jaxtyping",
+    "beartype",
+    "pytest",
+)
 NO_NUMBERS = (
     "eval",
     "mlx_backend",
@@ -176,7 +186,7 @@ class FirstFailure:
 
 
 def run_tests(mutant: str | None, tests: str, backends: str) -> tuple[int, str]:
-    """Run tests in a child process, which has PyTorch loaded already; return pytest's code and the failed test."""
+    """Run tests in a child process, to which all is loaded already; return pytest's code and the failed test."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -218,11 +228,11 @@ def look(names: list[str]) -> int:
     return missed
 
 
-def load_pytorch() -> None:
-    """Import what takes seconds, once, for all the child processes to come."""
+def load_libraries() -> None:
+    """Import what takes seconds, once, for all the child processes to come; not MLX, whose threads a fork loses."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in ("torch", "diffusers", "transformers"):
+        for name in SLOW_IMPORTS:
             importlib.import_module(name)
 
 
@@ -241,7 +251,7 @@ def main() -> int:
     if args.sample and args.sample < len(names):
         names = sorted(random.Random(0).sample(names, args.sample), key=names.index)
     start = time.time()
-    load_pytorch()
+    load_libraries()
     missed = look(names)
     print(f"{len(names) - missed} of {len(names)} caught, in {time.time() - start:.0f} s")
     return min(missed, 1)
