@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from minflux import __version__
 from minflux.errors import ArgumentError, MinfluxError
@@ -17,15 +18,23 @@ class Group(click.Group):
 
     def invoke(self, ctx):
         """Run the command."""
-        warnings.showwarning = _show_warning
-        try:
-            return super().invoke(ctx)
-        except MinfluxError as error:
-            click.echo(f"minflux: {error}", err=True)
-            ctx.exit(2)
-        except KeyboardInterrupt:
-            click.echo("minflux: stopped", err=True)
-            ctx.exit(130)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except (BrokenPipeError, click.exceptions.NoArgsIsHelpError):
+                raise  # click's own: it ends in silence, or shows the help
+            except click.UsageError as error:
+                _end(ctx, error.format_message(), 2)
+            except (MinfluxError, OSError) as error:
+                _end(ctx, str(error), 2)
+            except KeyboardInterrupt:
+                _end(ctx, "stopped", 130)
+
+
+def _end(ctx: click.Context, message: str, code: int):
+    click.echo(f"minflux: {message}", err=True)
+    ctx.exit(code)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
@@ -89,9 +98,12 @@ def generate(prompt, model, backend, steps, seeds, guidance, negative_prompt, si
     g.check_target(out, "--out", (".png",))
     if preview is not None:
         g.check_target(preview, "--preview", (".gif", ".png"))
+        if preview.resolve() == out.resolve():
+            raise ArgumentError(f"--preview must be another file than --out, got {str(preview)!r} for both")
     if source is not None:
-        again = g.read_settings(source)
-        jobs, pipe = [again], load(again.model, again.backend)
+        _check_nothing_beside(source)
+        jobs = [g.read_settings(source)]
+        pipe = load(jobs[0].model, jobs[0].backend)
     elif prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
     else:
@@ -101,16 +113,26 @@ def generate(prompt, model, backend, steps, seeds, guidance, negative_prompt, si
         jobs = [g.complete(pipe, prompt, seed, **given) for seed in seeds]
     for job in jobs:
         image, frames = g.draw(pipe, job, previews=preview is not None)
-        g.save_picture(image, _numbered(out, job.seed, len(jobs)), job)
+        g.save_picture(image, path := _numbered(out, job.seed, len(jobs)), job)
+        click.echo(path)
         if preview is not None:
-            g.save_preview(frames, _numbered(preview, job.seed, len(jobs)))
+            g.save_preview(frames, path := _numbered(preview, job.seed, len(jobs)))
+            click.echo(path)
 
 
 def _numbered(path: Path, seed: int, count: int) -> Path:
-    """Say where a picture goes, and add its seed to the name when there are several."""
-    path = path.with_stem(f"{path.stem}-{seed}") if count > 1 else path
-    click.echo(path)
-    return path
+    """Add the seed to a picture's name when there are several."""
+    return path.with_stem(f"{path.stem}-{seed}") if count > 1 else path
+
+
+def _check_nothing_beside(source: Path) -> None:
+    """Raise `ArgumentError` when --from comes with an option that the picture has an answer to already."""
+    ctx = click.get_current_context()
+    for param in ctx.command.params:
+        given = ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+        if given and param.name not in ("source", "out", "preview"):
+            name = param.opts[0] if param.opts[0].startswith("-") else "PROMPT"
+            raise ArgumentError(f"{name} can't be given with --from, which takes all settings from {source}")
 
 
 @main.command()

@@ -1,6 +1,7 @@
 """Drawing to a file: progress, previews, and a PNG that remembers how it was made."""
 
 import json
+import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from minflux import __version__
 from minflux.errors import ArgumentError
 from minflux.pictures import grid
 from minflux.pipeline import Pipeline
-from minflux.sampling import Step
+from minflux.sampling import Step, check_seed
 from minflux.weights.files import written_whole
 
 KEY = "minflux"  # of the PNG's text chunk
@@ -34,11 +35,15 @@ class Settings:
 
 
 def complete(pipe: Pipeline, prompt: str, seed: int, **given) -> Settings:
-    """Fill in what was not given from the model's defaults."""
+    """Fill in what was not given from the model's defaults; raises `ArgumentError` for what is no seed."""
     defaults = {name: getattr(pipe.defaults, name) for name in ("steps", "guidance", "width", "height")}
     chosen = defaults | {name: value for name, value in given.items() if value is not None}
     return Settings(
-        prompt=prompt, seed=seed, model=pipe.name, backend=pipe.nx.name, **{"negative_prompt": None, **chosen}
+        prompt=prompt,
+        seed=check_seed(seed),
+        model=pipe.name,
+        backend=pipe.nx.name,
+        **{"negative_prompt": None, **chosen},
     )
 
 
@@ -76,18 +81,24 @@ def save_preview(frames: list[np.ndarray], path: Path) -> None:
 
 
 def check_target(path: Path, option: str, suffixes: tuple[str, ...]) -> Path:
-    """Return the path if a file of one of these kinds can be written there; raise `ArgumentError` if not."""
+    """Return the path if a file of one of these kinds can be written there; raise `ArgumentError` if not.
+
+    Looked at before anything is computed, for a picture may take minutes.
+    """
     if path.suffix not in suffixes:
         raise ArgumentError(f"{option} must end in {' or '.join(suffixes)}, got {str(path)!r}")
     if not path.parent.is_dir():
         raise ArgumentError(f"{option}: the folder {str(path.parent)!r} does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise ArgumentError(f"{option}: the folder {str(path.parent)!r} can't be written to; choose another")
     return path
 
 
 def read_settings(path: Path) -> Settings:
     """Read the settings that a PNG was drawn with; raises `ArgumentError` when it holds none."""
     try:
-        text = Image.open(path).info.get(KEY)
+        with Image.open(path) as image:
+            text = image.info.get(KEY)
     except (OSError, UnidentifiedImageError) as error:
         raise ArgumentError(f"--from: {path} can't be read as a picture ({error})") from None
     if text is None:

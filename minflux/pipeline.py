@@ -23,7 +23,7 @@ from minflux.model.rope import rope
 from minflux.model.t5 import T5Config, t5_encoder
 from minflux.model.vae import VAEConfig, decode
 from minflux.pictures import to_uint8
-from minflux.sampling import Schedule, Step, euler, guided, noise
+from minflux.sampling import Schedule, Step, check_seed, euler, guided, noise
 from minflux.shapes import Array, Tree
 from minflux.text import PromptTruncated, Tokenizer
 
@@ -238,12 +238,9 @@ def check_guidance(guidance: Any) -> float:
 
 def check_seeds(seed: Any, count: int) -> list[int]:
     """Return a seed for each of `count` pictures; a single number n stands for n, n + 1, …"""
-    seeds = list(seed) if isinstance(seed, list | tuple) else [seed]
-    for s in seeds:
-        if not is_whole(s) or s < 0:
-            raise ArgumentError(f"seed must be a whole number of at least 0, got {s!r}")
     if not isinstance(seed, list | tuple):
-        return [int(seed) + i for i in range(count)]
+        return [check_seed(seed) + i for i in range(count)]
+    seeds = [check_seed(s) for s in seed]
     if len(seeds) != count:
         raise ArgumentError(f"seed: got {len(seeds)} seeds for {count} prompts; give one for each, or a single number")
     return seeds

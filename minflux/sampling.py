@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +29,17 @@ def noise(seed: int, shape: Sequence[int]) -> np.ndarray:
     block, and below 16 numbers works in float64 with 53-bit uniforms. float32, of `shape`. Raises `ArgumentError` for
     a seed outside 0 … 2^64 - 1. Source: PyTorch `aten/src/ATen/native/cpu/DistributionTemplates.h`.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise ArgumentError(f"seed must be a whole number from 0 to 2^64 - 1, got {seed!r}")
     count = math.prod(shape)
-    bits = np.random.RandomState(int(seed) & 0xFFFFFFFF)._bit_generator.random_raw  # PyTorch keeps 32 bits of the seed
+    low = check_seed(seed) & 0xFFFFFFFF  # PyTorch keeps 32 bits of the seed
+    bits = np.random.RandomState(low)._bit_generator.random_raw
     return (_few_normals if count < 16 else _many_normals)(bits, count).reshape(shape)
+
+
+def check_seed(seed: Any) -> int:
+    """Return the seed, a whole number that PyTorch's generator takes."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+        raise ArgumentError(f"seed must be a whole number from 0 to 2^64 - 1, got {seed!r}")
+    return int(seed)
 
 
 def _many_normals(bits: Callable[[int], np.ndarray], count: int) -> np.ndarray:

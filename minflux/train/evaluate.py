@@ -10,6 +10,7 @@ from tqdm import tqdm
 from minflux.errors import ArgumentError
 from minflux.pictures import grid
 from minflux.pipeline import Pipeline
+from minflux.sampling import check_seed
 from minflux.train import reader, scenes
 from minflux.train.vae import reconstruct
 from minflux.weights.files import written_whole
@@ -34,11 +35,11 @@ def evaluate(
 ) -> Result:
     """Draw `count` held-out prompts with noise seeds `seed`, `seed` + 1, …, and read the pictures.
 
-    Raises `ArgumentError` for a count below 1.
+    Raises `ArgumentError` for a count below 1, and for what is no seed.
     """
     if count < 1:
         raise ArgumentError(f"prompts must be at least 1, got {count}")
-    rng = np.random.default_rng(CAPTION_SEED + seed)
+    rng = np.random.default_rng(CAPTION_SEED + check_seed(seed))
     wanted = [scenes.sample(rng, held_out=True) for _ in range(count)]
     prompts = [scenes.caption(scene, rng) for scene in wanted]
     pictures = []
