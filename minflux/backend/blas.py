@@ -21,6 +21,7 @@ MKL = ("libmkl_rt.so.3", "libmkl_rt.so.2", "libmkl_rt.so")
 INSTALL = "apt-get install libopenblas0-pthread   (or: pip install mkl)"
 
 loaded: str | None = None  # the library that serves MLX's matrix products, as `minflux doctor` shows it
+looked = False  # whether one was looked for: that, and the warning, happens once
 
 
 def cpu_flags() -> set[str]:
@@ -51,9 +52,10 @@ def load_fast_blas() -> str | None:
 
     Does nothing on macOS, where MLX uses Apple's Accelerate. Must run before `mlx.core` is imported.
     """
-    global loaded
-    if not sys.platform.startswith("linux") or loaded is not None:
+    global loaded, looked
+    if not sys.platform.startswith("linux") or looked:
         return loaded
+    looked = True
     core = openblas_core()
     if core is not None:
         os.environ.setdefault("OPENBLAS_CORETYPE", core)
