@@ -38,14 +38,11 @@ def noisy(picture):
 # was 1.00, 0.98 and 0.90: far enough above `reader.ENOUGH` that no picture was close to being missed.
 
 
-@pytest.mark.parametrize(
-    ("damage", "low"), [(lambda picture: picture, 0.999), (noisy, 0.95), (blurred, 0.85)]
-)
+@pytest.mark.parametrize(("damage", "low"), [(lambda picture: picture, 0.999), (noisy, 0.95), (blurred, 0.85)])
 def test_the_reader_is_exact_on_rendered_scenes(fresh, damage, low):
     readings = reader.read_batch([damage(scenes.render(scene)) for scene in fresh])
     right = [
-        reader.as_scene(reading) == scenes.without_jitter(scene)
-        for scene, reading in zip(fresh, readings, strict=True)
+        reader.as_scene(reading) == scenes.without_jitter(scene) for scene, reading in zip(fresh, readings, strict=True)
     ]
     assert np.mean(right) >= 0.99
     assert min(thing.share for reading in readings for thing in reading.found) > low > reader.ENOUGH

@@ -174,10 +174,7 @@ def _ordered_pairs():
     [
         (Scene("blue", (Thing("cat", "large"),)), "a large cat on a blue background"),
         (Scene("orange", (Thing("owl"),)), "an owl on an orange background"),
-        (
-            Scene("blue", (Thing("cat"), Thing("apple")), "horizontal"),
-            "a cat left of an apple on a blue background",
-        ),
+        (Scene("blue", (Thing("cat"), Thing("apple")), "horizontal"), "a cat left of an apple on a blue background"),
         (
             Scene("pink", (Thing("cat", "small"), Thing("owl")), "vertical"),
             "a small cat above an owl on a pink background",
