@@ -294,7 +294,10 @@ def test_rounding_to_bfloat16_is_pytorch_s(numbers):
     halves = (x.view(torch.int32) & -65536 | 0x8000).view(torch.float32)  # ties: to even
     for values in (x, halves):
         bits = torch.from_numpy(files.to_bfloat16(values.numpy()).view(np.int16)).view(torch.bfloat16)
-        same_bits(bits.float().numpy(), values.bfloat16())
+        expected = values.bfloat16()
+        kept = ~expected.isnan().numpy()  # the sign that PyTorch gives a NaN depends on the processor
+        same_bits(bits.float().numpy()[kept], expected[~expected.isnan()])
+        assert bits.isnan().equal(expected.isnan())
 
 
 DTYPES = ["float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"]
