@@ -19,7 +19,7 @@ from minflux.text import Tokenizer
 from minflux.train import scenes
 from minflux.train.initial import initial
 from minflux.train.loop import Batch, Plan, train
-from minflux.train.recipe import Training, optimizer, section
+from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.vae import pictures
 from minflux.train.workers import Team, assemble
 from minflux.weights.files import written_whole
@@ -68,7 +68,7 @@ def encode_scenes(
 
     The shares are kept as files in `folder`, and read back by all and in later runs.
     """
-    paths = [folder / f"latents-{rank}-of-{team.size}.npy" for rank in range(team.size)]
+    paths = [folder / f"latents-{len(drawn)}-{rank}-of-{team.size}.npy" for rank in range(team.size)]
     if not paths[team.rank].exists():
         latents = _encode(vae, team.share(drawn), nx, quiet=team.rank > 0)
         with written_whole(paths[team.rank]) as file:
@@ -92,9 +92,13 @@ def _encode(vae: tuple[VAEConfig, Tree], drawn: list[scenes.Scene], nx: Backend,
 
 def configs_of(recipe: dict[str, Any], clip_tokens: Tokenizer, t5_tokens: Tokenizer) -> tuple:
     """Make the three configs of a recipe, the vocabularies taken from the tokenizers."""
-    clip = {**recipe["flow"]["clip"], "vocab_size": clip_tokens.vocab_size, "eos_token_id": clip_tokens.vocab_size - 1}
-    t5 = {**recipe["flow"]["t5"], "vocab_size": t5_tokens.vocab_size}
-    return section(FluxConfig, recipe["flow"]["model"]), section(CLIPConfig, clip), section(T5Config, t5)
+    clip = {
+        **part(recipe, "flow.clip"),
+        "vocab_size": clip_tokens.vocab_size,
+        "eos_token_id": clip_tokens.vocab_size - 1,
+    }
+    t5 = {**part(recipe, "flow.t5"), "vocab_size": t5_tokens.vocab_size}
+    return section(FluxConfig, part(recipe, "flow.model")), section(CLIPConfig, clip), section(T5Config, t5)
 
 
 def train_flow(
@@ -114,7 +118,7 @@ def train_flow(
         raise CheckpointError(
             f"{vae_folder / 'vae'}: expected a trained autoencoder, found none; run `minflux train vae` first"
         )
-    how = section(Training, recipe["flow"]["training"])
+    how = section(Training, part(recipe, "flow.training"))
     clip_tokens, t5_tokens = (Tokenizer.from_folder(tokenizers / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
     configs = flux_cfg, clip_cfg, t5_cfg = configs_of(recipe, clip_tokens, t5_tokens)
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +143,7 @@ def train_flow(
         nx,
         team,
         Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
-        optimizer(recipe["flow"]["optimizer"]),
+        optimizer(part(recipe, "flow.optimizer")),
         tree_map(nx.array, initial(shapes, how.seed)),
         batch,
         lambda p, *arrays: flow_loss(p, configs, *arrays),

@@ -21,6 +21,8 @@ from minflux.train import checkpoint
 from minflux.train.memory import keep_freed_memory
 from minflux.train.optimizer import AdamW, clipped, pace, start, update
 from minflux.train.workers import Team
+from minflux.weights.files import written_whole
+from minflux.weights.tree import leaves, tree
 
 LOG = "log.csv"
 Batch = tuple[np.ndarray, ...]
@@ -53,8 +55,10 @@ def _open_log(folder: Path, done: int) -> TextIO:
     """Open log.csv for appending, cut back to the steps that the checkpoint has."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOG
-    kept = path.read_text().splitlines()[1 : done + 1] if path.exists() else []
-    path.write_text("\n".join(["step,loss,gradient_norm,learning_rate,seconds", *kept]) + "\n")
+    rows = path.read_text().splitlines()[1:] if path.exists() else []
+    kept = [row for row in rows if int(row.partition(",")[0]) <= done]
+    with written_whole(path) as file:
+        file.write("\n".join(["step,loss,gradient_norm,learning_rate,seconds", *kept, ""]).encode())
     return path.open("a", buffering=1)
 
 
@@ -72,9 +76,10 @@ def train(
 
     `batch(rng)` makes one step's NumPy arrays, `loss(params, *batch)` their loss; `on_sample(ema, step)` may draw
     pictures on the way. Logs every step to log.csv. Ctrl-C saves a checkpoint first. Raises `MinfluxError` when the
-    loss is no longer a number.
+    loss or its gradient is no longer a number.
     """
     keep_freed_memory()
+    params = tree(dict(sorted(leaves(params))))  # in a checkpoint's order: a sum over all weights depends on it
     state, done = checkpoint.load(plan.folder, nx) or (start(nx, params), 0)
     step = compiled_step(nx, opt, loss, team)
     log = _open_log(plan.folder, done) if team.rank == 0 else None
@@ -90,8 +95,11 @@ def train(
             after, value, norm = step(state, {k: nx.array(x, dtype=nx.float32) for k, x in now.items()}, arrays)
             nx.eval(after, value, norm)
             state, done = after, i + 1
-            if not math.isfinite(float(value)):
-                raise MinfluxError(f"step {done}: the loss is {float(value)}; lower the learning rate and go on")
+            if not math.isfinite(float(value) + float(norm)):
+                raise MinfluxError(
+                    f"step {done}: the loss is {float(value)} and its gradient's norm {float(norm)}; "
+                    "lower the learning rate and go on"
+                )
             if log is None:  # another process logs and saves
                 continue
             bar.set_postfix(loss=f"{float(value):.4f}", refresh=False)
@@ -107,6 +115,8 @@ def train(
         raise
     finally:
         team.dismiss()
+        if log is not None:
+            log.close()
     if team.rank > 0:
         raise SystemExit
     checkpoint.save(plan.folder, nx, state, done)

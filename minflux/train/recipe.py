@@ -1,7 +1,7 @@
 """A recipe: one TOML file with all that a shipped model depends on."""
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ class Training:
     scenes: int = 0
     prompt_dropout: float = 0.0
 
+    def __post_init__(self):
+        if self.batch % self.workers:  # unequal shares would weigh their pictures unequally
+            raise ArgumentError(f"batch = {self.batch} can't be shared equally by workers = {self.workers}")
+
 
 def read_recipe(name: str | Path) -> dict[str, Any]:
     """Read a recipe by name ("tiny") or from a file; raises `ArgumentError` when there is none."""
@@ -38,11 +42,24 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
         raise ArgumentError(f"{path} is not a TOML file: {error}") from None
 
 
+def part(recipe: dict[str, Any], name: str) -> dict[str, Any]:
+    """Find a section by its name in the file, "vae.model" for [vae.model]; raises `ArgumentError` if it is missing."""
+    values: Any = recipe
+    for key in name.split("."):
+        values = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        raise ArgumentError(f"the recipe has no section [{name}]")
+    return values
+
+
 def section(kind: type, values: dict[str, Any]) -> Any:
-    """Make a config dataclass of a recipe's section; raises `ArgumentError` at a name that it does not have."""
+    """Make a config dataclass of a recipe's section; raises `ArgumentError` at a name too many or missing."""
     unknown = set(values) - {field.name for field in fields(kind)}
     if unknown:
         raise ArgumentError(f"the recipe has {', '.join(sorted(unknown))}, which {kind.__name__} has not")
+    missing = {field.name for field in fields(kind) if field.default is MISSING} - set(values)
+    if missing:
+        raise ArgumentError(f"the recipe lacks {', '.join(sorted(missing))}, which {kind.__name__} needs")
     return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
 

@@ -15,7 +15,7 @@ from minflux.text import Tokenizer
 from minflux.train import reader, scenes
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
 from minflux.train.loop import LOG
-from minflux.train.recipe import read_recipe
+from minflux.train.recipe import part, read_recipe, section
 from minflux.train.vae import reconstruct, train_vae
 from minflux.weights.folder import load_component, save_component
 from minflux.weights.model import save_model
@@ -51,7 +51,7 @@ def run_flow(recipe: str, folder: Path) -> None:
         clip, t5 = (Tokenizer.from_folder(tokenizers / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
         return Pipeline(
             nx, (flux_cfg, p["transformer"]), load_component(model, "vae", nx), (clip_cfg, p["clip"]),
-            (t5_cfg, p["t5"]), clip, t5, Schedule(), Defaults(**settings["defaults"]),
+            (t5_cfg, p["t5"]), clip, t5, Schedule(), section(Defaults, part(settings, "defaults")),
         )  # fmt: skip
 
     def on_sample(configs, p, step):

@@ -13,7 +13,7 @@ from minflux.shapes import Array, Float, Tree, shaped
 from minflux.train import scenes
 from minflux.train.initial import initial
 from minflux.train.loop import Batch, Plan, train
-from minflux.train.recipe import Training, optimizer, section
+from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.workers import assemble
 from minflux.weights.shapes import vae_shapes
 from minflux.weights.tree import tree_map
@@ -47,8 +47,8 @@ def train_vae(recipe: dict[str, Any], folder: Path, nx: Backend, on_sample=None)
 
     The config comes back with the shift and scale that bring its latents to mean 0 and deviation 1.
     """
-    cfg = section(VAEConfig, recipe["vae"]["model"])
-    how = section(Training, recipe["vae"]["training"])
+    cfg = section(VAEConfig, part(recipe, "vae.model"))
+    how = section(Training, part(recipe, "vae.training"))
     side = scenes.SIDE // cfg.downscale
 
     def batch(rng: np.random.Generator) -> Batch:
@@ -59,7 +59,7 @@ def train_vae(recipe: dict[str, Any], folder: Path, nx: Backend, on_sample=None)
         nx,
         assemble(how.workers),
         Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
-        optimizer(recipe["vae"]["optimizer"]),
+        optimizer(part(recipe, "vae.optimizer")),
         tree_map(nx.array, initial(vae_shapes(cfg), how.seed)),
         batch,
         lambda p, image, noise: vae_loss(p, cfg, image, noise, how.kl_weight),
