@@ -231,7 +231,7 @@ def check_steps(steps: Any) -> int:
 
 def check_guidance(guidance: Any) -> float:
     """Return the guidance strength, a finite number of at least 0."""
-    if isinstance(guidance, bool) or not isinstance(guidance, Real) or not 0 <= guidance < math.inf:
+    if isinstance(guidance, bool) or not isinstance(guidance, Real) or not 0 <= float(guidance) < math.inf:
         raise ArgumentError(f"guidance must be a number of at least 0, got {guidance!r}")
     return float(guidance)
 

@@ -37,7 +37,7 @@ def noise(seed: int, shape: Sequence[int]) -> np.ndarray:
 
 def check_seed(seed: Any) -> int:
     """Return the seed, a whole number that PyTorch's generator takes."""
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**64:
         raise ArgumentError(f"seed must be a whole number from 0 to 2^64 - 1, got {seed!r}")
     return int(seed)
 
