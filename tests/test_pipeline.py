@@ -134,11 +134,11 @@ def test_the_shipped_model_draws_what_diffusers_draws_with_it(backend):
     tiny = zoo.FOLDER / "tiny"
     if not (tiny / INDEX).exists():
         pytest.skip("the weights are not there yet")
-    latents = torch.from_numpy(noise(7, (1, 16, 8, 8)))
-    settings = {"num_inference_steps": 20, "true_cfg_scale": 2.0, "negative_prompt": [""]}
-    _, pictures = draw_by_diffusers(tiny, PROMPTS[:1], latents, **settings)
-    image = minflux.load("tiny", backend)(PROMPTS[0], seed=7, steps=20, guidance=2.0)
-    assert np.abs(np.asarray(image) / 255 - pictures[0]).max() <= 2 / 255
+    prompts, latents = ["a small bee above a car on a pink background", PROMPTS[0]], noise(7, (2, 16, 8, 8))
+    settings = {"num_inference_steps": 20, "true_cfg_scale": 2.0, "negative_prompt": ["", ""]}
+    _, pictures = draw_by_diffusers(tiny, prompts, torch.from_numpy(latents), width=64, height=64, **settings)
+    images = minflux.load("tiny", backend)(prompts, latents=latents, steps=20, guidance=2.0)
+    assert np.abs(np.stack(images) / 255 - pictures).max() <= 2 / 255
 
 
 # -- seeds and batches ---------------------------------------------------------------------------------------
