@@ -24,6 +24,7 @@ from minflux.backend import get_backend
 from minflux.errors import ArgumentError, CheckpointError, MinfluxError
 from minflux.model.flux import FluxConfig
 from minflux.model.vae import VAEConfig, encode
+from minflux.pictures import to_uint8
 from minflux.text import Tokenizer
 from minflux.train import checkpoint, loop, recipe, scenes
 from minflux.train import flow as flow_training
@@ -297,6 +298,13 @@ def test_latents_are_brought_to_mean_0_and_deviation_1(model):
     latents = encode(p, cfg, vae_training.pictures([scenes.sample(rng) for _ in range(32)]))
     assert latents.mean() == pytest.approx(0, abs=1e-5)
     assert latents.std() == pytest.approx(1, rel=1e-5)
+
+
+def test_pictures_are_scenes_from_minus_1_to_1():
+    drawn = [scenes.sample(np.random.default_rng(seed)) for seed in range(4)]
+    got = vae_training.pictures(drawn)
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(to_uint8(got), scenes.render_batch(drawn))
 
 
 def test_scenes_are_encoded_once(model, tmp_path):
