@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from minflux.model.attention import attention, merge_heads, normed_qkv, qk_norm, split_heads
 from minflux.model.blocks import double_block, final_layer, mlp, single_block
 from minflux.model.embeddings import mlp_embedder, timestep_embedding
-from minflux.model.layers import embedding, linear, split
+from minflux.model.layers import embedding, linear
 from minflux.model.modulation import modulate, modulation
 from minflux.model.rope import apply_rope, rope
 from minflux.weights import flux_to_bfl, tree
@@ -53,13 +53,6 @@ def test_embedding(trial, batch, length, width):
     module = trial.random(torch.nn.Embedding(11, width))
     ids = torch.randint(0, 11, (batch, length))
     trial.close("embedding", embedding(trial.array(ids), trial.tree(module)["weight"]), module(ids), 0)
-
-
-@given(batches, st.integers(1, 4), dims)
-def test_split(trial, batch, parts, width):
-    x = trial.randn(batch, 1, parts * width)
-    for got, expected in zip(split(trial.array(x), parts), x.chunk(parts, dim=-1), strict=True):
-        trial.check(got, expected, 0)
 
 
 @given(batches, st.sampled_from([2, 32, 256]), st.sampled_from([1.0, 1000.0]))

@@ -30,7 +30,7 @@ SHARED = (
         "mean",
         "minimum",
     ),
-    *("ones", "pad", "sin", "sqrt", "stack", "sum", "tanh", "where", "zeros", "float32", "int32"),
+    *("ones", "pad", "sin", "split", "sqrt", "stack", "sum", "tanh", "where", "zeros", "float32", "int32"),
 )
 
 GELU_TANH = math.sqrt(2 / math.pi)

@@ -32,8 +32,7 @@ def normed_qkv(norm: Tree, qkv: Float[Array, "B L C"]) -> tuple[Array, Array, Ar
     The head width K is the length of the norm's scale.
     """
     head_dim = norm["query_norm"]["scale"].shape[0]
-    width = qkv.shape[-1] // 3
-    q, k, v = (split_heads(qkv[..., i * width : (i + 1) * width], head_dim) for i in range(3))
+    q, k, v = (split_heads(x, head_dim) for x in backend_of(qkv).split(qkv, 3, axis=-1))
     return *qk_norm(norm, q, k), v
 
 

@@ -35,12 +35,11 @@ def double_block(
 
     # one attention over both
     q, k, v = (nx.concatenate([t, i], axis=2) for t, i in zip(txt_qkv, img_qkv, strict=True))  # (B, H, T + I, K)
-    joint = attention(q, k, v, pe)  # (B, T + I, D)
-    tokens = txt.shape[1]
+    txt_joint, img_joint = nx.split(attention(q, k, v, pe), [txt.shape[1]], axis=1)  # (B, T, D), (B, I, D)
 
     return (
-        _finish_stream(p["img_attn"]["proj"], p["img_mlp"], img, joint[:, tokens:], img_mod),
-        _finish_stream(p["txt_attn"]["proj"], p["txt_mlp"], txt, joint[:, :tokens], txt_mod),
+        _finish_stream(p["img_attn"]["proj"], p["img_mlp"], img, img_joint, img_mod),
+        _finish_stream(p["txt_attn"]["proj"], p["txt_mlp"], txt, txt_joint, txt_mod),
     )
 
 
@@ -60,10 +59,8 @@ def single_block(p: Tree, x: Float[Array, "B L D"], vec: Float[Array, "B D"], pe
     """
     nx = backend_of(x, vec)
     shift, scale, gate = modulation(p["modulation"], vec, 3)
-    hidden = linear(modulate(x, shift, scale), **p["linear1"])
-    width = 3 * x.shape[-1]
-    attended = attention(*normed_qkv(p["norm"], hidden[..., :width]), pe)
-    both = nx.concatenate([attended, nx.gelu(hidden[..., width:])], axis=-1)
+    qkv, hidden = nx.split(linear(modulate(x, shift, scale), **p["linear1"]), [3 * x.shape[-1]], axis=-1)
+    both = nx.concatenate([attention(*normed_qkv(p["norm"], qkv), pe), nx.gelu(hidden)], axis=-1)
     return x + gate * linear(both, **p["linear2"])
 
 
@@ -74,6 +71,5 @@ def final_layer(p: Tree, x: Float[Array, "B I D"], vec: Float[Array, "B D"]) -> 
     diffusers stores the two the other way round (`norm_out`).
     """
     nx = backend_of(x, vec)
-    hidden = linear(nx.silu(vec), **p["adaLN_modulation"]["1"])[:, None]
-    width = x.shape[-1]
-    return linear(modulate(x, hidden[..., :width], hidden[..., width:]), **p["linear"])
+    shift, scale = nx.split(linear(nx.silu(vec), **p["adaLN_modulation"]["1"])[:, None], 2, axis=-1)
+    return linear(modulate(x, shift, scale), **p["linear"])

@@ -14,10 +14,3 @@ def linear(x: Float[Array, "*S I"], weight: Float[Array, "O I"], bias=None) -> F
 def embedding(ids: Int[Array, "*S"], weight: Float[Array, "V D"]) -> Float[Array, "*S D"]:
     """Look up row `ids` of the table. MLX does not check that 0 <= ids < V; the tokenizers see to it."""
     return weight[ids]
-
-
-def split(x: Array, parts: int, axis: int = -1) -> list[Array]:
-    """Cut `x` into equal parts along `axis`: split((B, 6 D), 6) gives six (B, D)."""
-    size = x.shape[axis] // parts
-    x = x.swapaxes(axis, 0)
-    return [x[i * size : (i + 1) * size].swapaxes(axis, 0) for i in range(parts)]

@@ -5,7 +5,7 @@ is added back times the gate. Source: Peebles & Xie 2022 (arXiv 2212.09748) §3.
 """
 
 from minflux.backend import backend_of
-from minflux.model.layers import linear, split
+from minflux.model.layers import linear
 from minflux.shapes import Array, Float, Tree, shaped
 
 
@@ -13,7 +13,7 @@ from minflux.shapes import Array, Float, Tree, shaped
 def modulation(p: Tree, vec: Float[Array, "B D"], chunks: int) -> list[Array]:
     """Compute `chunks` arrays (B, 1, D) from `vec`: shift, scale, gate for one place, or twice that for two."""
     nx = backend_of(vec)
-    return split(linear(nx.silu(vec), **p["lin"])[:, None], chunks)
+    return nx.split(linear(nx.silu(vec), **p["lin"])[:, None], chunks, axis=-1)
 
 
 @shaped
