@@ -98,7 +98,7 @@ class Pipeline:
         height: int | None = None,
         latents: np.ndarray | None = None,
     ) -> Iterator[Conditioning | Step]:
-        """Yield the conditioning, then one `Step` after each denoising step.
+        """Return an iterator over the conditioning, then one `Step` after each denoising step.
 
         seed: one number, or one for each prompt; a single number n stands for n, n + 1, … Each picture depends on its
         own seed alone, not on the batch. guidance: the strength that dev-like models take as an input; for others the
@@ -107,7 +107,7 @@ class Pipeline:
         the seed's. What is not given is the model's default.
 
         A step's `x` and `predicted` are latents (B, h, w, C) of the pipeline's backend: `decode` shows either. Raises
-        `ArgumentError` when an argument can't be drawn with.
+        `ArgumentError` at once, before anything is computed, when an argument can't be drawn with.
         """
         prompts = check_prompts(prompt)
         width, height = self.check_size(width, height)
@@ -115,11 +115,16 @@ class Pipeline:
         guidance = check_guidance(self.defaults.guidance if guidance is None else guidance)
         start = self.initial_latents(len(prompts), seed, height, width, latents)
         negative = self.negative_prompt(negative_prompt, guidance)
-        conditioning = self.encode(prompts if negative is None else prompts + [negative] * len(prompts))
-        yield conditioning
         times = self.schedule.times(steps, tokens=start.shape[1] * start.shape[2] // 4)
-        v = self.velocity(conditioning, guidance, negative is not None, *start.shape[1:3])
-        yield from euler(v, start, times)
+
+        def draw() -> Iterator[Conditioning | Step]:
+            conditioning = self.encode(prompts if negative is None else prompts + [negative] * len(prompts))
+            yield conditioning
+            yield from euler(
+                self.velocity(conditioning, guidance, negative is not None, *start.shape[1:3]), start, times
+            )
+
+        return draw()
 
     # -- text --------------------------------------------------------------------------------------------------
 
@@ -147,6 +152,8 @@ class Pipeline:
         if given is not None and not isinstance(given, str):
             raise ArgumentError(f"negative_prompt must be a string, got {type(given).__name__}")
         if guidance == 1.0:
+            if given:
+                raise ArgumentError("negative_prompt has no effect at guidance 1; raise guidance, or leave it out")
             return None
         return given or ""
 

@@ -18,7 +18,7 @@ from minflux.pipeline import Conditioning, Pipeline
 from minflux.sampling import Step, noise
 from minflux.text import PromptTruncated
 from minflux.weights.files import write_safetensors
-from minflux.weights.model import DEFAULTS, DEV_DEFAULTS, INDEX, SCHNELL_DEFAULTS, load_model
+from minflux.weights.model import DEFAULTS, DEV_DEFAULTS, SCHNELL_DEFAULTS, load_model
 from minflux.weights.tree import flatten
 from tests import compare, tiny_model
 from tests.conftest import CHOSEN
@@ -132,8 +132,6 @@ def test_a_seed_draws_what_it_draws_in_diffusers(trial, folder):
 @pytest.mark.parametrize("backend", [name for name in CHOSEN if name in ("numpy", "mlx")])
 def test_the_shipped_model_draws_what_diffusers_draws_with_it(backend):
     tiny = zoo.FOLDER / "tiny"
-    if not (tiny / INDEX).exists():
-        pytest.skip("the weights are not there yet")
     prompts, latents = ["a small bee above a car on a pink background", PROMPTS[0]], noise(7, (2, 16, 8, 8))
     settings = {"num_inference_steps": 20, "true_cfg_scale": 2.0, "negative_prompt": ["", ""]}
     _, pictures = draw_by_diffusers(tiny, prompts, torch.from_numpy(latents), width=64, height=64, **settings)
@@ -251,6 +249,16 @@ def test_bad_input_is_named_in_one_line(pipe, argument, settings):
 def test_the_nearest_size_is_named(pipe):
     with pytest.raises(ArgumentError, match="width must be a multiple of 16 pixels, got 70; the nearest is 64"):
         pipe("a cat", width=70)
+
+
+def test_bad_input_is_told_before_anything_is_drawn(pipe):
+    with pytest.raises(ArgumentError, match="steps must be"):
+        pipe.generate("a cat", steps=0)  # not iterated
+
+
+def test_a_negative_prompt_without_guidance_is_refused(pipe):
+    with pytest.raises(ArgumentError, match="negative_prompt has no effect at guidance 1"):
+        pipe("a cat", guidance=1.0, negative_prompt="a hat")
 
 
 def test_built_in_guidance_takes_no_negative_prompt(folders):

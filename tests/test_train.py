@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minflux
-from minflux import cli
+from minflux import cli, zoo
 from minflux.backend import get_backend
 from minflux.errors import ArgumentError, CheckpointError, MinfluxError
-from minflux.model.flux import FluxConfig
+from minflux.model.flux import PRESETS, FluxConfig
 from minflux.model.vae import VAEConfig, encode
 from minflux.pictures import to_uint8
 from minflux.text import Tokenizer
@@ -31,7 +31,7 @@ from minflux.train import flow as flow_training
 from minflux.train import vae as vae_training
 from minflux.train.loop import Plan, train
 from minflux.train.optimizer import AdamW, clipped, learning_rate, pace, start, update
-from minflux.train.workers import Team
+from minflux.train.workers import Team, assemble
 from minflux.weights import folder as folders
 from minflux.weights.files import write_safetensors
 from minflux.weights.shapes import clip_shapes, flux_shapes, t5_shapes, vae_shapes
@@ -307,16 +307,34 @@ def test_pictures_are_scenes_from_minus_1_to_1():
     np.testing.assert_array_equal(to_uint8(got), scenes.render_batch(drawn))
 
 
-def test_scenes_are_encoded_once(model, tmp_path):
+@pytest.mark.weights
+def test_the_small_model_has_one_size():
+    settings = recipe.read_recipe("tiny")
+    shipped, _ = folders.load_component(zoo.FOLDER / "tiny", "transformer", get_backend("numpy"))
+    assert recipe.section(FluxConfig, recipe.part(settings, "flow.model")) == shipped == PRESETS["tiny"]
+
+
+def test_scenes_are_encoded_once(model, tmp_path, monkeypatch):
     nx, rng = get_backend("numpy"), np.random.default_rng(0)
     vae, drawn = folders.load_component(model, "vae", nx), [scenes.sample(rng) for _ in range(5)]
     first = flow_training.encode_scenes(vae, drawn, tmp_path, nx, Team())
     expected = encode(vae[1], vae[0], vae_training.pictures(drawn))
     np.testing.assert_allclose(first, expected, rtol=1e-3, atol=1e-4)  # float16
-    again = flow_training.encode_scenes(None, drawn, tmp_path, nx, Team())
-    np.testing.assert_array_equal(again, first, strict=True)
     fewer = flow_training.encode_scenes(vae, drawn[:3], tmp_path, nx, Team())
     np.testing.assert_array_equal(fewer, first[:3])
+    retrained = vae[0], tree_map(lambda x: 1.1 * x, vae[1])
+    others = flow_training.encode_scenes(retrained, drawn, tmp_path, nx, Team())
+    assert np.abs(others - first).max() > 0.01
+    monkeypatch.setattr(flow_training, "encode", None)
+    again = flow_training.encode_scenes(vae, drawn, tmp_path, nx, Team())
+    np.testing.assert_array_equal(again, first, strict=True)
+
+
+def test_a_process_leads_a_team_once(monkeypatch):
+    monkeypatch.setenv("MLX_RANK", "0")  # as the first team leaves it
+    with pytest.raises(MinfluxError, match="workers: this process has already led a team"):
+        assemble(2)
+    assert assemble(1).size == 1
 
 
 # -- the commands --------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Training the transformer and both small text encoders together, as a rectified flow in the autoencoder's latents."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from minflux.train.workers import Team, assemble
 from minflux.weights.files import written_whole
 from minflux.weights.folder import load_component
 from minflux.weights.shapes import clip_shapes, flux_shapes, t5_shapes, under
-from minflux.weights.tree import tree_map
+from minflux.weights.tree import leaves, tree_map
 
 CLIP_TOKENIZER, T5_TOKENIZER = "tokenizer", "tokenizer_2"
 
@@ -66,9 +67,10 @@ def encode_scenes(
 ) -> np.ndarray:
     """Encode every scene once, (N, h, w, C) float16, each process of the team its share.
 
-    The shares are kept as files in `folder`, and read back by all and in later runs.
+    The shares are kept as files in `folder`, and read back by all and in later runs of the same autoencoder and scenes.
     """
-    paths = [folder / f"latents-{len(drawn)}-{rank}-of-{team.size}.npy" for rank in range(team.size)]
+    of = fingerprint(vae, drawn)
+    paths = [folder / f"latents-{of}-{rank}-of-{team.size}.npy" for rank in range(team.size)]
     if not paths[team.rank].exists():
         latents = _encode(vae, team.share(drawn), nx, quiet=team.rank > 0)
         with written_whole(paths[team.rank]) as file:
@@ -79,6 +81,15 @@ def encode_scenes(
     for rank, latents in enumerate(shares):
         whole[rank :: team.size] = latents
     return whole
+
+
+def fingerprint(vae: tuple[VAEConfig, Tree], drawn: list[scenes.Scene]) -> str:
+    """Tell encoded scenes by what made them: 12 hexadecimal digits of the autoencoder's weights and the scenes."""
+    cfg, p = vae
+    digest = hashlib.sha256(repr((cfg, drawn)).encode())
+    for name, x in sorted(leaves(p)):
+        digest.update(name.encode() + np.asarray(x).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _encode(vae: tuple[VAEConfig, Tree], drawn: list[scenes.Scene], nx: Backend, quiet: bool) -> np.ndarray:

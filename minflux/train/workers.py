@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minflux.backend import Backend, blas
+from minflux.errors import MinfluxError
 from minflux.shapes import Tree
 from minflux.weights.tree import leaves, tree_map
 
@@ -62,9 +63,14 @@ class Team:
 
 
 def assemble(size: int) -> Team:
-    """Start `size` - 1 copies of this very command, and return the team, connected; in a copy, join it."""
+    """Start `size` - 1 copies of this very command, and return the team, connected; in a copy, join it.
+
+    Raises `MinfluxError` the second time: MLX's ring is made once in a process.
+    """
     if size == 1:
         return Team()
+    if os.environ.get(RANK) == "0":
+        raise MinfluxError("workers: this process has already led a team; start a new one for each training")
     blas.set_threads(1)
     team = _join() if RANK in os.environ else Team(0, size, _start_others(size))
     _keep_to_one_core(team.rank)
