@@ -109,7 +109,8 @@ def merge(figures: dict[str, dict[str, float]]) -> None:
 
 
 def write_parity() -> None:
-    """Write the record; components that this run didn't measure keep their figures."""
+    """Write the record; what this run didn't measure keeps its figures."""
     if worst:
         before = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-        RECORD.write_text(json.dumps(before | worst, indent=1, sort_keys=True) + "\n")
+        record = before | {component: before.get(component, {}) | errors for component, errors in worst.items()}
+        RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
