@@ -1,4 +1,4 @@
-"""The command line: `minflux generate`, `evaluate`, `train`, `doctor`."""
+"""The command line: `minflux generate`, `inspect`, `evaluate`, `train`, `doctor`."""
 
 import sys
 import warnings
@@ -198,6 +198,21 @@ def flow(recipe, folder):
     from minflux.train.run import run_flow
 
     run_flow(recipe, folder)
+
+
+@main.command()
+@click.argument("model")
+def inspect(model):
+    """Say what MODEL is, a folder or a .safetensors file: its parts, their sizes, and every weight that is not right.
+
+    Reads headers only. Exit code 1 when a weight is missing, unexpected or of a wrong shape.
+    """
+    from minflux.inspect import inspect
+
+    found = inspect(model)
+    click.echo(found.text())
+    if not found.whole:
+        click.get_current_context().exit(1)
 
 
 @main.command()

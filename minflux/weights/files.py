@@ -10,7 +10,7 @@ https://github.com/huggingface/safetensors, "Format".
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import index
@@ -22,14 +22,15 @@ from minflux.backend import Backend, backend_of
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.shapes import Array
 
-# safetensors' name -> NumPy's; bfloat16 is read as the bits it is made of
+# safetensors' name -> NumPy's; bfloat16 and float8, which it lacks, are read as the bits they are made of
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "uint16", "I64": "int64", "I32": "int32",
     "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
-    "BOOL": "bool",
+    "BOOL": "bool", "F8_E4M3": "uint8", "F8_E5M2": "uint8",
 }  # fmt: skip
-CODES = {name: code for code, name in DTYPES.items() if code != "BF16"} | {"bfloat16": "BF16"}
-FLOATS = ("F64", "F32", "F16", "BF16")
+FLOAT8 = ("F8_E4M3", "F8_E5M2")
+CODES = {name: code for code, name in DTYPES.items() if code not in ("BF16", *FLOAT8)} | {"bfloat16": "BF16"}
+FLOATS = ("F64", "F32", "F16", "BF16", *FLOAT8)
 CASTS = ("float32", "float16", "bfloat16")  # what a caller may ask for
 MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
 
@@ -58,9 +59,9 @@ class Stored:
 def read_safetensors(path: str | Path, nx: Backend, dtype: str | None = None) -> dict[str, Array]:
     """Read all arrays of a file, or of the shards that an index (`….safetensors.index.json`) lists.
 
-    Floats become `dtype` ("float32", "float16" or "bfloat16") where it is given; else float32 on NumPy, and
-    what the file has on MLX. Raises `CheckpointError` when the file can't be read, `ArgumentError` for a
-    dtype that `nx` lacks.
+    Floats become `dtype` ("float32", "float16" or "bfloat16") where it is given; else float32 on NumPy, and what the
+    file has on MLX (for float8: bfloat16, which holds each of them exactly). Raises `CheckpointError` when the file
+    can't be read, `ArgumentError` for a dtype that `nx` lacks.
     """
     return {name: load(stored, nx, dtype) for name, stored in contents(path).items()}
 
@@ -144,8 +145,24 @@ def load(stored: Stored, nx: Backend, dtype: str | None = None) -> Array:
     raw = np.fromfile(stored.path, DTYPES[stored.code], count, offset=stored.start).reshape(stored.shape)
     if stored.code not in FLOATS:
         return nx.array(raw)
+    if stored.code in FLOAT8:
+        dtype = dtype or ("float32" if nx.name == "numpy" else "bfloat16")
+        return nx.array(from_float8(raw, stored.code)).astype(float_dtype(nx, dtype))
     array = nx.from_bfloat16(raw) if stored.code == "BF16" else nx.array(raw)
     return array.astype(float_dtype(nx, dtype)) if dtype or nx.name == "numpy" else array
+
+
+def from_float8(bits: np.ndarray, code: str) -> np.ndarray:
+    """Widen float8, given as uint8, to float32, exactly.
+
+    E5M2 is the upper half of a float16. E4M3 has its mantissa's bits and one exponent bit fewer: laid into a float16
+    it is 2⁸ too small. It has no infinity, and all ones is its only NaN (Micikevicius et al. 2022, arXiv 2209.05433).
+    """
+    wide = bits.astype(np.uint16)
+    if code == "F8_E5M2":
+        return (wide << 8).view(np.float16).astype(np.float32)
+    half = ((wide & 0x7F) << 7 | (wide & 0x80) << 8).view(np.float16)
+    return np.where(wide & 0x7F == 0x7F, np.float32(np.nan), 256 * half.astype(np.float32))
 
 
 def float_dtype(nx: Backend, name: str | None):
@@ -174,19 +191,34 @@ def write_safetensors(
     Arrays are laid in order of item size, then of name, so that each is aligned and equal arrays give equal
     files.
     """
-    codes = {name: stored_code(array, dtype) for name, array in flat.items()}
-    order = sorted(flat, key=lambda name: (-np.dtype(DTYPES[codes[name]]).itemsize, name))
+    entries = {name: (stored_code(array, dtype), tuple(array.shape)) for name, array in flat.items()}
+    write_entries(path, entries, lambda name: to_bytes(flat[name], entries[name][0]), metadata)
+
+
+def write_entries(
+    path: str | Path,
+    entries: dict[str, tuple[str, tuple[int, ...]]],
+    bytes_of: Callable[[str], bytes],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write arrays given as name -> (dtype's code, shape), asking for each one's bytes when its turn comes.
+
+    So a file may be larger than memory.
+    """
+    sizes = {name: np.dtype(DTYPES[code]).itemsize for name, (code, _) in entries.items()}
+    order = sorted(entries, key=lambda name: (-sizes[name], name))
     header: dict = {"__metadata__": {"format": "pt"} | (metadata or {})}
     end = 0
     for name in order:
-        begin, end = end, end + math.prod(flat[name].shape) * np.dtype(DTYPES[codes[name]]).itemsize
-        header[name] = {"dtype": codes[name], "shape": list(flat[name].shape), "data_offsets": [begin, end]}
+        code, shape = entries[name]
+        begin, end = end, end + math.prod(shape) * sizes[name]
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with written_whole(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            file.write(to_bytes(flat[name], codes[name]))
+            file.write(bytes_of(name))
 
 
 def stored_code(array: Array, dtype: str | None) -> str:

@@ -7,22 +7,23 @@ A file `minflux.json` beside them may say how the model is best drawn with (see 
 """
 
 import json
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from minflux import zoo
 from minflux.backend import Backend
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.model.flux import DEV, SCHNELL, FluxConfig
+from minflux.model.flux import FluxConfig
+from minflux.model.vae import VAEConfig
 from minflux.pipeline import Defaults, Pipeline
 from minflux.sampling import Schedule
 from minflux.shapes import Tree
 from minflux.text import Tokenizer
-from minflux.weights.files import contents, load, read_json, written_whole
-from minflux.weights.folder import check_finite, check_shapes, load_component, save_component
-from minflux.weights.shapes import flux_shapes
-from minflux.weights.tree import tree
+from minflux.weights.config import read_flux_config
+from minflux.weights.files import contents, read_json, written_whole
+from minflux.weights.folder import check_shapes, load_component, save_component
+from minflux.weights.parts import expected, find_parts, load_part, sizes, variant
 
 INDEX, DEFAULTS, SCHEDULER = "model_index.json", "minflux.json", "scheduler/scheduler_config.json"
 DEV_DEFAULTS = Defaults()
@@ -38,11 +39,13 @@ def load_model(model: str | Path, nx: Backend, dtype: str | None = None) -> Pipe
     folder, file = find(model)
     dtype = dtype or (None if nx.on_gpu else "float32")
     flux = load_transformer(file, folder, nx, dtype) if file else load_component(folder, "transformer", nx, dtype)
+    vae = load_component(folder, "vae", nx, dtype)
+    check_drawable(model, flux[0], vae[0])
     clip, t5 = (load_component(folder, kind, nx, dtype) for kind in ("text_encoder", "text_encoder_2"))
     return Pipeline(
         nx=nx,
         flux=flux,
-        vae=load_component(folder, "vae", nx, dtype),
+        vae=vae,
         clip=clip,
         t5=t5,
         clip_tokenizer=Tokenizer.from_folder(folder / "tokenizer", clip[0].vocab_size),
@@ -70,21 +73,27 @@ def find(model: str | Path) -> tuple[Path, Path | None]:
 
 
 def load_transformer(file: Path, folder: Path, nx: Backend, dtype: str | None) -> tuple[FluxConfig, Tree]:
-    """Load a transformer under BFL's names (flux1-dev.safetensors); `folder` holds the model's other parts."""
-    found = contents(file)
-    guidance = "guidance_in.in_layer.weight" in found
-    beside = folder / "transformer" / "config.json"
-    if beside.exists():
-        from minflux.weights.config import read_flux_config
+    """Load the transformer in a single file (BFL's, ComfyUI's, …); `folder` holds the model's other parts.
 
-        cfg = replace(read_flux_config(read_json(beside)), guidance_embed=guidance)
-    else:
-        cfg = DEV if guidance else SCHNELL
-    check_shapes(file, found, flux_shapes(cfg))
-    flat = {name: load(stored, nx, dtype) for name, stored in found.items()}
-    for name, array in flat.items():
-        check_finite(file, name, array)
-    return cfg, tree(flat)
+    Its sizes are the file's own; what no weight shows, `axes_dim`, is read from the folder's config where it has one.
+    """
+    parts, _ = find_parts(contents(file))
+    part = next((part for part in parts if part.kind == "transformer"), None)
+    if part is None:
+        raise CheckpointError(f"{file}: expected a transformer, found {', '.join(p.kind for p in parts) or 'none'}")
+    beside = folder / "transformer" / "config.json"
+    cfg = sizes(part, read_flux_config(read_json(beside)).axes_dim) if beside.exists() else sizes(part)
+    check_shapes(file, part.found, expected(part.kind, part.naming, cfg))
+    return cfg, load_part(part, nx, dtype)
+
+
+def check_drawable(model: str | Path, flux: FluxConfig, vae: VAEConfig) -> None:
+    """Raise `CheckpointError` for a transformer that takes more than the latents (Fill, Canny, Depth), or others."""
+    if flux.in_channels != 4 * vae.z_channels:
+        raise CheckpointError(
+            f"{model}: expected a transformer of {4 * vae.z_channels} channels, a 2×2 patch of latents; found "
+            f"{flux.in_channels}: FLUX.1 {variant(flux)}; minflux can't draw with it"
+        )
 
 
 def read_schedule(path: Path) -> Schedule:

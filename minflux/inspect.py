@@ -1,0 +1,174 @@
+"""What a model is, told without loading it: parts, variant, sizes, dtypes, memory, and every weight that is not right.
+
+Only headers and configs are read, so 24 GB take no longer than 24 MB.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minflux import zoo
+from minflux.errors import ArgumentError, CheckpointError
+from minflux.model.clip import CLIPConfig
+from minflux.model.flux import FluxConfig
+from minflux.model.t5 import T5Config
+from minflux.model.vae import VAEConfig
+from minflux.weights.files import contents
+from minflux.weights.folder import KINDS, read_config, weights_path
+from minflux.weights.parts import Mismatch, Part, find_parts, mismatches, sizes, variant
+
+TITLES = {"transformer": "transformer", "vae": "autoencoder", "text_encoder": "CLIP", "text_encoder_2": "T5"}
+NAMINGS = {"bfl": "BFL's names", "diffusers": "diffusers' names", "transformers": "Hugging Face's names"}
+REDUX = "redux_up.weight"  # of flux1-redux-dev.safetensors
+SHOWN = 20  # wrong weights listed a part
+
+
+@dataclass(frozen=True)
+class Found:
+    """One part as it was found: where, what its config is, and which of its weights are not right."""
+
+    path: Path
+    part: Part
+    cfg: Any
+    wrong: list[Mismatch]
+
+    @property
+    def weights(self) -> int:
+        """How many numbers the part has."""
+        return sum(math.prod(stored.shape) for stored in self.part.found.values())
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was found in a file or folder."""
+
+    path: Path
+    found: list[Found]
+    unknown: dict[Path, list[str]]  # names that belong to no part
+
+    @property
+    def whole(self) -> bool:
+        """Whether every weight is there, as it should be, and nothing else."""
+        return not any(self.unknown.values()) and not any(found.wrong for found in self.found)
+
+    def text(self) -> str:
+        """Lay the report out for reading."""
+        lines = [f"{self.path}: {_bytes(_size_on_disk(self.path))} on disk"]
+        for found in self.found:
+            lines += _part_lines(found)
+        for path, names in self.unknown.items():
+            lines += [f"  {path.name}: {name}: belongs to no part of FLUX.1" for name in names[:SHOWN]]
+            lines += _and_more(names)
+        weights = sum(found.weights for found in self.found)
+        if weights:
+            lines.append(
+                f"memory for all weights: {_bytes(4 * weights)} in float32 (NumPy, and MLX on a CPU), "
+                f"{_bytes(2 * weights)} in bfloat16 (MLX on a GPU)"
+            )
+        return "\n".join(lines)
+
+
+# -- looking -------------------------------------------------------------------------------------------------
+
+
+def inspect(model: str | Path) -> Report:
+    """Look at a .safetensors file, an index of shards, or a model folder (or one that ships here, by name).
+
+    Raises `ArgumentError` when there is nothing under that name, `CheckpointError` when it is no model or can't be
+    read.
+    """
+    path = Path(model)
+    if not path.exists() and (zoo.FOLDER / str(model)).is_dir():
+        path = zoo.FOLDER / str(model)
+    if path.is_dir():
+        return _inspect_folder(path)
+    if not path.exists():
+        raise ArgumentError(f"model: {str(model)!r} is neither a file nor a folder, nor one that ships here")
+    found, unknown = _inspect_file(path)
+    return Report(path, found, {path: unknown})
+
+
+def _inspect_file(path: Path) -> tuple[list[Found], list[str]]:
+    held = contents(path)
+    if REDUX in held:
+        raise CheckpointError(f"{path}: is FLUX.1 Redux, an adapter for picture prompts: minflux can't draw with it")
+    parts, unknown = find_parts(held)
+    if not parts:
+        raise CheckpointError(f"{path}: holds no part of FLUX.1; its first names are {', '.join(sorted(held)[:3])}")
+    return [Found(path, part, cfg := sizes(part), mismatches(part, cfg)) for part in parts], unknown
+
+
+def _inspect_folder(folder: Path) -> Report:
+    """Look at every component in diffusers' layout, and at every single file beside them."""
+    found, unknown = [], {}
+    for kind, spec in KINDS.items():
+        if not (folder / kind).is_dir():
+            continue
+        path = weights_path(folder / kind, spec.stem)
+        parts, names = find_parts(contents(path))
+        cfg = read_config(folder / kind / "config.json", spec)
+        parts = [part for part in parts if part.kind == kind]
+        if not parts:
+            raise CheckpointError(f"{path}: expected the weights of {TITLES[kind]}, found none")
+        found.append(Found(path, parts[0], cfg, mismatches(parts[0], cfg)))
+        unknown[path] = names
+    for path in sorted(folder.glob("*.safetensors")):
+        more, unknown[path] = _inspect_file(path)
+        found += more
+    if not found:
+        raise CheckpointError(f"{folder}: holds no part of FLUX.1: no component's folder, no .safetensors file")
+    return Report(folder, found, unknown)
+
+
+# -- writing down --------------------------------------------------------------------------------------------
+
+
+def _part_lines(found: Found) -> list[str]:
+    part = found.part
+    codes = Counter(stored.code for stored in part.found.values())
+    dtypes = ", ".join(f"{code} ({count})" if len(codes) > 1 else code for code, count in codes.most_common())
+    scaled = f", {len(part.scales)} of them scaled" if part.scales else ""
+    where = f" under {part.prefix!r}" if part.prefix else ""
+    lines = [
+        f"  {TITLES[part.kind]}: {found.weights:,} numbers in {len(part.found)} weights, {dtypes}{scaled}; "
+        f"{NAMINGS[part.naming]}{where}",
+        f"    {describe(found.cfg)}",
+    ]
+    for wrong in found.wrong[:SHOWN]:
+        expected, got = (("no such weight" if s is None else str(s)) for s in (wrong.expected, wrong.found))
+        lines.append(f"    {wrong.name}: expected {expected}, found {got}")
+    return lines + _and_more(found.wrong)
+
+
+def _and_more(listed: list) -> list[str]:
+    return [f"    … and {len(listed) - SHOWN} more"] if len(listed) > SHOWN else []
+
+
+def describe(cfg: Any) -> str:
+    """Say a part's sizes in one line."""
+    match cfg:
+        case FluxConfig():
+            return (
+                f"{variant(cfg)}; width {cfg.hidden_size}, {cfg.num_heads} heads, {cfg.depth} double and "
+                f"{cfg.depth_single_blocks} single blocks, {cfg.in_channels} channels in"
+            )
+        case VAEConfig():
+            return f"{cfg.z_channels} latent channels, {cfg.downscale} pixels a latent, levels {cfg.ch_mult} × {cfg.ch}"
+        case T5Config():
+            return f"width {cfg.d_model}, {cfg.num_layers} layers, {cfg.num_heads} heads, {cfg.vocab_size} tokens"
+        case CLIPConfig():
+            return f"width {cfg.hidden_size}, {cfg.num_hidden_layers} layers, {cfg.vocab_size} tokens"
+    raise TypeError(f"no config: {cfg!r}")
+
+
+def _size_on_disk(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,283 @@
+"""What a safetensors file holds, told from its names and shapes alone.
+
+One file may be a transformer under BFL's names or diffusers', an autoencoder, a text encoder, or, as ComfyUI packs
+them, several of these under prefixes. `find_parts` takes it apart, and `sizes` reads each part's config off the shapes:
+nothing needs to be known of the file in advance, and only its header is read.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from minflux.backend import Backend
+from minflux.errors import CheckpointError
+from minflux.model.clip import CLIPConfig
+from minflux.model.flux import FluxConfig
+from minflux.model.t5 import T5Config
+from minflux.model.vae import VAEConfig
+from minflux.shapes import Tree
+from minflux.weights import names
+from minflux.weights.files import Stored, load
+from minflux.weights.folder import KINDS, check_finite, file_shapes, standard_names
+from minflux.weights.shapes import Shapes
+from minflux.weights.tree import tree
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one kind of part is laid out in files: a weight that only it has, and the prefixes it may lie under."""
+
+    kind: str
+    naming: str  # "bfl", "diffusers" or "transformers"
+    mark: str
+    prefixes: tuple[str, ...] = ("",)
+
+
+COMFY = "model.diffusion_model."
+LAYOUTS = (
+    Layout("transformer", "bfl", "img_in.weight", (COMFY, "diffusion_model.", "")),
+    Layout("transformer", "diffusers", "x_embedder.weight", ("transformer.", "")),
+    Layout("vae", "bfl", "decoder.mid.block_1.conv1.weight", ("vae.", "first_stage_model.", "")),
+    Layout("vae", "diffusers", "decoder.mid_block.resnets.0.conv1.weight", ("vae.", "")),
+    Layout(
+        "text_encoder_2", "transformers", "encoder.block.0.layer.0.SelfAttention.q.weight",
+        ("text_encoders.t5xxl.transformer.", "text_encoders.t5xxl.", ""),
+    ),
+    Layout(
+        "text_encoder", "transformers", "text_model.embeddings.token_embedding.weight",
+        ("text_encoders.clip_l.transformer.", "text_encoders.clip_l.", ""),
+    ),
+    Layout("text_encoder", "transformers", "embeddings.token_embedding.weight"),
+)  # fmt: skip
+
+# what files hold beside the weights: marks and scales of quantisation, and tables that follow from the sizes.
+SCALES = ("scale_weight", "weight_scale")  # a float8 weight's factor, beside it
+UNUSED = re.compile(r"(^|\.)(scaled_fp8|scale_input|input_scale|logit_scale|text_projection\.weight|position_ids)$")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model in a file: its kind, whose names it has, its weights under those names, and float8 scales."""
+
+    kind: str
+    naming: str
+    prefix: str
+    found: dict[str, Stored]
+    scales: dict[str, Stored]  # by the weight's name
+
+
+def find_parts(found: dict[str, Stored]) -> tuple[list[Part], list[str]]:
+    """Take a file's contents apart: every part that minflux knows, and the names that belong to none."""
+    parts, rest = [], dict(found)
+    for layout in LAYOUTS:
+        for prefix in layout.prefixes:
+            if prefix + layout.mark in rest:
+                inside = {n: s for n, s in rest.items() if _is_inside(n, prefix, layout.kind)}
+                rest = {n: s for n, s in rest.items() if n not in inside}
+                parts.append(_part(layout, prefix, inside))
+                break
+    return parts, sorted(name for name in rest if not UNUSED.search(name))
+
+
+def _is_inside(name: str, prefix: str, kind: str) -> bool:
+    """Tell whether a name belongs to a part: all under its prefix; without one, all that no other prefix claims."""
+    if prefix:
+        return name.startswith(prefix)
+    others = [p for layout in LAYOUTS if layout.kind != kind for p in layout.prefixes if p]
+    return not any(name.startswith(p) for p in others)
+
+
+def _part(layout: Layout, prefix: str, inside: dict[str, Stored]) -> Part:
+    bare = {name.removeprefix(prefix): stored for name, stored in inside.items() if not UNUSED.search(name)}
+    bare = standard_names(bare, KINDS[layout.kind])
+    scales = {
+        f"{stem}.weight": stored for name, stored in bare.items()
+        for stem, _, leaf in [name.rpartition(".")] if leaf in SCALES
+    }  # fmt: skip
+    weights = {name: stored for name, stored in bare.items() if name.rpartition(".")[2] not in SCALES}
+    return Part(layout.kind, layout.naming, prefix, weights, scales)
+
+
+# -- sizes ---------------------------------------------------------------------------------------------------
+
+
+def sizes(part: Part, axes_dim: tuple[int, ...] = FluxConfig.axes_dim) -> Any:
+    """Read a part's config off its shapes; raises `CheckpointError` naming the weight that is missing.
+
+    What no shape shows is FLUX.1's own: how a head's 128 dimensions are shared among the axes, θ, the autoencoder's
+    shift and scale and its 32 groups, CLIP's heads of 64.
+    """
+    of = _Shapes(part)
+    return flux_sizes(of, axes_dim) if part.kind == "transformer" else READERS[part.kind](of)
+
+
+class _Shapes:
+    """A part's shapes under BFL's names, joint matrices still apart; a missing one raises."""
+
+    def __init__(self, part: Part):
+        rules = {"transformer": names.FLUX_RULES, "vae": names.VAE_RULES}.get(part.kind, ())
+        rules = rules if part.naming == "diffusers" else ()
+        self.shapes = {names.rename(name, rules): stored.shape for name, stored in part.found.items()}
+        self.kind = part.kind
+
+    def __call__(self, name: str, axis: int) -> int:
+        shape = self.shapes.get(name)
+        if shape is None:
+            raise CheckpointError(f"{self.kind}: {name}: found no such weight, and the sizes can't be told without it")
+        if len(shape) <= axis:
+            raise CheckpointError(f"{self.kind}: {name}: expected at least {axis + 1} axes, found shape {shape}")
+        return shape[axis]
+
+    def count(self, prefix: str) -> int:
+        """Count the numbers n for which there is a weight "prefix.n.…"."""
+        pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.")
+        return len({match[1] for match in map(pattern.match, self.shapes) if match})
+
+    def has(self, name: str) -> bool:
+        return name in self.shapes
+
+
+def flux_sizes(of: _Shapes, axes_dim: tuple[int, ...]) -> FluxConfig:
+    """The transformer's sizes; heads are as wide as the scale of a query norm."""
+    width = of("img_in.weight", 0)
+    block = "double_blocks.0.img_attn" if of.count("double_blocks") else "single_blocks.0"
+    head = of(f"{block}.norm.query_norm.scale", 0)
+    if head != sum(axes_dim) or width % head:
+        raise CheckpointError(
+            f"transformer: {width} channels in heads of {head}: expected heads of {sum(axes_dim)}, for no weight shows "
+            "how others are shared among the axes; put the model's transformer/config.json beside the file"
+        )
+    hidden = of("double_blocks.0.img_mlp.0.weight", 0) if of.count("double_blocks") else 4 * width
+    return FluxConfig(
+        in_channels=of("img_in.weight", 1),
+        out_channels=of("final_layer.linear.weight", 0),
+        vec_in_dim=of("vector_in.in_layer.weight", 1),
+        context_in_dim=of("txt_in.weight", 1),
+        hidden_size=width,
+        mlp_ratio=hidden / width,
+        num_heads=width // head,
+        depth=of.count("double_blocks"),
+        depth_single_blocks=of.count("single_blocks"),
+        axes_dim=axes_dim,
+        guidance_embed=of.has("guidance_in.in_layer.weight"),
+    )
+
+
+def vae_sizes(of: _Shapes) -> VAEConfig:
+    """The autoencoder's sizes, from its encoder; shift, scale and groups are FLUX.1's, which no shape shows."""
+    ch, levels = of("encoder.conv_in.weight", 0), of.count("encoder.down")
+    widths = [of(f"encoder.down.{i}.block.0.conv1.weight", 0) for i in range(levels)]
+    if any(width % ch for width in widths):
+        raise CheckpointError(f"vae: expected widths that are multiples of {ch}, found {widths}")
+    return VAEConfig(
+        in_channels=of("encoder.conv_in.weight", 1),
+        out_ch=of("decoder.conv_out.weight", 0),
+        z_channels=of("decoder.conv_in.weight", 1),
+        ch=ch,
+        ch_mult=tuple(width // ch for width in widths),
+        num_res_blocks=of.count("encoder.down.0.block"),
+        norm_groups=min(32, ch),
+    )
+
+
+def t5_sizes(of: _Shapes) -> T5Config:
+    """The T5 encoder's sizes; heads are counted by the table of position biases."""
+    layer = "encoder.block.0.layer"
+    buckets, heads = (of(f"{layer}.0.SelfAttention.relative_attention_bias.weight", axis) for axis in (0, 1))
+    return T5Config(
+        vocab_size=of("shared.weight", 0),
+        d_model=of("shared.weight", 1),
+        d_kv=of(f"{layer}.0.SelfAttention.q.weight", 0) // heads,
+        d_ff=of(f"{layer}.1.DenseReluDense.wi_0.weight", 0),
+        num_layers=of.count("encoder.block"),
+        num_heads=heads,
+        relative_attention_num_buckets=buckets,
+    )
+
+
+def clip_sizes(of: _Shapes) -> CLIPConfig:
+    """The CLIP text encoder's sizes; its heads are 64 wide, its end-of-text token is the last."""
+    table = "text_model.embeddings.token_embedding.weight"
+    width = of(table, 1)
+    return CLIPConfig(
+        vocab_size=of(table, 0),
+        hidden_size=width,
+        intermediate_size=of("text_model.encoder.layers.0.mlp.fc1.weight", 0),
+        num_hidden_layers=of.count("text_model.encoder.layers"),
+        num_attention_heads=max(1, width // 64),
+        max_position_embeddings=of("text_model.embeddings.position_embedding.weight", 0),
+        eos_token_id=of(table, 0) - 1,
+    )
+
+
+READERS = {"vae": vae_sizes, "text_encoder": clip_sizes, "text_encoder_2": t5_sizes}
+
+
+def variant(cfg: FluxConfig) -> str:
+    """Name the member of the FLUX.1 family that has these sizes, at any depth."""
+    if cfg.in_channels == 384:
+        return "Fill, which takes a masked picture beside the latents"
+    if cfg.in_channels == 128:
+        return "Canny or Depth, which takes a control picture beside the latents"
+    family = FluxConfig(depth=cfg.depth, depth_single_blocks=cfg.depth_single_blocks, guidance_embed=cfg.guidance_embed)
+    if cfg == family:
+        return "dev (Krea-dev's and Kontext's weights have the same shapes)" if cfg.guidance_embed else "schnell"
+    return f"of its own size, {'with' if cfg.guidance_embed else 'without'} guidance built in"
+
+
+# -- weights -------------------------------------------------------------------------------------------------
+
+
+def load_part(part: Part, nx: Backend, dtype: str | None = None) -> Tree:
+    """Read a part's weights as our tree, float8 ones times their scales; raises `CheckpointError` at NaN or infinity.
+
+    `dtype` is as in `read_safetensors`.
+    """
+    flat = {}
+    for name, stored in part.found.items():
+        array = load(stored, nx, dtype)
+        if name in part.scales:
+            array = (array * load(part.scales[name], nx, "float32")).astype(array.dtype)
+        check_finite(stored.path, part.prefix + name, array)
+        flat[name] = array
+    if part.naming == "bfl":
+        return tree(names.to_channels_last(flat) if part.kind == "vae" else flat)
+    return tree(KINDS[part.kind].to_ours(flat))
+
+
+# -- what should be there ------------------------------------------------------------------------------------
+
+
+def expected(kind: str, naming: str, cfg: Any) -> Shapes:
+    """Name every weight that a part of these sizes has, as files with this naming call and shape it."""
+    spec = KINDS[kind]
+    if naming == "bfl":
+        return {name: _torch_shape(shape) if kind == "vae" else shape for name, shape in spec.shapes(cfg).items()}
+    return file_shapes(spec, cfg)
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A kernel's shape in PyTorch's layout: (out, kh, kw, in) is (out, in, kh, kw), and a matrix a 1×1 kernel."""
+    if len(shape) == 4:
+        return shape[0], shape[3], shape[1], shape[2]
+    return (*shape, 1, 1) if len(shape) == 2 else shape
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A weight that is missing (found None), not asked for (expected None), or of another shape."""
+
+    name: str
+    expected: tuple[int, ...] | None
+    found: tuple[int, ...] | None
+
+
+def mismatches(part: Part, cfg: Any) -> list[Mismatch]:
+    """List every weight of a part that is not as its sizes ask, in order of name."""
+    wanted = expected(part.kind, part.naming, cfg)
+    found = {name: stored.shape for name, stored in part.found.items()}
+    return [
+        Mismatch(name, wanted.get(name), found.get(name))
+        for name in sorted(wanted | found)
+        if wanted.get(name) != found.get(name)
+    ]
