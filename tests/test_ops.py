@@ -213,7 +213,7 @@ SHARED_OPS = {
     "ones": lambda m, x: m.ones((2, 3), dtype=m.float32),
     "pad": lambda m, x: m.pad(x, [(0, 1), (2, 0)]),
     "sin": lambda m, x: m.sin(x),
-    "split": lambda m, x: m.split(x, [1], axis=-1)[1],
+    "split": lambda m, x: m.concatenate(m.split(x, [1], axis=-1)[::-1], axis=-1),
     "sqrt": lambda m, x: m.sqrt(x * x),
     "stack": lambda m, x: m.stack([x, -x], axis=1),
     "sum": lambda m, x: m.sum(x, axis=(0, 1)),
