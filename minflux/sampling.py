@@ -99,13 +99,21 @@ class Schedule:
             e_mu = math.exp(self.mu(tokens))
             t = e_mu / (e_mu + (1 / t - 1))
         else:
-            t = self.shift * t / (1 + (self.shift - 1) * t)
+            t = shifted(t, self.shift)
         return np.append(t, 0).astype(np.float32)
 
     def mu(self, tokens: int) -> float:
         """Interpolate the shift's logarithm: base_shift at 256 tokens, max_shift at 4096."""
         slope = (self.max_shift - self.base_shift) / (self.max_image_seq_len - self.base_image_seq_len)
         return self.base_shift + slope * (tokens - self.base_image_seq_len)
+
+
+def shifted(t: np.ndarray, shift: float) -> np.ndarray:
+    """Move times in (0, 1] towards the noise: t' = s·t / (1 + (s - 1)·t), which adds log s to each time's logit.
+
+    Source: Esser et al. 2024 (arXiv 2403.03206) §5.3.2.
+    """
+    return shift * t / (1 + (shift - 1) * t)
 
 
 # -- steps -----------------------------------------------------------------------------------------------------

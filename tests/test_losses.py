@@ -175,8 +175,9 @@ def test_numpy_has_no_gradients():
         get_backend("numpy").value_and_grad(lambda p: p)
 
 
-def test_the_logit_of_the_times_is_normal():
-    t = flow_training.logit_normal(np.random.default_rng(0), 500)
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_the_logit_of_the_times_is_normal_around_the_log_of_the_shift(shift):
+    t = flow_training.logit_normal(np.random.default_rng(0), 500, shift)
     assert t.dtype == np.float32
     logits = np.log(t / (1 - t.astype(np.float64)))
-    np.testing.assert_allclose(logits, np.random.default_rng(0).standard_normal(500), atol=1e-5)
+    np.testing.assert_allclose(logits, np.random.default_rng(0).standard_normal(500) + np.log(shift), atol=1e-5)

@@ -25,6 +25,7 @@ from minflux.errors import ArgumentError, CheckpointError, MinfluxError
 from minflux.model.flux import PRESETS, FluxConfig
 from minflux.model.vae import VAEConfig, encode
 from minflux.pictures import to_uint8
+from minflux.sampling import Schedule
 from minflux.text import Tokenizer
 from minflux.train import checkpoint, loop, recipe, scenes
 from minflux.train import flow as flow_training
@@ -34,6 +35,7 @@ from minflux.train.optimizer import AdamW, clipped, learning_rate, pace, start, 
 from minflux.train.workers import Team, assemble
 from minflux.weights import folder as folders
 from minflux.weights.files import write_safetensors
+from minflux.weights.model import SCHEDULER, read_schedule
 from minflux.weights.shapes import clip_shapes, flux_shapes, t5_shapes, vae_shapes
 from minflux.weights.tree import flatten, leaves, tree_map
 from tests import compare, tiny_model
@@ -314,6 +316,13 @@ def test_the_small_model_has_one_size():
     assert recipe.section(FluxConfig, recipe.part(settings, "flow.model")) == shipped == PRESETS["tiny"]
 
 
+@pytest.mark.weights
+def test_the_small_model_draws_on_the_schedule_that_it_was_trained_on():
+    settings = recipe.read_recipe("tiny")
+    shipped = read_schedule(zoo.FOLDER / "tiny" / SCHEDULER)
+    assert recipe.section(Schedule, recipe.part(settings, "schedule")) == shipped
+
+
 def test_scenes_are_encoded_once(model, tmp_path, monkeypatch):
     nx, rng = get_backend("numpy"), np.random.default_rng(0)
     vae, drawn = folders.load_component(model, "vae", nx), [scenes.sample(rng) for _ in range(5)]
@@ -349,7 +358,7 @@ def test_two_commands_make_a_model_that_draws(mlx, tmp_path, monkeypatch):
             map(str, Path("run", part).iterdir())
         )
     pipe = minflux.load("run/model")
-    assert (pipe.defaults.steps, pipe.vae[0].scale_factor != 1.0) == (2, True)
+    assert (pipe.defaults.steps, pipe.schedule.shift, pipe.vae[0].scale_factor != 1.0) == (2, 3.0, True)
     theirs = FluxPipeline.from_pretrained("run/model")
     theirs.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(3)

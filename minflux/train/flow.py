@@ -15,6 +15,8 @@ from minflux.model.flux import FluxConfig, flux
 from minflux.model.latents import image_ids, pack, text_ids
 from minflux.model.t5 import T5Config, t5_encoder
 from minflux.model.vae import VAEConfig, encode
+from minflux.pipeline import Defaults
+from minflux.sampling import Schedule, shifted
 from minflux.shapes import Array, Float, Int, Tree, shaped
 from minflux.text import Tokenizer
 from minflux.train import scenes
@@ -57,9 +59,12 @@ def flow_loss(
     return nx.mean(error * error)
 
 
-def logit_normal(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Draw `count` times, float32: sigmoid of a standard normal, dense in the middle where the task is hardest."""
-    return (1 / (1 + np.exp(-rng.standard_normal(count)))).astype(np.float32)
+def logit_normal(rng: np.random.Generator, count: int, shift: float) -> np.ndarray:
+    """Draw `count` times, float32: sigmoid of a standard normal, shifted as the times of sampling are.
+
+    Where there is little noise, the latents themselves show what the text says; only towards t = 1 must it be read.
+    """
+    return shifted(1 / (1 + np.exp(-rng.standard_normal(count))), shift).astype(np.float32)
 
 
 def encode_scenes(
@@ -129,7 +134,8 @@ def train_flow(
         raise CheckpointError(
             f"{vae_folder / 'vae'}: expected a trained autoencoder, found none; run `minflux train vae` first"
         )
-    how = section(Training, part(recipe, "flow.training"))
+    how, drawing = section(Training, part(recipe, "flow.training")), section(Defaults, part(recipe, "defaults"))
+    shift = section(Schedule, part(recipe, "schedule")).shift
     clip_tokens, t5_tokens = (Tokenizer.from_folder(tokenizers / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
     configs = flux_cfg, clip_cfg, t5_cfg = configs_of(recipe, clip_tokens, t5_tokens)
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +154,8 @@ def train_flow(
         texts = [scenes.caption(drawn[i], rng) if rng.random() >= how.prompt_dropout else "" for i in chosen]
         x0 = latents[chosen].astype(np.float32)
         noise = rng.standard_normal(x0.shape, np.float32)
-        return x0, noise, logit_normal(rng, how.batch), clip_tokens(texts), t5_tokens(texts)
+        t = logit_normal(rng, how.batch, shift)
+        return x0, noise, t, clip_tokens(texts), t5_tokens(texts, drawing.text_length)
 
     weights = train(
         nx,
