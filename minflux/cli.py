@@ -1,4 +1,4 @@
-"""The command line: `minflux generate`, `inspect`, `evaluate`, `train`, `doctor`."""
+"""The command line: `minflux generate`, `inspect`, `convert`, `evaluate`, `train`, `doctor`."""
 
 import sys
 import warnings
@@ -10,6 +10,8 @@ from click.core import ParameterSource
 from minflux import __version__
 from minflux.errors import ArgumentError, MinfluxError
 
+PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 BACKENDS = click.Choice(["auto", "numpy", "mlx"])
 
 
@@ -57,6 +59,9 @@ def size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     return int(width), int(height)
 
 
+LORA = click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a LoRA; repeat for several.")
+
+
 @main.command()
 @click.argument("prompt", required=False)
 @click.option("--model", default="tiny", show_default=True, help="A model that ships here, or a folder.")
@@ -86,7 +91,8 @@ def size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Draw a picture of minflux again, to the bit.",
 )
-def generate(prompt, model, backend, steps, seeds, guidance, negative_prompt, size_, out, preview, source):
+@LORA
+def generate(prompt, model, backend, steps, seeds, guidance, negative_prompt, size_, out, preview, source, lora):
     """Draw PROMPT to a PNG that carries its own settings.
 
     \b
@@ -103,11 +109,11 @@ def generate(prompt, model, backend, steps, seeds, guidance, negative_prompt, si
     if source is not None:
         _check_nothing_beside(source)
         jobs = [g.read_settings(source)]
-        pipe = load(jobs[0].model, jobs[0].backend)
+        pipe = load(jobs[0].model, jobs[0].backend, lora=jobs[0].lora)
     elif prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
     else:
-        pipe = load(model, backend)
+        pipe = load(model, backend, lora=lora)
         given = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt}
         given |= {"width": size_[0], "height": size_[1]}
         jobs = [g.complete(pipe, prompt, seed, **given) for seed in seeds]
@@ -213,6 +219,26 @@ def inspect(model):
     click.echo(found.text())
     if not found.whole:
         click.get_current_context().exit(1)
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--format", "format_", type=click.Choice(["bfl", "diffusers"]), required=True, help="Whose names.")
+@click.option("--part", type=click.Choice(PARTS), help="This part alone; for bfl the transformer unless given.")
+@click.option("--dtype", type=click.Choice(list(DTYPES)), help="Unless given, as in SOURCE (of float8: bf16).")
+@LORA
+def convert(source, target, format_, part, dtype, lora):
+    """Write the model in SOURCE under BFL's names to the file TARGET, or under diffusers' names to the folder TARGET.
+
+    \b
+    minflux convert FLUX.1-dev flux1-dev.safetensors --format bfl
+    minflux convert flux1-dev.safetensors FLUX.1-dev --format diffusers --dtype f16 --lora style.safetensors:0.8
+    """
+    from minflux.convert import convert
+
+    for path in convert(source, target, format_, part, DTYPES.get(dtype), lora):
+        click.echo(path)
 
 
 @main.command()

@@ -32,6 +32,7 @@ class Settings:
     negative_prompt: str | None
     width: int
     height: int
+    lora: tuple[str, ...] = ()
 
 
 def complete(pipe: Pipeline, prompt: str, seed: int, **given) -> Settings:
@@ -43,13 +44,14 @@ def complete(pipe: Pipeline, prompt: str, seed: int, **given) -> Settings:
         seed=check_seed(seed),
         model=pipe.name,
         backend=pipe.nx.name,
+        lora=pipe.lora,
         **{"negative_prompt": None, **chosen},
     )
 
 
 def draw(pipe: Pipeline, settings: Settings, previews: bool = False) -> tuple[Image.Image, list[np.ndarray]]:
     """Draw one picture under a progress bar; return it, and each step's predicted picture when asked for."""
-    chosen = {k: v for k, v in asdict(settings).items() if k not in ("model", "backend", "prompt")}
+    chosen = {k: v for k, v in asdict(settings).items() if k not in ("model", "backend", "prompt", "lora")}
     frames = []
     items = pipe.generate(settings.prompt, **chosen)
     next(items)  # the conditioning
@@ -105,6 +107,7 @@ def read_settings(path: Path) -> Settings:
         raise ArgumentError(f"--from: {path} was not drawn by minflux: it holds no settings")
     try:
         values = json.loads(text)
-        return Settings(**{f.name: values[f.name] for f in fields(Settings)})
+        lora = tuple(values.pop("lora", ()))  # pictures of minflux 0.1 have none
+        return Settings(**{f.name: values[f.name] for f in fields(Settings) if f.name != "lora"}, lora=lora)
     except (ValueError, KeyError, TypeError) as error:
         raise ArgumentError(f"--from: the settings inside {path} are damaged ({error!r})") from None

@@ -17,7 +17,7 @@ from minflux.model.t5 import T5Config
 from minflux.model.vae import VAEConfig
 from minflux.weights.files import contents
 from minflux.weights.folder import KINDS, read_config, weights_path
-from minflux.weights.parts import Mismatch, Part, find_parts, mismatches, sizes, variant
+from minflux.weights.parts import Mismatch, Part, find_parts, mismatches, sizes_in, variant
 
 TITLES = {"transformer": "transformer", "vae": "autoencoder", "text_encoder": "CLIP", "text_encoder_2": "T5"}
 NAMINGS = {"bfl": "BFL's names", "diffusers": "diffusers' names", "transformers": "Hugging Face's names"}
@@ -97,7 +97,7 @@ def _inspect_file(path: Path) -> tuple[list[Found], list[str]]:
     parts, unknown = find_parts(held)
     if not parts:
         raise CheckpointError(f"{path}: holds no part of FLUX.1; its first names are {', '.join(sorted(held)[:3])}")
-    return [Found(path, part, cfg := sizes(part), mismatches(part, cfg)) for part in parts], unknown
+    return [Found(path, part, cfg := sizes_in(path, part), mismatches(part, cfg)) for part in parts], unknown
 
 
 def _inspect_folder(folder: Path) -> Report:

@@ -61,6 +61,7 @@ class Pipeline:
     schedule: Schedule
     defaults: Defaults
     name: str = ""
+    lora: tuple[str, ...] = ()  # what was added to its weights
 
     # -- the whole way -----------------------------------------------------------------------------------------
 
@@ -269,16 +270,19 @@ def check_latents(latents: Any, shape: tuple[int, ...]) -> np.ndarray:
 # -- loading ---------------------------------------------------------------------------------------------------
 
 
-def load(model: str | Path = "tiny", backend: str = "numpy", dtype: str | None = None) -> Pipeline:
+def load(
+    model: str | Path = "tiny", backend: str = "numpy", dtype: str | None = None, lora: Sequence[str] = ()
+) -> Pipeline:
     """Load a model by name ("tiny") or from a folder in diffusers' layout, onto "numpy", "mlx" or "auto".
 
     "auto" is MLX where it has a GPU and NumPy elsewhere. dtype: of the weights; unless given, "float32" on a CPU and
-    the file's own on a GPU. Raises `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no
-    model, `BackendError` for a backend that isn't installed.
+    the file's own on a GPU. lora: files of LoRAs to add, each "FILE" or "FILE:SCALE". Raises `ArgumentError` for an
+    unknown name, `CheckpointError` for a folder that is no model or a LoRA of another, `BackendError` for a backend
+    that isn't installed.
     """
     from minflux.weights.model import load_model
 
-    return load_model(model, get_backend(backend if backend != "auto" else best_backend()), dtype)
+    return load_model(model, get_backend(backend if backend != "auto" else best_backend()), dtype, lora)
 
 
 def best_backend() -> str:

@@ -16,22 +16,9 @@ from minflux.errors import BackendError
 from minflux.shapes import Array, Float, Int, shaped
 
 SHARED = (
-    *(
-        "abs",
-        "arange",
-        "argmax",
-        "broadcast_to",
-        "concatenate",
-        "cos",
-        "exp",
-        "log",
-        "max",
-        "maximum",
-        "mean",
-        "minimum",
-    ),
-    *("ones", "pad", "sin", "split", "sqrt", "stack", "sum", "tanh", "where", "zeros", "float32", "int32"),
-)
+    "abs", "arange", "argmax", "broadcast_to", "concatenate", "cos", "exp", "log", "max", "maximum", "mean", "minimum",
+    "ones", "pad", "sin", "split", "sqrt", "stack", "sum", "tanh", "where", "zeros", "float32", "int32",
+)  # fmt: skip
 
 GELU_TANH = math.sqrt(2 / math.pi)
 

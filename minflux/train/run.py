@@ -51,7 +51,8 @@ def run_flow(recipe: str, folder: Path) -> None:
         clip, t5 = (Tokenizer.from_folder(tokenizers / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
         return Pipeline(
             nx, (flux_cfg, p["transformer"]), load_component(model, "vae", nx), (clip_cfg, p["clip"]),
-            (t5_cfg, p["t5"]), clip, t5, section(Schedule, part(settings, "schedule")), section(Defaults, part(settings, "defaults")),
+            (t5_cfg, p["t5"]), clip, t5,
+            section(Schedule, part(settings, "schedule")), section(Defaults, part(settings, "defaults")),
         )  # fmt: skip
 
     def on_sample(configs, p, step):

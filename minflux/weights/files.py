@@ -10,6 +10,7 @@ https://github.com/huggingface/safetensors, "Format".
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ def write_entries(
 ) -> None:
     """Write arrays given as name -> (dtype's code, shape), asking for each one's bytes when its turn comes.
 
-    So a file may be larger than memory.
+    So a file may be larger than memory. Raises `CheckpointError` when the disk has no room, or fails.
     """
     sizes = {name: np.dtype(DTYPES[code]).itemsize for name, (code, _) in entries.items()}
     order = sorted(entries, key=lambda name: (-sizes[name], name))
@@ -215,10 +216,21 @@ def write_entries(
         header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with written_whole(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(bytes_of(name))
+    check_room(Path(path), 8 + len(text) + end)
+    try:
+        with written_whole(path) as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                file.write(bytes_of(name))
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be written: {(error.strerror or str(error)).lower()}") from error
+
+
+def check_room(path: Path, size: int) -> None:
+    """Raise `CheckpointError` when the disk that `path` is on has no room for `size` bytes."""
+    free = shutil.disk_usage(path.absolute().parent).free
+    if free < size:
+        raise CheckpointError(f"{path}: needs {size:,} bytes, and only {free:,} are free on this disk")
 
 
 def stored_code(array: Array, dtype: str | None) -> str:
@@ -268,6 +280,12 @@ def opened(path: Path) -> Iterator:
             yield file
     except OSError as error:
         raise CheckpointError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON object, whole or not at all."""
+    with written_whole(path) as file:
+        file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
 def read_json(path: Path) -> dict:

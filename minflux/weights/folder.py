@@ -8,7 +8,6 @@ shapes to expect need no list: the shapes of our tree, sent through the same ren
 those of the file.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from minflux.backend import Backend, backend_of
 from minflux.errors import CheckpointError
 from minflux.shapes import Array, Tree
 from minflux.weights import config, names, shapes
-from minflux.weights.files import Stored, contents, load, read_json, write_safetensors, written_whole
+from minflux.weights.files import Stored, contents, load, read_json, write_json, write_safetensors
 from minflux.weights.tree import flatten, tree
 
 Flat = dict[str, Array]
@@ -155,5 +154,4 @@ def save_component(folder: str | Path, kind: str, cfg: Any, p: Tree, dtype: str 
     spec, part = KINDS[kind], Path(folder) / kind
     part.mkdir(parents=True, exist_ok=True)
     write_safetensors(part / f"{spec.stem}.safetensors", spec.to_file(flatten(p)), dtype=dtype)
-    with written_whole(part / "config.json") as file:
-        file.write(json.dumps(spec.write_config(cfg), indent=2).encode() + b"\n")
+    write_json(part / "config.json", spec.write_config(cfg))

@@ -6,8 +6,8 @@
 A file `minflux.json` beside them may say how the model is best drawn with (see `Defaults`).
 """
 
-import json
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,31 @@ from minflux.pipeline import Defaults, Pipeline
 from minflux.sampling import Schedule
 from minflux.shapes import Tree
 from minflux.text import Tokenizer
-from minflux.weights.config import read_flux_config
-from minflux.weights.files import contents, read_json, written_whole
+from minflux.weights.files import contents, read_json, write_json
 from minflux.weights.folder import check_shapes, load_component, save_component
-from minflux.weights.parts import expected, find_parts, load_part, sizes, variant
+from minflux.weights.lora import added, read_loras
+from minflux.weights.parts import expected, find_parts, load_part, sizes_in, variant
+from minflux.weights.tree import flatten, tree
 
 INDEX, DEFAULTS, SCHEDULER = "model_index.json", "minflux.json", "scheduler/scheduler_config.json"
 DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 
 
-def load_model(model: str | Path, nx: Backend, dtype: str | None = None) -> Pipeline:
+def load_model(model: str | Path, nx: Backend, dtype: str | None = None, lora: Sequence[str] = ()) -> Pipeline:
     """Load a model by its name in the zoo, from a folder, or from a transformer's .safetensors file inside one.
 
-    dtype: of the weights as computed with; unless given, float32 on a CPU and the file's own on a GPU. Raises
-    `ArgumentError` when there is no such model, `CheckpointError` when something in it is missing or wrong.
+    dtype: of the weights as computed with; unless given, float32 on a CPU and the file's own on a GPU. lora: files,
+    each "FILE" or "FILE:SCALE", added to the weights. Raises `ArgumentError` when there is no such model,
+    `CheckpointError` when something in it is missing or wrong.
     """
     folder, file = find(model)
     dtype = dtype or (None if nx.on_gpu else "float32")
-    flux = load_transformer(file, folder, nx, dtype) if file else load_component(folder, "transformer", nx, dtype)
+    flux = load_transformer(file, nx, dtype) if file else load_component(folder, "transformer", nx, dtype)
     vae = load_component(folder, "vae", nx, dtype)
     check_drawable(model, flux[0], vae[0])
     clip, t5 = (load_component(folder, kind, nx, dtype) for kind in ("text_encoder", "text_encoder_2"))
-    return Pipeline(
+    pipe = Pipeline(
         nx=nx,
         flux=flux,
         vae=vae,
@@ -53,6 +55,25 @@ def load_model(model: str | Path, nx: Backend, dtype: str | None = None) -> Pipe
         schedule=read_schedule(folder / SCHEDULER),
         defaults=read_defaults(folder / DEFAULTS, flux[0]),
         name=str(model),
+    )
+    return with_lora(pipe, lora) if lora else pipe
+
+
+def with_lora(pipe: Pipeline, lora: Sequence[str]) -> Pipeline:
+    """Add LoRAs to a model's weights, for good; each is "FILE" or "FILE:SCALE"."""
+    parts = {"transformer": pipe.flux, "text_encoder": pipe.clip, "text_encoder_2": pipe.t5}
+    changes = read_loras(lora, {kind: cfg for kind, (cfg, _) in parts.items()})
+
+    def changed(kind: str) -> tuple[Any, Tree]:
+        cfg, p = parts[kind]
+        return cfg, tree(added(flatten(p), [change for change in changes if change.module.kind == kind]))
+
+    return replace(
+        pipe,
+        flux=changed("transformer"),
+        clip=changed("text_encoder"),
+        t5=changed("text_encoder_2"),
+        lora=(*pipe.lora, *lora),
     )
 
 
@@ -72,17 +93,13 @@ def find(model: str | Path) -> tuple[Path, Path | None]:
     return path, file
 
 
-def load_transformer(file: Path, folder: Path, nx: Backend, dtype: str | None) -> tuple[FluxConfig, Tree]:
-    """Load the transformer in a single file (BFL's, ComfyUI's, …); `folder` holds the model's other parts.
-
-    Its sizes are the file's own; what no weight shows, `axes_dim`, is read from the folder's config where it has one.
-    """
+def load_transformer(file: Path, nx: Backend, dtype: str | None) -> tuple[FluxConfig, Tree]:
+    """Load the transformer in a single file (BFL's, ComfyUI's, …), whose sizes are the file's own."""
     parts, _ = find_parts(contents(file))
     part = next((part for part in parts if part.kind == "transformer"), None)
     if part is None:
         raise CheckpointError(f"{file}: expected a transformer, found {', '.join(p.kind for p in parts) or 'none'}")
-    beside = folder / "transformer" / "config.json"
-    cfg = sizes(part, read_flux_config(read_json(beside)).axes_dim) if beside.exists() else sizes(part)
+    cfg = sizes_in(file, part)
     check_shapes(file, part.found, expected(part.kind, part.naming, cfg))
     return cfg, load_part(part, nx, dtype)
 
@@ -121,9 +138,10 @@ def save_model(pipe: Pipeline, folder: Path, dtype: str | None = None) -> None:
     parts = {"transformer": pipe.flux, "vae": pipe.vae, "text_encoder": pipe.clip, "text_encoder_2": pipe.t5}
     for kind, (cfg, p) in parts.items():
         save_component(folder, kind, cfg, p, dtype)
-    _write_json(folder / INDEX, INDEX_CONTENT)
-    _write_json(folder / SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler", **asdict(pipe.schedule)})
-    _write_json(folder / DEFAULTS, asdict(pipe.defaults))
+    (folder / SCHEDULER).parent.mkdir(exist_ok=True)
+    write_json(folder / INDEX, INDEX_CONTENT)
+    write_json(folder / SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler", **asdict(pipe.schedule)})
+    write_json(folder / DEFAULTS, asdict(pipe.defaults))
 
 
 INDEX_CONTENT = {
@@ -136,9 +154,3 @@ INDEX_CONTENT = {
     "transformer": ["diffusers", "FluxTransformer2DModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as file:
-        file.write(json.dumps(content, indent=2).encode() + b"\n")

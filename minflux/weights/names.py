@@ -58,6 +58,7 @@ FLUX_RULES: Rules = (
     ("norm_out.linear", "final_layer.adaLN_modulation.1"),
     ("proj_out", "final_layer.linear"),
 )
+FINAL_MODULATION = "final_layer.adaLN_modulation.1"
 FUSED = {"qkv": 3, "linear1": 4}  # BFL's joint matrices, and how many of diffusers' are in each
 
 VAE_RULES: Rules = (
@@ -125,23 +126,35 @@ def _stack(arrays: list[Array]) -> Array:
 
 
 def unfuse(flat: Flat) -> Flat:
-    """Undo `fuse`: every part has as many rows as the matrix has columns, and the last part the rest."""
+    """Undo `fuse`."""
     apart: Flat = {}
     for name, array in flat.items():
         stem, _, leaf = name.rpartition(".")
-        count = FUSED.get(stem.rpartition(".")[2], 1)
-        width = flat[f"{stem}.weight"].shape[1] if count > 1 else 0
+        count = _joint_parts(stem)
         for i in range(count):
-            end = (i + 1) * width if i < count - 1 else None
-            apart[f"{stem}@{i}.{leaf}" if count > 1 else name] = array[i * width : end]
+            rows = joint_rows(stem, i, flat[f"{stem}.weight"].shape[1])
+            apart[f"{stem}@{i}.{leaf}"] = array[rows]
+        if not count:
+            apart[name] = array
     return apart
+
+
+def joint_rows(stem: str, part: int, columns: int) -> slice:
+    """Tell which rows of a joint matrix a part has: as many as it has columns, and the last part the rest."""
+    last = part == _joint_parts(stem) - 1
+    return slice(part * columns, None if last else (part + 1) * columns)
+
+
+def _joint_parts(stem: str) -> int:
+    """Count the parts of the matrix called `stem`, 0 if it is no joint one."""
+    return FUSED.get(stem.rpartition(".")[2], 0)
 
 
 def swap_shift_scale(flat: Flat) -> Flat:
     """Exchange the halves of the final modulation: shift, scale for BFL, scale, shift for diffusers."""
     return {
         name: _stack([array[array.shape[0] // 2 :], array[: array.shape[0] // 2]])
-        if name.startswith("final_layer.adaLN_modulation.1.")
+        if name.startswith(f"{FINAL_MODULATION}.")
         else array
         for name, array in flat.items()
     }

@@ -6,19 +6,21 @@ nothing needs to be known of the file in advance, and only its header is read.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from minflux.backend import Backend
 from minflux.errors import CheckpointError
 from minflux.model.clip import CLIPConfig
-from minflux.model.flux import FluxConfig
+from minflux.model.flux import SCHNELL, FluxConfig
 from minflux.model.t5 import T5Config
-from minflux.model.vae import VAEConfig
-from minflux.shapes import Tree
+from minflux.model.vae import FLUX_VAE, VAEConfig
+from minflux.shapes import Array, Tree
 from minflux.weights import names
 from minflux.weights.files import Stored, load
-from minflux.weights.folder import KINDS, check_finite, file_shapes, standard_names
+from minflux.weights.folder import KINDS, check_finite, file_shapes, read_config, standard_names
 from minflux.weights.shapes import Shapes
 from minflux.weights.tree import tree
 
@@ -101,14 +103,19 @@ def _part(layout: Layout, prefix: str, inside: dict[str, Stored]) -> Part:
 # -- sizes ---------------------------------------------------------------------------------------------------
 
 
-def sizes(part: Part, axes_dim: tuple[int, ...] = FluxConfig.axes_dim) -> Any:
+def sizes(part: Part, beside: Any = None) -> Any:
     """Read a part's config off its shapes; raises `CheckpointError` naming the weight that is missing.
 
-    What no shape shows is FLUX.1's own: how a head's 128 dimensions are shared among the axes, θ, the autoencoder's
-    shift and scale and its 32 groups, CLIP's heads of 64.
+    What no shape shows is taken from `beside`, a config of the same kind, or else is FLUX.1's own: how a head's 128
+    dimensions are shared among the axes, θ, the autoencoder's shift and scale and its 32 groups, CLIP's heads of 64.
     """
-    of = _Shapes(part)
-    return flux_sizes(of, axes_dim) if part.kind == "transformer" else READERS[part.kind](of)
+    return READERS[part.kind](_Shapes(part), beside)
+
+
+def sizes_in(path: Path, part: Part) -> Any:
+    """Read the config of a part of a file, with the config of a model folder beside it where there is one."""
+    config = path.parent / part.kind / "config.json"
+    return sizes(part, read_config(config, KINDS[part.kind]) if config.exists() else None)
 
 
 class _Shapes:
@@ -137,9 +144,9 @@ class _Shapes:
         return name in self.shapes
 
 
-def flux_sizes(of: _Shapes, axes_dim: tuple[int, ...]) -> FluxConfig:
+def flux_sizes(of: _Shapes, beside: FluxConfig | None) -> FluxConfig:
     """The transformer's sizes; heads are as wide as the scale of a query norm."""
-    width = of("img_in.weight", 0)
+    width, axes_dim = of("img_in.weight", 0), (beside or SCHNELL).axes_dim
     block = "double_blocks.0.img_attn" if of.count("double_blocks") else "single_blocks.0"
     head = of(f"{block}.norm.query_norm.scale", 0)
     if head != sum(axes_dim) or width % head:
@@ -159,12 +166,14 @@ def flux_sizes(of: _Shapes, axes_dim: tuple[int, ...]) -> FluxConfig:
         depth=of.count("double_blocks"),
         depth_single_blocks=of.count("single_blocks"),
         axes_dim=axes_dim,
+        theta=(beside or SCHNELL).theta,
         guidance_embed=of.has("guidance_in.in_layer.weight"),
     )
 
 
-def vae_sizes(of: _Shapes) -> VAEConfig:
-    """The autoencoder's sizes, from its encoder; shift, scale and groups are FLUX.1's, which no shape shows."""
+def vae_sizes(of: _Shapes, beside: VAEConfig | None) -> VAEConfig:
+    """The autoencoder's sizes, from its encoder; no shape shows shift, scale and groups."""
+    hidden = beside or FLUX_VAE
     ch, levels = of("encoder.conv_in.weight", 0), of.count("encoder.down")
     widths = [of(f"encoder.down.{i}.block.0.conv1.weight", 0) for i in range(levels)]
     if any(width % ch for width in widths):
@@ -176,11 +185,13 @@ def vae_sizes(of: _Shapes) -> VAEConfig:
         ch=ch,
         ch_mult=tuple(width // ch for width in widths),
         num_res_blocks=of.count("encoder.down.0.block"),
-        norm_groups=min(32, ch),
+        norm_groups=min(hidden.norm_groups, ch),
+        scale_factor=hidden.scale_factor,
+        shift_factor=hidden.shift_factor,
     )
 
 
-def t5_sizes(of: _Shapes) -> T5Config:
+def t5_sizes(of: _Shapes, beside: T5Config | None) -> T5Config:
     """The T5 encoder's sizes; heads are counted by the table of position biases."""
     layer = "encoder.block.0.layer"
     buckets, heads = (of(f"{layer}.0.SelfAttention.relative_attention_bias.weight", axis) for axis in (0, 1))
@@ -195,8 +206,8 @@ def t5_sizes(of: _Shapes) -> T5Config:
     )
 
 
-def clip_sizes(of: _Shapes) -> CLIPConfig:
-    """The CLIP text encoder's sizes; its heads are 64 wide, its end-of-text token is the last."""
+def clip_sizes(of: _Shapes, beside: CLIPConfig | None) -> CLIPConfig:
+    """The CLIP text encoder's sizes; no shape shows that its heads are 64 wide, its end-of-text token the last."""
     table = "text_model.embeddings.token_embedding.weight"
     width = of(table, 1)
     return CLIPConfig(
@@ -204,13 +215,15 @@ def clip_sizes(of: _Shapes) -> CLIPConfig:
         hidden_size=width,
         intermediate_size=of("text_model.encoder.layers.0.mlp.fc1.weight", 0),
         num_hidden_layers=of.count("text_model.encoder.layers"),
-        num_attention_heads=max(1, width // 64),
+        num_attention_heads=beside.num_attention_heads if beside else max(1, width // 64),
         max_position_embeddings=of("text_model.embeddings.position_embedding.weight", 0),
-        eos_token_id=of(table, 0) - 1,
+        eos_token_id=beside.eos_token_id if beside else of(table, 0) - 1,
     )
 
 
-READERS = {"vae": vae_sizes, "text_encoder": clip_sizes, "text_encoder_2": t5_sizes}
+READERS: dict[str, Callable[[_Shapes, Any], Any]] = {
+    "transformer": flux_sizes, "vae": vae_sizes, "text_encoder": clip_sizes, "text_encoder_2": t5_sizes,
+}  # fmt: skip
 
 
 def variant(cfg: FluxConfig) -> str:
@@ -229,20 +242,20 @@ def variant(cfg: FluxConfig) -> str:
 
 
 def load_part(part: Part, nx: Backend, dtype: str | None = None) -> Tree:
-    """Read a part's weights as our tree, float8 ones times their scales; raises `CheckpointError` at NaN or infinity.
-
-    `dtype` is as in `read_safetensors`.
-    """
-    flat = {}
-    for name, stored in part.found.items():
-        array = load(stored, nx, dtype)
-        if name in part.scales:
-            array = (array * load(part.scales[name], nx, "float32")).astype(array.dtype)
-        check_finite(stored.path, part.prefix + name, array)
-        flat[name] = array
+    """Read a part's weights as our tree; for errors see `load_weight`. `dtype` is as in `read_safetensors`."""
+    flat = {name: load_weight(part, name, nx, dtype) for name in part.found}
     if part.naming == "bfl":
         return tree(names.to_channels_last(flat) if part.kind == "vae" else flat)
     return tree(KINDS[part.kind].to_ours(flat))
+
+
+def load_weight(part: Part, name: str, nx: Backend, dtype: str | None = None) -> Array:
+    """Read one weight, a float8 one times its scale; raises `CheckpointError` at NaN or infinity."""
+    array = load(part.found[name], nx, dtype)
+    if name in part.scales:
+        array = (array * load(part.scales[name], nx, "float32")).astype(array.dtype)
+    check_finite(part.found[name].path, part.prefix + name, array)
+    return array
 
 
 # -- what should be there ------------------------------------------------------------------------------------

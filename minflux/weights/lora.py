@@ -1,0 +1,251 @@
+"""LoRA: a small change to some of a model's matrices, W + scale · (α / r) · B A, with A (r, in) and B (out, r).
+
+Three families of names are in use:
+
+    transformer.transformer_blocks.0.attn.to_q.lora_A.weight    PEFT's and diffusers'
+    lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight     kohya's, with an α beside each pair
+    double_blocks.0.img_attn.qkv.lora_A.weight                  BFL's
+
+In all of them a key is a prefix, the name of a module under BFL's or diffusers' names (kohya's with underscores for
+dots), and the role it plays. `read_lora` takes keys apart so, and says which it can't place.
+
+Source: Hu et al. 2021 (arXiv 2106.09685).
+"""
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minflux.backend import backend_of, get_backend
+from minflux.errors import ArgumentError, CheckpointError
+from minflux.shapes import Array
+from minflux.weights import names
+from minflux.weights.files import contents, load, parse_json, read_header
+from minflux.weights.folder import KINDS
+from minflux.weights.parts import expected
+
+# How a module's name begins in a file, by the part of the model it is in.
+PREFIXES = {
+    "transformer": (
+        "transformer.",
+        "model.diffusion_model.",
+        "diffusion_model.",
+        "lora_unet_",
+        "lora_transformer_",
+        "",
+    ),
+    "text_encoder": ("text_encoder.", "lora_te1_", "lora_te_"),
+    "text_encoder_2": ("text_encoder_2.", "lora_te2_"),
+}  # fmt: skip
+NAMINGS = {"transformer": ("bfl", "diffusers"), "text_encoder": ("transformers",), "text_encoder_2": ("transformers",)}
+ROLES = {
+    "down": ("lora_A.weight", "lora_A.default.weight", "lora_down.weight", "lora.down.weight"),
+    "up": ("lora_B.weight", "lora_B.default.weight", "lora_up.weight", "lora.up.weight"),
+    "bias": ("lora_B.bias",),
+    "alpha": ("alpha",),
+}
+OTHERS = ("dora_scale", "lora_magnitude_vector", "hada_w1", "lokr_w1", "oft_blocks", "diff_b")
+SHOWN = 5  # keys listed in a message
+
+
+@dataclass(frozen=True)
+class Module:
+    """A matrix that a LoRA may change: the part of the model, its name there, and which part of a joint matrix."""
+
+    kind: str
+    stem: str
+    joint: int | None = None
+    swapped: bool = False  # diffusers' final modulation, whose halves lie the other way round
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a LoRA adds to one matrix, or to one part of a joint one: up @ down, and to the bias where it has any."""
+
+    module: Module
+    down: np.ndarray  # (r, in) float32
+    up: np.ndarray  # (out, r) float32, times scale · α / r
+    bias: np.ndarray | None = None
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def parse(text: str) -> tuple[Path, float]:
+    """Split "FILE:SCALE" or "FILE" into path and scale, 1 unless given; raises `ArgumentError` for what is no number.
+
+    >>> parse("style.safetensors:0.8")
+    (PosixPath('style.safetensors'), 0.8)
+    """
+    path, colon, scale = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        value = float(scale)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ArgumentError(f"lora: expected FILE or FILE:SCALE with a number for the scale, got {text!r}")
+    return Path(path), value
+
+
+def read_loras(texts: Sequence[str], configs: dict[str, Any]) -> list[Change]:
+    """Read several LoRAs, each given as "FILE" or "FILE:SCALE", for the parts of a model (see `read_lora`)."""
+    return [change for path, scale in map(parse, texts) for change in read_lora(path, configs, scale)]
+
+
+def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[Change]:
+    """Read a LoRA file for the parts of a model, kind -> config.
+
+    Warns of keys that fit nothing. Raises `CheckpointError` when no key fits, when half of a pair is missing, when a
+    shape is not the matrix's, when a number is not finite, and for kinds of adapter that are no LoRA.
+    """
+    found = contents(path)
+    strange = [key for key in found if any(mark in key for mark in OTHERS)]
+    if strange:
+        raise CheckpointError(f"{path}: {strange[0]}: is of another kind of adapter than LoRA; minflux can't add it")
+    known = {kind: modules(kind, cfg) for kind, cfg in configs.items() if kind in NAMINGS}
+    roles: dict[Module, dict[str, np.ndarray]] = defaultdict(dict)
+    spelled: dict[Module, str] = {}
+    unmatched = []
+    for key, stored in found.items():
+        module, name, role = _place(key, known)
+        if module is None:
+            unmatched.append(key)
+        elif role in roles[module]:
+            raise CheckpointError(f"{path}: {key}: is there twice, under different names")
+        else:
+            roles[module][role], spelled[module] = load(stored, get_backend("numpy")), name
+    if not roles:
+        raise CheckpointError(f"{path}: none of its {len(found)} keys fits this model; it has {_some(unmatched)}")
+    if unmatched:
+        warnings.warn(f"{path}: left out {len(unmatched)} keys that fit nothing: {_some(unmatched)}", stacklevel=2)
+    settings = read_settings(path)
+    return [
+        _change(f"{path}: {spelled[module]}", module, arrays, scale, configs, settings.of(spelled[module]))
+        for module, arrays in roles.items()
+    ]
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(sorted(keys)[:SHOWN]) + (", …" if len(keys) > SHOWN else "")
+
+
+def _place(key: str, known: dict[str, dict[str, Module]]) -> tuple[Module | None, str, str]:
+    """Tell which module a key belongs to, how the file spells it, and the key's role."""
+    for role, endings in ROLES.items():
+        for ending in endings:
+            name = key.removesuffix(f".{ending}")
+            for kind, table in known.items() if name != key else ():
+                for prefix in PREFIXES[kind]:
+                    bare = name.removeprefix(prefix)
+                    if name == prefix + bare and bare in table:
+                        return table[bare], name, role
+    return None, key, ""
+
+
+def modules(kind: str, cfg: Any) -> dict[str, Module]:
+    """Name every matrix of a part in all ways that files do: BFL's and diffusers' names, with dots or underscores."""
+    table = {}
+    for naming in NAMINGS[kind]:
+        for name, shape in expected(kind, naming, cfg).items():
+            stem, _, leaf = name.rpartition(".")
+            if leaf == "weight" and len(shape) == 2:
+                table[stem] = table[stem.replace(".", "_")] = _module(kind, naming, stem)
+    return table
+
+
+def _module(kind: str, naming: str, stem: str) -> Module:
+    if naming != "diffusers":
+        return Module(kind, stem)
+    ours, _, joint = names.rename(stem, names.FLUX_RULES).partition("@")
+    return Module(kind, ours, int(joint) if joint else None, swapped=ours == names.FINAL_MODULATION)
+
+
+# -- how strong ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """PEFT's settings, which diffusers writes into the header: "transformer.lora_alpha" and others."""
+
+    values: dict[str, Any]
+
+    def of(self, name: str) -> tuple[float | None, bool]:
+        """Give a module's α, None where the file doesn't say, and whether it is divided by √r in place of r."""
+        part, _, stem = name.partition(".")
+        alpha = self.values.get(f"{part}.alpha_pattern", {}).get(stem, self.values.get(f"{part}.lora_alpha"))
+        return alpha, bool(self.values.get(f"{part}.use_rslora"))
+
+
+def read_settings(path: Path) -> Settings:
+    """Read what a file's header says of its α; nothing in most files."""
+    header, _ = read_header(path)
+    text = header.get("__metadata__", {}).get("lora_adapter_metadata", "{}")
+    return Settings(parse_json(path, text.encode()))
+
+
+def _change(
+    where: str, module: Module, arrays: dict[str, np.ndarray], scale: float, configs: dict[str, Any], how: tuple
+) -> Change:
+    """Check a pair against the matrix that it changes, and bring in α and scale."""
+    if "down" not in arrays or "up" not in arrays:
+        raise CheckpointError(f"{where}: expected a pair, found {' and '.join(sorted(arrays))} alone")
+    down, up = (arrays[role].reshape(len(arrays[role]), -1) for role in ("down", "up"))  # some are 1×1 kernels
+    rank, (rows, columns) = len(down), shape_of(module, configs[module.kind])
+    if (up.shape[0], down.shape[1]) != (rows, columns) or up.shape[1] != rank:
+        raise CheckpointError(
+            f"{where}: expected ({rows}, r) and (r, {columns}), found {up.shape} and {down.shape}: "
+            "made for another model, or for a control picture"
+        )
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise CheckpointError(f"{where}: expected finite numbers, found NaN or infinity")
+    alpha, by_root = how
+    alpha = float(arrays["alpha"]) if "alpha" in arrays else rank if alpha is None else alpha
+    up = up * np.float32(scale * alpha / (math.sqrt(rank) if by_root else rank))
+    bias = scale * arrays["bias"] if "bias" in arrays else None
+    if module.swapped:
+        up, bias = (None if x is None else np.concatenate(np.split(x, 2)[::-1]) for x in (up, bias))
+    return Change(module, down, up, bias)
+
+
+def shape_of(module: Module, cfg: Any) -> tuple[int, int]:
+    """Give the shape of the matrix that a module names: of a part of a joint matrix, that part's."""
+    rows, columns = KINDS[module.kind].shapes(cfg)[f"{module.stem}.weight"]
+    return (rows, columns) if module.joint is None else (len(range(rows)[rows_of(module, columns)]), columns)
+
+
+def rows_of(module: Module, columns: int) -> slice:
+    """Tell which rows of a matrix a module's part takes."""
+    return slice(None) if module.joint is None else names.joint_rows(module.stem, module.joint, columns)
+
+
+# -- adding --------------------------------------------------------------------------------------------------
+
+
+def added(flat: dict[str, Array], changes: list[Change]) -> dict[str, Array]:
+    """Add changes to the weights that they name, W + B A in float32, each kept in its own dtype.
+
+    `flat` holds weights of one part, or some of them, under our names; changes to others are passed over.
+    """
+    flat = dict(flat)
+    for change in changes:
+        stem, rows = change.module.stem, rows_of(change.module, change.down.shape[1])
+        if f"{stem}.weight" in flat:
+            flat[f"{stem}.weight"] = _added(flat[f"{stem}.weight"], change.up @ change.down, rows)
+            if change.bias is not None:
+                flat[f"{stem}.bias"] = _added(flat[f"{stem}.bias"], change.bias, rows)
+    return flat
+
+
+def _added(weight: Array, delta: np.ndarray, rows: slice) -> Array:
+    nx = backend_of(weight)
+    whole = np.zeros(weight.shape, np.float32)
+    whole[rows] = delta
+    return (nx.as_float32(weight) + nx.array(whole)).astype(weight.dtype)
