@@ -92,7 +92,16 @@ LORA = click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a
     help="Draw a picture of minflux again, to the bit.",
 )
 @LORA
-def generate(prompt, model, backend, steps, seeds, guidance, negative_prompt, size_, out, preview, source, lora):
+@click.option(
+    "--memory",
+    type=click.Choice(["auto", "resident", "staged", "streamed"]),
+    default="auto",
+    show_default=True,
+    help="How weights are held: all at once, text encoders read as used, or all but the VAE read as used.",
+)
+def generate(
+    prompt, model, backend, steps, seeds, guidance, negative_prompt, size_, out, preview, source, lora, memory
+):
     """Draw PROMPT to a PNG that carries its own settings.
 
     \b
@@ -109,11 +118,11 @@ def generate(prompt, model, backend, steps, seeds, guidance, negative_prompt, si
     if source is not None:
         _check_nothing_beside(source)
         jobs = [g.read_settings(source)]
-        pipe = load(jobs[0].model, jobs[0].backend, lora=jobs[0].lora)
+        pipe = load(jobs[0].model, jobs[0].backend, lora=jobs[0].lora, memory=memory)
     elif prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
     else:
-        pipe = load(model, backend, lora=lora)
+        pipe = load(model, backend, lora=lora, memory=memory)
         given = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt}
         given |= {"width": size_[0], "height": size_[1]}
         jobs = [g.complete(pipe, prompt, seed, **given) for seed in seeds]
@@ -136,7 +145,7 @@ def _check_nothing_beside(source: Path) -> None:
     ctx = click.get_current_context()
     for param in ctx.command.params:
         given = ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
-        if given and param.name not in ("source", "out", "preview"):
+        if given and param.name not in ("source", "out", "preview", "memory"):
             name = param.opts[0] if param.opts[0].startswith("-") else "PROMPT"
             raise ArgumentError(f"{name} can't be given with --from, which takes all settings from {source}")
 

@@ -20,7 +20,7 @@ from minflux.weights import names
 from minflux.weights.files import checked_cast, to_bytes, write_entries, write_json
 from minflux.weights.folder import KINDS
 from minflux.weights.lora import Change, added, read_loras
-from minflux.weights.parts import expected, load_weight
+from minflux.weights.parts import expected, load_weight, whole_name
 
 Flat = dict[str, Array]
 CASTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -122,7 +122,7 @@ def write_part(path: Path, found: Found, naming: str, dtype: str | None, changes
     codes: dict[str, set[str]] = defaultdict(set)
     for name, stored in part.found.items():
         blocks[block_of(part.kind, name)].append(name)
-        codes[joint_name(part.kind, part.naming, name)].add(KEPT.get(stored.code, "F32"))
+        codes[origin(part.kind, part.naming, name)].add(KEPT.get(stored.code, "F32"))
 
     @lru_cache(maxsize=1)
     def rewritten(block: str) -> Flat:
@@ -131,7 +131,7 @@ def write_part(path: Path, found: Found, naming: str, dtype: str | None, changes
         )
 
     def code(name: str) -> str:
-        own = codes[joint_name(part.kind, naming, name)]
+        own = codes[origin(part.kind, naming, name)]
         return CASTS[dtype] if dtype else min(own) if len(own) == 1 else "F32"
 
     wanted = expected(part.kind, naming, found.cfg)
@@ -168,8 +168,6 @@ def block_of(kind: str, name: str) -> str:
     return f"{match[1] or 'double'}_blocks.{match[2]}" if match else ""
 
 
-def joint_name(kind: str, naming: str, name: str) -> str:
-    """Name the weight of BFL's that a weight is, or is a part of; all of the autoencoder's count as one."""
-    if kind == "vae":
-        return ""
-    return re.sub(r"@\d", "", names.rename(name, names.FLUX_RULES)) if naming == "diffusers" else name
+def origin(kind: str, naming: str, name: str) -> str:
+    """Name the weight that a weight is, or is a part of; all of the autoencoder's count as one."""
+    return "" if kind == "vae" else whole_name(kind, naming, name)

@@ -3,7 +3,6 @@
 Only headers and configs are read, so 24 GB take no longer than 24 MB.
 """
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from minflux import zoo
 from minflux.errors import ArgumentError, CheckpointError
+from minflux.memory import MODES, count, held
 from minflux.model.clip import CLIPConfig
 from minflux.model.flux import FluxConfig
 from minflux.model.t5 import T5Config
@@ -34,11 +34,6 @@ class Found:
     cfg: Any
     wrong: list[Mismatch]
 
-    @property
-    def weights(self) -> int:
-        """How many numbers the part has."""
-        return sum(math.prod(stored.shape) for stored in self.part.found.values())
-
 
 @dataclass(frozen=True)
 class Report:
@@ -61,12 +56,11 @@ class Report:
         for path, names in self.unknown.items():
             lines += [f"  {path.name}: {name}: belongs to no part of FLUX.1" for name in names[:SHOWN]]
             lines += _and_more(names)
-        weights = sum(found.weights for found in self.found)
-        if weights:
-            lines.append(
-                f"memory for all weights: {_bytes(4 * weights)} in float32 (NumPy, and MLX on a CPU), "
-                f"{_bytes(2 * weights)} in bfloat16 (MLX on a GPU)"
-            )
+        parts = {found.part.kind: found.part for found in self.found}
+        if parts:
+            modes = ", ".join(f"{_bytes(held(parts, mode))} {mode}" for mode in MODES)
+            lines.append(f"memory for the weights in float32 (NumPy): {modes}")
+            lines.append(f"memory for the weights in bfloat16 (MLX on a GPU): {_bytes(held(parts, 'resident', 2))}")
         return "\n".join(lines)
 
 
@@ -132,7 +126,7 @@ def _part_lines(found: Found) -> list[str]:
     scaled = f", {len(part.scales)} of them scaled" if part.scales else ""
     where = f" under {part.prefix!r}" if part.prefix else ""
     lines = [
-        f"  {TITLES[part.kind]}: {found.weights:,} numbers in {len(part.found)} weights, {dtypes}{scaled}; "
+        f"  {TITLES[part.kind]}: {count(part):,} numbers in {len(part.found)} weights, {dtypes}{scaled}; "
         f"{NAMINGS[part.naming]}{where}",
         f"    {describe(found.cfg)}",
     ]

@@ -271,18 +271,23 @@ def check_latents(latents: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def load(
-    model: str | Path = "tiny", backend: str = "numpy", dtype: str | None = None, lora: Sequence[str] = ()
+    model: str | Path = "tiny",
+    backend: str = "numpy",
+    dtype: str | None = None,
+    lora: Sequence[str] = (),
+    memory: str = "auto",
 ) -> Pipeline:
     """Load a model by name ("tiny") or from a folder in diffusers' layout, onto "numpy", "mlx" or "auto".
 
     "auto" is MLX where it has a GPU and NumPy elsewhere. dtype: of the weights; unless given, "float32" on a CPU and
-    the file's own on a GPU. lora: files of LoRAs to add, each "FILE" or "FILE:SCALE". Raises `ArgumentError` for an
-    unknown name, `CheckpointError` for a folder that is no model or a LoRA of another, `BackendError` for a backend
-    that isn't installed.
+    the file's own on a GPU. lora: files of LoRAs to add, each "FILE" or "FILE:SCALE". memory: "resident", "staged",
+    "streamed", or "auto" for the first of them that fits into what is free (see `minflux.memory`). Raises
+    `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model or a LoRA of another,
+    `BackendError` for a backend that isn't installed.
     """
     from minflux.weights.model import load_model
 
-    return load_model(model, get_backend(backend if backend != "auto" else best_backend()), dtype, lora)
+    return load_model(model, get_backend(backend if backend != "auto" else best_backend()), dtype, lora, memory)
 
 
 def best_backend() -> str:

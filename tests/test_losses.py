@@ -16,6 +16,7 @@ from minflux.train import flow as flow_training
 from minflux.train import vae as vae_training
 from minflux.train.initial import initial
 from minflux.weights import folder as folders
+from minflux.weights.parts import load_component
 from minflux.weights.shapes import flux_shapes, vae_shapes
 from minflux.weights.tree import flatten, leaves
 from tests import compare, tiny_model
@@ -98,7 +99,7 @@ def vae_case(model):
 
 def test_the_autoencoders_loss(nx, model, vae_case):
     _, image, noise, expected = vae_case
-    cfg, p = folders.load_component(model, "vae", nx)
+    cfg, p = load_component(model, "vae", nx)
     got = vae_training.vae_loss(p, cfg, nhwc(nx, image), nhwc(nx, noise), 0.3)
     compare.assert_close(nx, got, expected, compare.COMPONENT)
 
@@ -106,7 +107,7 @@ def test_the_autoencoders_loss(nx, model, vae_case):
 @MLX
 def test_the_gradient_of_the_autoencoders_loss(nx, model, vae_case):
     theirs, image, noise, _ = vae_case
-    cfg, p = folders.load_component(model, "vae", nx)
+    cfg, p = load_component(model, "vae", nx)
     loss = nx.value_and_grad(lambda p: vae_training.vae_loss(p, cfg, nhwc(nx, image), nhwc(nx, noise), 0.3))
     assert_gradients("vae", loss(p)[1], theirs)
 
@@ -145,7 +146,7 @@ def flow_case(model):
 def our_flow_loss(nx, model, inputs):
     """The loss as a function of the weights alone, and the weights."""
     parts = ("transformer", "text_encoder", "text_encoder_2")
-    configs, weights = zip(*(folders.load_component(model, part, nx) for part in parts), strict=True)
+    configs, weights = zip(*(load_component(model, part, nx) for part in parts), strict=True)
     x0, noise, t, clip_ids, t5_ids = inputs
     batch = nhwc(nx, x0), nhwc(nx, noise), nx.array(t.numpy()), nx.array(clip_ids), nx.array(t5_ids)
     return lambda p: flow_training.flow_loss(p, configs, *batch), dict(

@@ -151,7 +151,7 @@ def test_configs_we_can_not_run(tmp_path, kind, wrong, complaint):
     path.parent.mkdir()
     path.write_text(json.dumps(folder.KINDS[kind].write_config(SMALL_CONFIGS[kind]) | wrong))
     with pytest.raises(CheckpointError, match=f"config.json: {complaint}"):
-        folder.load_component(tmp_path, kind, get_backend("numpy"))
+        weights.load_component(tmp_path, kind, get_backend("numpy"))
 
 
 # -- folders -------------------------------------------------------------------------------------------------

@@ -23,7 +23,9 @@ class NumPyBackend(Backend):
 
     def from_bfloat16(self, bits):
         """Widen to float32, exactly: a bfloat16 is a float32's upper half."""
-        return (bits.astype(np.uint32) << 16).view(np.float32)
+        wide = bits.astype(np.uint32)
+        wide <<= 16  # in place: matrices are large
+        return wide.view(np.float32)
 
     def to_numpy(self, x):
         """Return `x` itself."""

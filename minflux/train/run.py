@@ -17,8 +17,9 @@ from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
 from minflux.train.loop import LOG
 from minflux.train.recipe import part, read_recipe, section
 from minflux.train.vae import reconstruct, train_vae
-from minflux.weights.folder import load_component, save_component
+from minflux.weights.folder import save_component
 from minflux.weights.model import save_model
+from minflux.weights.parts import load_component
 
 SAMPLES = 16
 

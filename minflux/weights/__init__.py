@@ -1,7 +1,7 @@
 """Checkpoints: names to weight trees and back, reading and writing files."""
 
 from minflux.weights.files import read_safetensors, write_safetensors, written_whole
-from minflux.weights.folder import load_component, save_component
+from minflux.weights.folder import save_component
 from minflux.weights.names import (
     flux_to_bfl,
     flux_to_diffusers,
@@ -10,6 +10,7 @@ from minflux.weights.names import (
     vae_to_bfl,
     vae_to_diffusers,
 )
+from minflux.weights.parts import load_component
 from minflux.weights.shapes import clip_shapes, flux_shapes, t5_shapes, vae_shapes
 from minflux.weights.tree import flatten, leaves, tree, tree_map
 

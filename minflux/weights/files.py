@@ -53,6 +53,11 @@ class Stored:
     shape: tuple[int, ...]
     start: int
 
+    @property
+    def size(self) -> int:
+        """How many bytes it takes in the file."""
+        return math.prod(self.shape) * np.dtype(DTYPES[self.code]).itemsize
+
 
 # -- reading -------------------------------------------------------------------------------------------------
 
@@ -150,7 +155,15 @@ def load(stored: Stored, nx: Backend, dtype: str | None = None) -> Array:
         dtype = dtype or ("float32" if nx.name == "numpy" else "bfloat16")
         return nx.array(from_float8(raw, stored.code)).astype(float_dtype(nx, dtype))
     array = nx.from_bfloat16(raw) if stored.code == "BF16" else nx.array(raw)
-    return array.astype(float_dtype(nx, dtype)) if dtype or nx.name == "numpy" else array
+    wanted = float_dtype(nx, dtype) if dtype or nx.name == "numpy" else array.dtype
+    return array if array.dtype == wanted else array.astype(wanted)
+
+
+def prefetch(stored: Stored) -> None:
+    """Have the system bring an array's bytes from disk while something else goes on, where it can (not on macOS)."""
+    if hasattr(os, "posix_fadvise"):
+        with opened(stored.path) as file:
+            os.posix_fadvise(file.fileno(), stored.start, stored.size, os.POSIX_FADV_WILLNEED)
 
 
 def from_float8(bits: np.ndarray, code: str) -> np.ndarray:

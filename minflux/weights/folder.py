@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from minflux.backend import Backend, backend_of
+from minflux.backend import backend_of
 from minflux.errors import CheckpointError
 from minflux.shapes import Array, Tree
 from minflux.weights import config, names, shapes
-from minflux.weights.files import Stored, contents, load, read_json, write_json, write_safetensors
-from minflux.weights.tree import flatten, tree
+from minflux.weights.files import Stored, read_json, write_json, write_safetensors
+from minflux.weights.tree import flatten
 
 Flat = dict[str, Array]
 
@@ -80,24 +80,6 @@ KINDS = {
 
 
 # -- reading -------------------------------------------------------------------------------------------------
-
-
-def load_component(folder: str | Path, kind: str, nx: Backend, dtype: str | None = None) -> tuple[Any, Tree]:
-    """Read "transformer", "vae", "text_encoder" (CLIP) or "text_encoder_2" (T5) from a model folder.
-
-    Returns its config and weight tree. `dtype` is as in `read_safetensors`. Raises `CheckpointError` when
-    the folder lacks a file, when the file's weights are not those that the config asks for, or when one is
-    not finite.
-    """
-    spec, part = KINDS[kind], Path(folder) / kind
-    cfg = read_config(part / "config.json", spec)
-    path = weights_path(part, spec.stem)
-    found = standard_names(contents(path), spec)
-    check_shapes(path, found, file_shapes(spec, cfg))
-    flat = {name: load(stored, nx, dtype) for name, stored in found.items()}
-    for name, array in flat.items():
-        check_finite(found[name].path, name, array)
-    return cfg, tree(spec.to_ours(flat))
 
 
 def read_config(path: Path, spec: Kind) -> Any:

@@ -7,13 +7,14 @@ A file `minflux.json` beside them may say how the model is best drawn with (see 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from minflux import zoo
 from minflux.backend import Backend
 from minflux.errors import ArgumentError, CheckpointError
+from minflux.memory import STREAMED, choose
 from minflux.model.flux import FluxConfig
 from minflux.model.vae import VAEConfig
 from minflux.pipeline import Defaults, Pipeline
@@ -21,9 +22,10 @@ from minflux.sampling import Schedule
 from minflux.shapes import Tree
 from minflux.text import Tokenizer
 from minflux.weights.files import contents, read_json, write_json
-from minflux.weights.folder import check_shapes, load_component, save_component
+from minflux.weights.folder import KINDS, check_shapes, save_component
 from minflux.weights.lora import added, read_loras
-from minflux.weights.parts import expected, find_parts, load_part, sizes_in, variant
+from minflux.weights.parts import Part, expected, find_component, find_parts, load_part, sizes_in, variant
+from minflux.weights.stream import stream
 from minflux.weights.tree import flatten, tree
 
 INDEX, DEFAULTS, SCHEDULER = "model_index.json", "minflux.json", "scheduler/scheduler_config.json"
@@ -31,49 +33,45 @@ DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 
 
-def load_model(model: str | Path, nx: Backend, dtype: str | None = None, lora: Sequence[str] = ()) -> Pipeline:
+def load_model(
+    model: str | Path, nx: Backend, dtype: str | None = None, lora: Sequence[str] = (), memory: str = "auto"
+) -> Pipeline:
     """Load a model by its name in the zoo, from a folder, or from a transformer's .safetensors file inside one.
 
     dtype: of the weights as computed with; unless given, float32 on a CPU and the file's own on a GPU. lora: files,
-    each "FILE" or "FILE:SCALE", added to the weights. Raises `ArgumentError` when there is no such model,
-    `CheckpointError` when something in it is missing or wrong.
+    each "FILE" or "FILE:SCALE", added to the weights. memory: see `minflux.memory`. Raises `ArgumentError` when there
+    is no such model, `CheckpointError` when something in it is missing or wrong.
     """
     folder, file = find(model)
     dtype = dtype or (None if nx.on_gpu else "float32")
-    flux = load_transformer(file, nx, dtype) if file else load_component(folder, "transformer", nx, dtype)
-    vae = load_component(folder, "vae", nx, dtype)
-    check_drawable(model, flux[0], vae[0])
-    clip, t5 = (load_component(folder, kind, nx, dtype) for kind in ("text_encoder", "text_encoder_2"))
-    pipe = Pipeline(
+    parts = {kind: find_component(folder, kind) for kind in KINDS if file is None or kind != "transformer"}
+    if file is not None:
+        parts["transformer"] = find_transformer(file)
+    configs = {kind: cfg for kind, (cfg, _) in parts.items()}
+    check_drawable(model, configs["transformer"], configs["vae"])
+    changes = read_loras(lora, configs)
+    streamed = STREAMED[choose(memory, nx, {kind: part for kind, (_, part) in parts.items()})]
+
+    def opened(kind: str) -> tuple[Any, Tree]:
+        cfg, part = parts[kind]
+        own = [change for change in changes if change.module.kind == kind]
+        if kind in streamed:
+            return cfg, stream(part, nx, dtype, own)
+        p = load_part(part, nx, dtype)
+        return cfg, tree(added(flatten(p), own)) if own else p
+
+    return Pipeline(
         nx=nx,
-        flux=flux,
-        vae=vae,
-        clip=clip,
-        t5=t5,
-        clip_tokenizer=Tokenizer.from_folder(folder / "tokenizer", clip[0].vocab_size),
-        t5_tokenizer=Tokenizer.from_folder(folder / "tokenizer_2", t5[0].vocab_size),
+        flux=opened("transformer"),
+        vae=opened("vae"),
+        clip=opened("text_encoder"),
+        t5=opened("text_encoder_2"),
+        clip_tokenizer=Tokenizer.from_folder(folder / "tokenizer", configs["text_encoder"].vocab_size),
+        t5_tokenizer=Tokenizer.from_folder(folder / "tokenizer_2", configs["text_encoder_2"].vocab_size),
         schedule=read_schedule(folder / SCHEDULER),
-        defaults=read_defaults(folder / DEFAULTS, flux[0]),
+        defaults=read_defaults(folder / DEFAULTS, configs["transformer"]),
         name=str(model),
-    )
-    return with_lora(pipe, lora) if lora else pipe
-
-
-def with_lora(pipe: Pipeline, lora: Sequence[str]) -> Pipeline:
-    """Add LoRAs to a model's weights, for good; each is "FILE" or "FILE:SCALE"."""
-    parts = {"transformer": pipe.flux, "text_encoder": pipe.clip, "text_encoder_2": pipe.t5}
-    changes = read_loras(lora, {kind: cfg for kind, (cfg, _) in parts.items()})
-
-    def changed(kind: str) -> tuple[Any, Tree]:
-        cfg, p = parts[kind]
-        return cfg, tree(added(flatten(p), [change for change in changes if change.module.kind == kind]))
-
-    return replace(
-        pipe,
-        flux=changed("transformer"),
-        clip=changed("text_encoder"),
-        t5=changed("text_encoder_2"),
-        lora=(*pipe.lora, *lora),
+        lora=tuple(lora),
     )
 
 
@@ -93,15 +91,15 @@ def find(model: str | Path) -> tuple[Path, Path | None]:
     return path, file
 
 
-def load_transformer(file: Path, nx: Backend, dtype: str | None) -> tuple[FluxConfig, Tree]:
-    """Load the transformer in a single file (BFL's, ComfyUI's, …), whose sizes are the file's own."""
+def find_transformer(file: Path) -> tuple[FluxConfig, Part]:
+    """Find the transformer in a single file (BFL's, ComfyUI's, …), and read its sizes off the file."""
     parts, _ = find_parts(contents(file))
     part = next((part for part in parts if part.kind == "transformer"), None)
     if part is None:
         raise CheckpointError(f"{file}: expected a transformer, found {', '.join(p.kind for p in parts) or 'none'}")
     cfg = sizes_in(file, part)
     check_shapes(file, part.found, expected(part.kind, part.naming, cfg))
-    return cfg, load_part(part, nx, dtype)
+    return cfg, part
 
 
 def check_drawable(model: str | Path, flux: FluxConfig, vae: VAEConfig) -> None:

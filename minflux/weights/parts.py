@@ -19,8 +19,17 @@ from minflux.model.t5 import T5Config
 from minflux.model.vae import FLUX_VAE, VAEConfig
 from minflux.shapes import Array, Tree
 from minflux.weights import names
-from minflux.weights.files import Stored, load
-from minflux.weights.folder import KINDS, check_finite, file_shapes, read_config, standard_names
+from minflux.weights.files import Stored, contents, load
+from minflux.weights.folder import (
+    KINDS,
+    check_finite,
+    check_shapes,
+    file_shapes,
+    read_config,
+    standard_names,
+    weights_path,
+)
+from minflux.weights.names import Flat
 from minflux.weights.shapes import Shapes
 from minflux.weights.tree import tree
 
@@ -51,6 +60,11 @@ LAYOUTS = (
     ),
     Layout("text_encoder", "transformers", "embeddings.token_embedding.weight"),
 )  # fmt: skip
+
+# whose names the components of a model folder have
+FOLDER_NAMING = {
+    "transformer": "diffusers", "vae": "diffusers", "text_encoder": "transformers", "text_encoder_2": "transformers"
+}  # fmt: skip
 
 # what files hold beside the weights: marks and scales of quantisation, and tables that follow from the sizes.
 SCALES = ("scale_weight", "weight_scale")  # a float8 weight's factor, beside it
@@ -241,12 +255,39 @@ def variant(cfg: FluxConfig) -> str:
 # -- weights -------------------------------------------------------------------------------------------------
 
 
+def load_component(folder: str | Path, kind: str, nx: Backend, dtype: str | None = None) -> tuple[Any, Tree]:
+    """Read "transformer", "vae", "text_encoder" (CLIP) or "text_encoder_2" (T5) from a model folder.
+
+    Returns its config and weight tree; for errors see `find_component` and `load_weight`.
+    """
+    cfg, part = find_component(Path(folder), kind)
+    return cfg, load_part(part, nx, dtype)
+
+
+def find_component(folder: Path, kind: str) -> tuple[Any, Part]:
+    """Find a component of a model folder in diffusers' layout, and read its config.
+
+    Raises `CheckpointError` when the folder lacks a file, or when the file's weights are not those that the config
+    asks for.
+    """
+    spec = KINDS[kind]
+    cfg = read_config(folder / kind / "config.json", spec)
+    path = weights_path(folder / kind, spec.stem)
+    part = Part(kind, FOLDER_NAMING[kind], "", standard_names(contents(path), spec), {})
+    check_shapes(path, part.found, expected(kind, part.naming, cfg))
+    return cfg, part
+
+
 def load_part(part: Part, nx: Backend, dtype: str | None = None) -> Tree:
     """Read a part's weights as our tree; for errors see `load_weight`. `dtype` is as in `read_safetensors`."""
-    flat = {name: load_weight(part, name, nx, dtype) for name in part.found}
+    return tree(to_ours(part, {name: load_weight(part, name, nx, dtype) for name in part.found}))
+
+
+def to_ours(part: Part, flat: Flat) -> Flat:
+    """Give a part's weights our names and layout."""
     if part.naming == "bfl":
-        return tree(names.to_channels_last(flat) if part.kind == "vae" else flat)
-    return tree(KINDS[part.kind].to_ours(flat))
+        return names.to_channels_last(flat) if part.kind == "vae" else flat
+    return KINDS[part.kind].to_ours(flat)
 
 
 def load_weight(part: Part, name: str, nx: Backend, dtype: str | None = None) -> Array:
@@ -256,6 +297,16 @@ def load_weight(part: Part, name: str, nx: Backend, dtype: str | None = None) ->
         array = (array * load(part.scales[name], nx, "float32")).astype(array.dtype)
     check_finite(part.found[name].path, part.prefix + name, array)
     return array
+
+
+def whole_name(kind: str, naming: str, name: str) -> str:
+    """Give the name in our tree of the weight that a file's weight is, or is a part of (not for the autoencoder).
+
+    >>> whole_name("transformer", "diffusers", "transformer_blocks.3.attn.to_k.bias")
+    'double_blocks.3.img_attn.qkv.bias'
+    """
+    renamed = kind == "transformer" and naming == "diffusers"
+    return re.sub(r"@\d", "", names.rename(name, names.FLUX_RULES)) if renamed else name
 
 
 # -- what should be there ------------------------------------------------------------------------------------

@@ -1,0 +1,104 @@
+"""A weight tree whose arrays stay in their file until they are used, and are forgotten after it.
+
+The model asks for its weights one at a time, `linear(x, **p["proj"])`, so a tree that reads each of them when asked
+needs no more memory than the largest matrix, however large the model. Nothing in the model knows of it. What is paid
+is time: every weight is read, and widened to float32, at every step.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from minflux.backend import Backend
+from minflux.shapes import Array, Tree
+from minflux.weights.files import prefetch
+from minflux.weights.lora import Change, added
+from minflux.weights.parts import Part, load_weight, to_ours, whole_name
+from minflux.weights.tree import tree
+
+
+def stream(part: Part, nx: Backend, dtype: str | None = None, changes: Sequence[Change] = ()) -> Tree:
+    """Make a part's tree of weights that are read when they are used, `changes` of LoRAs added each time.
+
+    Every weight is the one that `load_part` gives, to the bit. For errors see `load_weight`; they come at first use.
+    """
+    sources: dict[str, list[str]] = defaultdict(list)
+    for name in part.found:
+        sources[whole_name(part.kind, part.naming, name)].append(name)
+    flat = {name: Leaf(part, name, tuple(found), nx, dtype, changes) for name, found in sources.items()}
+    return _streamed(tree(flat))
+
+
+@dataclass
+class Leaf:
+    """One weight: where it is stored, in one piece or several, and how it is read."""
+
+    part: Part
+    name: str
+    sources: tuple[str, ...]
+    nx: Backend
+    dtype: str | None
+    changes: Sequence[Change]
+
+    def read(self) -> Array:
+        """Read it from its file."""
+        flat = {name: load_weight(self.part, name, self.nx, self.dtype) for name in self.sources}
+        return added(to_ours(self.part, flat), self.changes)[self.name]
+
+    def prefetch(self) -> None:
+        """Have the system bring it from disk meanwhile."""
+        for name in self.sources:
+            prefetch(self.part.found[name])
+
+
+class Branch(Mapping):
+    """A level of the tree with names: asked for a weight, it reads it."""
+
+    def __init__(self, nodes: dict[str, Any]):
+        self.nodes = nodes
+
+    def __getitem__(self, key: str) -> Any:
+        node = self.nodes[key]
+        return node.read() if isinstance(node, Leaf) else node
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def prefetch(self) -> None:
+        """Have the system bring all of it from disk meanwhile."""
+        for node in self.nodes.values():
+            node.prefetch()
+
+
+class Blocks(Sequence):
+    """A level of numbered blocks: while one is at work, the next comes from disk."""
+
+    def __init__(self, blocks: list[Any]):
+        self.blocks = blocks
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.blocks[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        for block, following in zip(self.blocks, [*self.blocks[1:], None], strict=True):
+            if following is not None:
+                following.prefetch()
+            yield block
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def prefetch(self) -> None:
+        """Have the system bring all of it from disk meanwhile."""
+        for block in self.blocks:
+            block.prefetch()
+
+
+def _streamed(node: Tree) -> Any:
+    if isinstance(node, dict):
+        return Branch({key: _streamed(value) for key, value in node.items()})
+    return Blocks([_streamed(value) for value in node]) if isinstance(node, list) else node

@@ -1,0 +1,166 @@
+"""The three ways of holding a model: the same picture to the bit, and only as much memory as was said."""
+
+import gc
+import re
+import shutil
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import minflux
+from benchmarks import synthetic_checkpoint as synthetic
+from minflux import cli, memory
+from minflux.backend import get_backend
+from minflux.errors import ArgumentError, CheckpointError
+from minflux.memory import MODES, held
+from minflux.model.flux import SCHNELL, flux
+from minflux.weights import read_safetensors, write_safetensors
+from minflux.weights.model import find_transformer
+from minflux.weights.parts import find_component, load_part
+from minflux.weights.stream import Blocks, Branch, stream
+from tests import tiny_model
+from tests.test_lora import PAIR
+
+NX = get_backend("numpy")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model.make(tmp_path_factory.mktemp("memory") / "model")
+
+
+def all_read(node):
+    """A streamed tree as plain dicts and lists."""
+    if isinstance(node, Branch):
+        return {key: all_read(node[key]) for key in node}
+    return [all_read(block) for block in node] if isinstance(node, Blocks) else node
+
+
+# -- the same numbers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_every_mode_draws_the_same_picture(model, mode):
+    expected = minflux.load(model, memory="resident")("a cat", seed=3)
+    assert minflux.load(model, memory=mode)("a cat", seed=3).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["transformer", "text_encoder", "text_encoder_2"])
+def test_a_streamed_tree_has_the_same_weights(model, kind):
+    _, part = find_component(model, kind)
+    np.testing.assert_equal(all_read(stream(part, NX)), load_part(part, NX))
+
+
+@pytest.mark.parametrize("format_", ["bfl", "comfy", "diffusers"])
+@pytest.mark.parametrize("dtype", ["bf16", "f8_e4m3"])
+def test_from_every_format(tmp_path, format_, dtype):
+    cfg = replace(SCHNELL, hidden_size=128, num_heads=1, depth=2, depth_single_blocks=1)
+    synthetic.make(tmp_path / "x.safetensors", cfg, format_, dtype)
+    if format_ == "diffusers":
+        _, part = find_component(tmp_path / "x.safetensors", "transformer")
+    else:
+        _, part = find_transformer(tmp_path / "x.safetensors")
+    np.testing.assert_equal(all_read(stream(part, NX)), load_part(part, NX))
+
+
+def test_a_lora_is_added_at_each_read(model, tmp_path):
+    write_safetensors(tmp_path / "l.safetensors", PAIR)
+    name = f"{tmp_path / 'l.safetensors'}:0.3"
+    resident, streamed = (minflux.load(model, lora=[name], memory=mode).flux[1] for mode in ("resident", "streamed"))
+    for _ in range(2):
+        np.testing.assert_array_equal(streamed["img_in"]["weight"], resident["img_in"]["weight"])
+
+
+# -- how much of it ------------------------------------------------------------------------------------------
+
+
+def test_what_a_streamed_transformer_takes_is_what_was_said(tmp_path):
+    """Traced while it runs, it stays below the two largest matrices and the activations; resident, it could not."""
+    cfg = replace(SCHNELL, hidden_size=512, num_heads=4, depth=3, depth_single_blocks=6, context_in_dim=64)
+    synthetic.make(tmp_path / "x.safetensors", cfg)
+    _, part = find_transformer(tmp_path / "x.safetensors")
+    inputs = {
+        "img": np.zeros((1, 8, 64), np.float32),
+        "img_ids": np.zeros((1, 8, 3), np.int32),
+        "txt": np.zeros((1, 4, 64), np.float32),
+        "txt_ids": np.zeros((1, 4, 3), np.int32),
+        "timesteps": np.ones(1, np.float32),
+        "y": np.zeros((1, 768), np.float32),
+    }
+    gc.collect()
+    tracemalloc.start()
+    try:
+        flux(stream(part, NX), cfg, **inputs)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    parts = {"transformer": part}
+    activations = 2 << 20
+    assert peak < held(parts, "streamed") + activations < held(parts, "resident") / 5
+
+
+def test_inspect_tells_the_memory_of_every_mode(model):
+    text = CliRunner().invoke(cli.main, ["inspect", str(model)]).stdout
+    amounts = re.findall(r"([\d.]+ [kMG]B) (resident|staged|streamed)", text)
+    assert [mode for _, mode in amounts] == list(MODES)
+
+
+# -- choosing ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_auto_takes_the_first_mode_that_fits(model, monkeypatch, recwarn, mode):
+    parts = {kind: find_component(model, kind)[1] for kind in ("transformer", "vae", "text_encoder", "text_encoder_2")}
+    monkeypatch.setattr(memory, "available", lambda: int(held(parts, mode) / memory.SPARE) + 1)
+    assert memory.choose("auto", NX, parts) == mode
+    assert [str(w.message).split(": ")[2].split(",")[0] for w in recwarn] == (
+        [] if mode == "resident" else [f"{mode} mode"]
+    )
+
+
+def test_where_nothing_fits_auto_streams(model, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 0)
+    with pytest.warns(UserWarning, match="0.0 GB are free: streamed mode, which is slower"):
+        pipe = minflux.load(model)
+    assert isinstance(pipe.flux[1], Branch)
+
+
+def test_the_memory_that_is_free_is_less_than_a_petabyte():
+    assert 1 << 20 < memory.available() < 1 << 50
+
+
+# -- what is refused -----------------------------------------------------------------------------------------
+
+
+def test_an_unknown_mode(model):
+    with pytest.raises(ArgumentError, match="memory must be one of auto, resident, staged, streamed, got 'small'"):
+        minflux.load(model, memory="small")
+
+
+def test_mlx_keeps_all(model):
+    pytest.importorskip("mlx.core")
+    with pytest.raises(ArgumentError, match="memory: 'streamed' works on NumPy alone so far"):
+        minflux.load(model, "mlx", memory="streamed")
+
+
+def test_a_weight_that_is_not_finite_is_found_when_it_is_used(model, tmp_path):
+    shutil.copytree(model, tmp_path / "broken")
+    path = tmp_path / "broken" / "transformer" / "diffusion_pytorch_model.safetensors"
+    flat = read_safetensors(path, NX)
+    flat["proj_out.bias"][3] = np.inf
+    write_safetensors(path, flat)
+    pipe = minflux.load(tmp_path / "broken", memory="streamed")
+    with pytest.raises(CheckpointError, match=r"proj_out.bias: expected finite numbers"):
+        pipe("a cat")
+
+
+def test_the_command_takes_a_mode(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ["generate", "a cat", "--model", str(model), "--steps", "1"]
+    for mode in ("resident", "streamed"):
+        result = CliRunner().invoke(cli.main, [*args, "--memory", mode, "--out", f"{mode}.png"])
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "resident.png").read_bytes() == (tmp_path / "streamed.png").read_bytes()
