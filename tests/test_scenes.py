@@ -231,3 +231,21 @@ def test_the_random_caption_is_one_of_the_captions(seed):
     rng = np.random.default_rng(seed)
     scene = scenes.sample(rng)
     assert scenes.caption(scene, rng) in scenes.captions(scene)
+
+
+@pytest.mark.parametrize("in_order", [0.0, 0.75, 1.0])
+@pytest.mark.parametrize(("axis", "word"), [("horizontal", "left of"), ("vertical", ("above", "over"))])
+def test_captions_in_the_order_of_the_picture(in_order, axis, word):
+    scene = scenes.Scene("blue", (scenes.Thing("cat"), scenes.Thing("apple")), axis)
+    rng = np.random.default_rng(0)
+    drawn = [scenes.caption(scene, rng, in_order) for _ in range(400)]
+    assert set(drawn) <= set(scenes.captions(scene))
+    ordered = [text for text in drawn if text.index("cat") < text.index("apple")]
+    assert abs(len(ordered) / 400 - in_order) <= 0.06  # about three deviations
+    words = (word,) if isinstance(word, str) else word
+    assert all(any(w in text for w in words) for text in ordered)
+
+
+def test_a_single_thing_has_no_order():
+    scene = scenes.Scene("blue", (scenes.Thing("cat"),))
+    assert scenes.caption(scene, np.random.default_rng(0), 1.0) in scenes.captions(scene)

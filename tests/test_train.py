@@ -33,9 +33,9 @@ from minflux.train import vae as vae_training
 from minflux.train.loop import Plan, train
 from minflux.train.optimizer import AdamW, clipped, learning_rate, pace, start, update
 from minflux.train.workers import Team, assemble
-from minflux.weights import folder as folders
 from minflux.weights.files import write_safetensors
 from minflux.weights.model import SCHEDULER, read_schedule
+from minflux.weights.parts import load_component
 from minflux.weights.shapes import clip_shapes, flux_shapes, t5_shapes, vae_shapes
 from minflux.weights.tree import flatten, leaves, tree_map
 from tests import compare, tiny_model
@@ -294,7 +294,7 @@ def test_the_shipped_recipe_makes_models_that_fit_together():
 
 def test_latents_are_brought_to_mean_0_and_deviation_1(model):
     nx = get_backend("numpy")
-    cfg, p = folders.load_component(model, "vae", nx)
+    cfg, p = load_component(model, "vae", nx)
     cfg = vae_training.normalised(replace(cfg, shift_factor=5.0, scale_factor=7.0), p, nx, count=32)
     rng = np.random.default_rng(0)
     latents = encode(p, cfg, vae_training.pictures([scenes.sample(rng) for _ in range(32)]))
@@ -312,7 +312,7 @@ def test_pictures_are_scenes_from_minus_1_to_1():
 @pytest.mark.weights
 def test_the_small_model_has_one_size():
     settings = recipe.read_recipe("tiny")
-    shipped, _ = folders.load_component(zoo.FOLDER / "tiny", "transformer", get_backend("numpy"))
+    shipped, _ = load_component(zoo.FOLDER / "tiny", "transformer", get_backend("numpy"))
     assert recipe.section(FluxConfig, recipe.part(settings, "flow.model")) == shipped == PRESETS["tiny"]
 
 
@@ -325,7 +325,7 @@ def test_the_small_model_draws_on_the_schedule_that_it_was_trained_on():
 
 def test_scenes_are_encoded_once(model, tmp_path, monkeypatch):
     nx, rng = get_backend("numpy"), np.random.default_rng(0)
-    vae, drawn = folders.load_component(model, "vae", nx), [scenes.sample(rng) for _ in range(5)]
+    vae, drawn = load_component(model, "vae", nx), [scenes.sample(rng) for _ in range(5)]
     first = flow_training.encode_scenes(vae, drawn, tmp_path, nx, Team())
     expected = encode(vae[1], vae[0], vae_training.pictures(drawn))
     np.testing.assert_allclose(first, expected, rtol=1e-3, atol=1e-4)  # float16

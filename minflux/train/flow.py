@@ -26,7 +26,7 @@ from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.vae import pictures
 from minflux.train.workers import Team, assemble
 from minflux.weights.files import written_whole
-from minflux.weights.folder import load_component
+from minflux.weights.parts import load_component
 from minflux.weights.shapes import clip_shapes, flux_shapes, t5_shapes, under
 from minflux.weights.tree import leaves, tree_map
 
@@ -151,7 +151,7 @@ def train_flow(
 
     def batch(rng: np.random.Generator) -> Batch:
         chosen = rng.integers(len(drawn), size=how.batch)
-        texts = [scenes.caption(drawn[i], rng) if rng.random() >= how.prompt_dropout else "" for i in chosen]
+        texts = [scenes.caption(drawn[i], rng, how.in_order) if rng.random() >= how.prompt_dropout else "" for i in chosen]
         x0 = latents[chosen].astype(np.float32)
         noise = rng.standard_normal(x0.shape, np.float32)
         t = logit_normal(rng, how.batch, shift)

@@ -24,6 +24,7 @@ class Training:
     kl_weight: float = 0.0
     scenes: int = 0
     prompt_dropout: float = 0.0
+    in_order: float = 0.5
 
     def __post_init__(self):
         if self.batch % self.workers:  # unequal shares would weigh their pictures unequally

@@ -288,9 +288,16 @@ def captions(scene: Scene) -> list[str]:
     return [text for relation in RELATIONS for text in _pair_captions(scene, relation)]
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Choose one of a scene's captions at random."""
-    return _pick(rng, captions(scene))
+def caption(scene: Scene, rng: np.random.Generator, in_order: float | None = None) -> str:
+    """Choose one of a scene's captions at random; of a pair's, with probability `in_order` one in its own order.
+
+    "A cat left of an apple" names the things in their order on the picture, "an apple right of a cat" does not.
+    """
+    if in_order is None or scene.axis is None:
+        return _pick(rng, captions(scene))
+    backwards = rng.random() >= in_order
+    relation = next(r for r, of in RELATIONS.items() if of == (scene.axis, backwards))
+    return _pick(rng, _pair_captions(scene, relation))
 
 
 def plain_caption(scene: Scene) -> str:
