@@ -12,6 +12,7 @@ from minflux.errors import ArgumentError, MinfluxError
 
 PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+MODEL_HELP = "A model that ships here, a folder, or on the Hugging Face Hub schnell, dev or OWNER/NAME."
 BACKENDS = click.Choice(["auto", "numpy", "mlx"])
 
 
@@ -64,7 +65,7 @@ LORA = click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a
 
 @main.command()
 @click.argument("prompt", required=False)
-@click.option("--model", default="tiny", show_default=True, help="A model that ships here, or a folder.")
+@click.option("--model", default="tiny", show_default=True, help=MODEL_HELP)
 @click.option("--backend", type=BACKENDS, default="auto", show_default=True, help="auto: MLX on a GPU, else NumPy.")
 @click.option("--steps", type=int, help="Denoising steps; unless given, what suits the model.")
 @click.option(

@@ -151,7 +151,9 @@ def train_flow(
 
     def batch(rng: np.random.Generator) -> Batch:
         chosen = rng.integers(len(drawn), size=how.batch)
-        texts = [scenes.caption(drawn[i], rng, how.in_order) if rng.random() >= how.prompt_dropout else "" for i in chosen]
+        texts = [
+            scenes.caption(drawn[i], rng, how.in_order) if rng.random() >= how.prompt_dropout else "" for i in chosen
+        ]
         x0 = latents[chosen].astype(np.float32)
         noise = rng.standard_normal(x0.shape, np.float32)
         t = logit_normal(rng, how.batch, shift)

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from minflux import zoo
+from minflux import hub, zoo
 from minflux.backend import Backend
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.memory import STREAMED, choose
@@ -84,11 +84,22 @@ def find(model: str | Path) -> tuple[Path, Path | None]:
     else:
         file = None
     if not path.exists():
-        known = ", ".join(sorted(p.parent.name for p in zoo.FOLDER.glob(f"*/{INDEX}")))
-        raise ArgumentError(f"model {str(model)!r} is neither a folder nor a file nor one that ships here ({known})")
+        path = hub.fetch(_repository(str(model)))
     if not (path / INDEX).exists():
         raise CheckpointError(f"{path}: expected a model in diffusers' layout, found no {INDEX}")
     return path, file
+
+
+def _repository(model: str) -> str:
+    """Give the repository that a model's name stands for, or raise `ArgumentError` with the names that are known."""
+    repository = hub.repository(model)
+    if repository is None:
+        known = ", ".join(sorted(p.parent.name for p in zoo.FOLDER.glob(f"*/{INDEX}")))
+        raise ArgumentError(
+            f"model {model!r} is neither a folder nor a file nor one that ships here ({known}), nor a name on the "
+            f"Hugging Face Hub ({', '.join(hub.NAMES)}, or OWNER/NAME)"
+        )
+    return repository
 
 
 def find_transformer(file: Path) -> tuple[FluxConfig, Part]:

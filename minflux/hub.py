@@ -1,0 +1,55 @@
+"""Models by name from the Hugging Face Hub, through its own library: kept in its cache, resumed when cut off."""
+
+import re
+from pathlib import Path
+
+from minflux.errors import CheckpointError
+
+NAMES = {"schnell": "black-forest-labs/FLUX.1-schnell", "dev": "black-forest-labs/FLUX.1-dev"}
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+# What a model folder needs; repositories hold the same weights a second time as single files, 24 GB of them.
+FILES = (
+    "model_index.json", "minflux.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*",
+    *(f"{part}/{file}" for part in ("transformer", "vae", "text_encoder", "text_encoder_2")
+      for file in ("config.json", "*.safetensors", "*.safetensors.index.json")),
+)  # fmt: skip
+
+
+def repository(model: str) -> str | None:
+    """Give the repository that a name stands for, "schnell", "dev" or OWNER/NAME; None if it is none of these."""
+    is_name = REPOSITORY.fullmatch(model) and not model.endswith(".safetensors")
+    return NAMES.get(model) or (model if is_name else None)
+
+
+def fetch(name: str) -> Path:
+    """Fetch a repository's model, or what is missing of it, and return its folder in the cache.
+
+    `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they do for `huggingface_hub`. Raises `CheckpointError` that
+    says what to do when the repository isn't there, is gated, or can't be reached.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except errors.GatedRepoError:
+        raise CheckpointError(
+            f"{name}: is gated: accept its licence on https://huggingface.co/{name}, then run `hf auth login`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise CheckpointError(
+            f"{name}: no such folder here, and no such repository on the Hugging Face Hub; if it is a private one, run "
+            "`hf auth login`"
+        ) from None
+    except errors.LocalEntryNotFoundError:
+        raise CheckpointError(
+            f"{name}: is not in the cache of huggingface_hub, and the Hub can't be reached; check the network, or "
+            "unset HF_HUB_OFFLINE"
+        ) from None
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise CheckpointError(f"{name}: fetching it from the Hugging Face Hub failed: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    """Give the first line of an error's message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
