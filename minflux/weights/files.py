@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,8 @@ FLOAT8 = ("F8_E4M3", "F8_E5M2")
 CODES = {name: code for code, name in DTYPES.items() if code not in ("BF16", *FLOAT8)} | {"bfloat16": "BF16"}
 FLOATS = ("F64", "F32", "F16", "BF16", *FLOAT8)
 CASTS = ("float32", "float16", "bfloat16")  # what a caller may ask for
+METADATA = "__metadata__"  # text beside the arrays
+MAX_AXES = 8
 MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
 
 # how files begin that are often taken for a safetensors file, and what to tell whoever did
@@ -101,11 +104,21 @@ def file_contents(path: Path) -> dict[str, Stored]:
     """List what one file holds."""
     header, data_start = read_header(path)
     data_size = path.stat().st_size - data_start
-    return {
-        name: stored(path, name, entry, data_start, data_size)
-        for name, entry in header.items()
-        if name != "__metadata__"
+    found = {
+        name: stored(path, name, entry, data_start, data_size) for name, entry in header.items() if name != METADATA
     }
+    check_layout(path, found, data_start + data_size, data_start)
+    return found
+
+
+def check_layout(path: Path, found: dict[str, Stored], end: int, start: int) -> None:
+    """Raise `CheckpointError` unless the arrays lie one after the other, and nothing lies between or behind them."""
+    for name, array in sorted(found.items(), key=lambda item: item[1].start):
+        if array.start != start:
+            raise CheckpointError(f"{path}: {name}: expected to begin at byte {start}, found {array.start}")
+        start += array.size
+    if start != end:
+        raise CheckpointError(f"{path}: expected {start} bytes, found {end}: fetch it again")
 
 
 def read_header(path: Path) -> tuple[dict, int]:
@@ -119,7 +132,10 @@ def read_header(path: Path) -> tuple[dict, int]:
         text = file.read(size)
     if len(text) < size:
         raise CheckpointError(f"{path}: is cut short, in the header: fetch it again")
-    return parse_json(path, text), 8 + size
+    header = parse_json(path, text)
+    if not isinstance(header.get(METADATA, {}), dict):
+        raise CheckpointError(f"{path}: {METADATA}: expected a JSON object, found {header[METADATA]!r}")
+    return header, 8 + size
 
 
 def what_it_is(start: bytes) -> str:
@@ -138,7 +154,9 @@ def stored(path: Path, name: str, entry: dict, data_start: int, data_size: int) 
         wanted = math.prod(shape) * np.dtype(DTYPES[code]).itemsize
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {name}: can't read its header entry {entry}") from error
-    if min(shape, default=0) < 0 or begin < 0 or end - begin != wanted:
+    if min(shape, default=1) < 1 or len(shape) > MAX_AXES:
+        raise CheckpointError(f"{path}: {name}: expected at most {MAX_AXES} axes of at least 1, found shape {shape}")
+    if begin < 0 or end - begin != wanted:
         raise CheckpointError(f"{path}: {name}: expected {wanted} bytes for {code} {shape}, found {end - begin}")
     if end > data_size:
         raise CheckpointError(f"{path}: is cut short: {name} ends at byte {end} of {data_size}; fetch it again")
@@ -221,7 +239,7 @@ def write_entries(
     """
     sizes = {name: np.dtype(DTYPES[code]).itemsize for name, (code, _) in entries.items()}
     order = sorted(entries, key=lambda name: (-sizes[name], name))
-    header: dict = {"__metadata__": {"format": "pt"} | (metadata or {})}
+    header: dict = {METADATA: {"format": "pt"} | (metadata or {})}
     end = 0
     for name in order:
         code, shape = entries[name]
@@ -310,9 +328,18 @@ def read_json(path: Path) -> dict:
 def parse_json(path: Path, text: bytes) -> dict:
     """Parse one JSON object; `path` is for the error."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected JSON, found something else ({error})") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found a {type(value).__name__}")
     return value
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict of a JSON object's pairs; raises `ValueError` when a key is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in found if keys.count(key) > 1)!r} is there twice")
+    return found

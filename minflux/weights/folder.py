@@ -19,7 +19,7 @@ from minflux.backend import backend_of
 from minflux.errors import CheckpointError
 from minflux.shapes import Array, Tree
 from minflux.weights import config, names, shapes
-from minflux.weights.files import Stored, read_json, write_json, write_safetensors
+from minflux.weights.files import FLOATS, Stored, read_json, write_json, write_safetensors
 from minflux.weights.tree import flatten
 
 Flat = dict[str, Array]
@@ -108,12 +108,14 @@ def file_shapes(spec: Kind, cfg: Any) -> shapes.Shapes:
 
 
 def check_shapes(path: Path, found: dict[str, Stored], expected: shapes.Shapes) -> None:
-    """Raise `CheckpointError` at the first weight that is missing, of another shape, or not asked for."""
+    """Raise `CheckpointError` at the first weight that is missing, of another shape, no floats, or not asked for."""
     for name, shape in expected.items():
         if name not in found:
             raise CheckpointError(f"{path}: {name}: expected shape {shape}, found no such weight")
         if found[name].shape != shape:
             raise CheckpointError(f"{found[name].path}: {name}: expected shape {shape}, found {found[name].shape}")
+        if found[name].code not in FLOATS:
+            raise CheckpointError(f"{found[name].path}: {name}: expected floats, found {found[name].code}")
     for name in found.keys() - expected.keys():
         raise CheckpointError(f"{found[name].path}: {name}: expected no such weight, found {found[name].shape}")
 

@@ -26,7 +26,7 @@ from minflux.backend import backend_of, get_backend
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.shapes import Array
 from minflux.weights import names
-from minflux.weights.files import contents, load, parse_json, read_header
+from minflux.weights.files import METADATA, contents, load, parse_json, read_header
 from minflux.weights.folder import KINDS
 from minflux.weights.parts import expected
 
@@ -187,8 +187,16 @@ class Settings:
 def read_settings(path: Path) -> Settings:
     """Read what a file's header says of its α; nothing in most files."""
     header, _ = read_header(path)
-    text = header.get("__metadata__", {}).get("lora_adapter_metadata", "{}")
-    return Settings(parse_json(path, text.encode()))
+    text = header.get(METADATA, {}).get("lora_adapter_metadata", "{}")
+    settings = parse_json(path, str(text).encode())
+    for key, value in settings.items():
+        if key.endswith("alpha_pattern"):
+            fits = isinstance(value, dict) and all(isinstance(alpha, int | float) for alpha in value.values())
+        else:
+            fits = not key.endswith("lora_alpha") or isinstance(value, int | float)
+        if not fits:
+            raise CheckpointError(f"{path}: {key}: expected numbers, found {value!r}")
+    return Settings(settings)
 
 
 def _change(

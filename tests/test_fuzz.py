@@ -1,0 +1,141 @@
+"""Whatever is wrong with a file, the end is minflux's own error, or the very weights that were stored."""
+
+import contextlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minflux.backend import get_backend
+from minflux.errors import MinfluxError
+from minflux.inspect import inspect
+from minflux.weights.files import DTYPES
+from minflux.weights.folder import save_component
+from minflux.weights.lora import read_lora
+from minflux.weights.parts import load_component
+from minflux.weights.shapes import clip_shapes
+from minflux.weights.tree import flatten
+from tests import tiny_model
+
+NX = get_backend("numpy")
+CLIP = replace(tiny_model.CLIP, num_hidden_layers=1, hidden_size=4, intermediate_size=4, vocab_size=8)
+FILE = "text_encoder/model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz")
+    save_component(folder, "text_encoder", CLIP, tiny_model.random_tree(clip_shapes(CLIP), np.random.default_rng(0)))
+    return folder, (folder / FILE).read_bytes(), flatten(load_component(folder, "text_encoder", NX)[1])
+
+
+def opened(folder: Path, content: bytes) -> dict | None:
+    """The weights in a file of this content, None when minflux refuses it; any other error is a failure."""
+    (folder / FILE).write_bytes(content)
+    for look in (lambda: inspect(folder), lambda: read_lora(folder / FILE, {"text_encoder": CLIP})):
+        with contextlib.suppress(MinfluxError):
+            look()
+    try:
+        return flatten(load_component(folder, "text_encoder", NX)[1])
+    except MinfluxError:
+        return None
+
+
+def with_header(content: bytes, header: object) -> bytes:
+    """The same file with another header."""
+    size = int.from_bytes(content[:8], "little")
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def header_of(content: bytes) -> dict:
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+
+
+def same(got: dict | None, expected: dict) -> bool:
+    return got is None or (
+        got.keys() == expected.keys() and all(np.array_equal(got[name], w) for name, w in expected.items())
+    )
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+SIZES = st.integers(-2, 9) | st.integers(2**30, 2**70)
+
+
+@settings(max_examples=400)
+@given(data=st.data())
+def test_a_changed_entry(original, data):
+    folder, content, expected = original
+    header = header_of(content)
+    name = data.draw(st.sampled_from(sorted(header.keys() - {"__metadata__"})))
+    entry = header[name]
+    wrong = {
+        "dtype": st.sampled_from([code for code in DTYPES if code != "F32"]) | ANYTHING,
+        "shape": st.lists(SIZES, max_size=12) | ANYTHING,
+        "data_offsets": st.lists(SIZES, min_size=2, max_size=2) | ANYTHING,
+    }
+    key = data.draw(st.sampled_from(sorted(wrong)))
+    header[name] = data.draw(ANYTHING) if data.draw(st.booleans()) else entry | {key: data.draw(wrong[key])}
+    assert same(opened(folder, with_header(content, header)), expected)
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_changed_names(original, data):
+    folder, content, expected = original
+    header = header_of(content)
+    for _ in range(data.draw(st.integers(1, 3))):
+        name = data.draw(st.sampled_from(sorted(header)))
+        entry = header.pop(name)
+        if data.draw(st.booleans()):
+            header[data.draw(st.text(max_size=8) | st.just(f"{name}.weight") | st.just(name.upper()))] = entry
+    assert same(opened(folder, with_header(content, header)), expected)
+
+
+@settings(max_examples=200)
+@given(header=ANYTHING | st.dictionaries(st.text(max_size=8), ANYTHING))
+def test_any_header_at_all(original, header):
+    folder, content, _ = original
+    assert opened(folder, with_header(content, header)) is None
+
+
+@settings(max_examples=200)
+@given(length=st.integers(0, 5000), junk=st.binary(max_size=64))
+def test_a_file_cut_short_or_too_long(original, length, junk):
+    folder, content, expected = original
+    assert same(opened(folder, content[:length] + junk), expected)
+
+
+@settings(max_examples=400)
+@given(data=st.data())
+def test_flipped_bits_of_the_header(original, data):
+    """A flip may be in a name's spelling of the metadata, or leave a number as it is; else it must be seen."""
+    folder, content, expected = original
+    size = 8 + int.from_bytes(content[:8], "little")
+    changed = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.integers(0, size - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    assert same(opened(folder, bytes(changed)), expected)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": 1, "a": 2}', '{"__metadata__": 3}', "{}", "null", ""])
+def test_odd_headers(original, text):
+    folder, content, _ = original
+    assert opened(folder, len(text).to_bytes(8, "little") + text.encode() + content[:100]) is None
+
+
+def test_a_weight_that_is_there_twice_is_named(original):
+    folder, content, _ = original
+    name = next(name for name in header_of(content) if name != "__metadata__")
+    text = json.dumps(header_of(content))[:-1] + f', "{name}": {{}}}}'
+    (folder / FILE).write_bytes(len(text).to_bytes(8, "little") + text.encode())
+    with pytest.raises(MinfluxError, match=f"'{name}' is there twice"):
+        load_component(folder, "text_encoder", NX)
