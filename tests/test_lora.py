@@ -161,6 +161,8 @@ PAIR = {"img_in.lora_A.weight": np.ones((2, 16), np.float32), "img_in.lora_B.wei
         (PAIR | {"img_in.lora_B.weight": np.ones((32, 3), np.float32)}, "img_in: expected (32, r) and (r, 16)"),
         (PAIR | {"img_in.lora_down.weight": PAIR["img_in.lora_A.weight"]}, "is there twice"),
         (PAIR | {"img_in.dora_scale": np.ones(32, np.float32)}, "img_in.dora_scale: is of another kind of adapter"),
+        (PAIR | {"img_in.alpha": np.ones(2, np.float32)}, "img_in: expected two matrices and at most one number"),
+        (PAIR | {"img_in.lora_A.weight": np.float32(1)}, "img_in: expected two matrices"),
         (PAIR | {"img_in.lora_B.weight": np.full((32, 2), np.nan, np.float32)}, "img_in: expected finite numbers"),
     ],
 )  # fmt: skip

@@ -88,7 +88,7 @@ def drawn(request, folders):
     return case, latents, *draw_by_diffusers(folders[case.kind], PROMPTS, latents, **case.theirs())
 
 
-def draw_by_diffusers(folder: Path, prompts: list[str], latents: torch.Tensor, **settings):
+def draw_by_diffusers(folder: Path, prompts: list[str], latents: torch.Tensor, length: int = 24, **settings):
     """Return every step's latents (B, h, w, C), and the pictures (B, H, W, 3) in [0, 1]."""
     pipe, steps = FluxPipeline.from_pretrained(folder), []
     pipe.set_progress_bar_config(disable=True)
@@ -99,7 +99,7 @@ def draw_by_diffusers(folder: Path, prompts: list[str], latents: torch.Tensor, *
         return tensors
 
     pictures = pipe(
-        prompts, latents=pipe._pack_latents(latents, *latents.shape), max_sequence_length=24, output_type="np",
+        prompts, latents=pipe._pack_latents(latents, *latents.shape), max_sequence_length=length, output_type="np",
         callback_on_step_end=keep, **settings,
     )  # fmt: skip
     return steps, pictures.images
@@ -133,9 +133,11 @@ def test_a_seed_draws_what_it_draws_in_diffusers(trial, folder):
 def test_the_shipped_model_draws_what_diffusers_draws_with_it(backend):
     tiny = zoo.FOLDER / "tiny"
     prompts, latents = ["a small bee above a car on a pink background", PROMPTS[0]], noise(7, (2, 16, 8, 8))
+    pipe = minflux.load("tiny", backend)
     settings = {"num_inference_steps": 20, "true_cfg_scale": 2.0, "negative_prompt": ["", ""]}
-    _, pictures = draw_by_diffusers(tiny, prompts, torch.from_numpy(latents), width=64, height=64, **settings)
-    images = minflux.load("tiny", backend)(prompts, latents=latents, steps=20, guidance=2.0)
+    settings |= {"width": 64, "height": 64, "length": pipe.defaults.text_length}
+    _, pictures = draw_by_diffusers(tiny, prompts, torch.from_numpy(latents), **settings)
+    images = pipe(prompts, latents=latents, steps=20, guidance=2.0)
     assert np.abs(np.stack(images) / 255 - pictures).max() <= 2 / 255
 
 

@@ -35,7 +35,7 @@ CODES = {name: code for code, name in DTYPES.items() if code not in ("BF16", *FL
 FLOATS = ("F64", "F32", "F16", "BF16", *FLOAT8)
 CASTS = ("float32", "float16", "bfloat16")  # what a caller may ask for
 METADATA = "__metadata__"  # text beside the arrays
-MAX_AXES = 8
+MAX_AXES, MAX_COUNT = 8, 1 << 48
 MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
 
 # how files begin that are often taken for a safetensors file, and what to tell whoever did
@@ -154,8 +154,8 @@ def stored(path: Path, name: str, entry: dict, data_start: int, data_size: int) 
         wanted = math.prod(shape) * np.dtype(DTYPES[code]).itemsize
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {name}: can't read its header entry {entry}") from error
-    if min(shape, default=1) < 1 or len(shape) > MAX_AXES:
-        raise CheckpointError(f"{path}: {name}: expected at most {MAX_AXES} axes of at least 1, found shape {shape}")
+    if min(shape, default=0) < 0 or len(shape) > MAX_AXES or math.prod(max(n, 1) for n in shape) > MAX_COUNT:
+        raise CheckpointError(f"{path}: {name}: expected a shape of at most {MAX_AXES} axes, found {shape}")
     if begin < 0 or end - begin != wanted:
         raise CheckpointError(f"{path}: {name}: expected {wanted} bytes for {code} {shape}, found {end - begin}")
     if end > data_size:

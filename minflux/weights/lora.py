@@ -205,6 +205,8 @@ def _change(
     """Check a pair against the matrix that it changes, and bring in α and scale."""
     if "down" not in arrays or "up" not in arrays:
         raise CheckpointError(f"{where}: expected a pair, found {' and '.join(sorted(arrays))} alone")
+    if min(arrays["down"].ndim, arrays["up"].ndim) < 2 or arrays.get("alpha", np.ones(1)).size != 1:
+        raise CheckpointError(f"{where}: expected two matrices and at most one number α, found other shapes")
     down, up = (arrays[role].reshape(len(arrays[role]), -1) for role in ("down", "up"))  # some are 1×1 kernels
     rank, (rows, columns) = len(down), shape_of(module, configs[module.kind])
     if (up.shape[0], down.shape[1]) != (rows, columns) or up.shape[1] != rank:
@@ -215,12 +217,17 @@ def _change(
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise CheckpointError(f"{where}: expected finite numbers, found NaN or infinity")
     alpha, by_root = how
-    alpha = float(arrays["alpha"]) if "alpha" in arrays else rank if alpha is None else alpha
+    alpha = arrays["alpha"].item() if "alpha" in arrays else rank if alpha is None else alpha
     up = up * np.float32(scale * alpha / (math.sqrt(rank) if by_root else rank))
     bias = scale * arrays["bias"] if "bias" in arrays else None
     if module.swapped:
-        up, bias = (None if x is None else np.concatenate(np.split(x, 2)[::-1]) for x in (up, bias))
+        up, bias = exchanged(up), None if bias is None else exchanged(bias)
     return Change(module, down, up, bias)
+
+
+def exchanged(x: np.ndarray) -> np.ndarray:
+    """Exchange the upper and the lower half of the rows."""
+    return np.concatenate(np.split(x, 2)[::-1])
 
 
 def shape_of(module: Module, cfg: Any) -> tuple[int, int]:
@@ -237,7 +244,7 @@ def rows_of(module: Module, columns: int) -> slice:
 # -- adding --------------------------------------------------------------------------------------------------
 
 
-def added(flat: dict[str, Array], changes: list[Change]) -> dict[str, Array]:
+def added(flat: dict[str, Array], changes: Sequence[Change]) -> dict[str, Array]:
     """Add changes to the weights that they name, W + B A in float32, each kept in its own dtype.
 
     `flat` holds weights of one part, or some of them, under our names; changes to others are passed over.
