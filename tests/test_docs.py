@@ -126,3 +126,11 @@ def test_the_sizes_of_the_shipped_model_add_up():
     *parts, (_, total, megabytes) = model_card.sizes(zoo.FOLDER / "tiny")[1:]
     assert sum(int(part[1].replace(",", "")) for part in parts) == int(total.replace(",", ""))
     assert float(megabytes) <= 40
+
+
+def test_the_parity_table_has_every_component_on_both_backends():
+    table = README.split("<!-- parity: begin -->")[1].split("<!-- parity: end -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+    components = [row for row in rows if "`" not in row[0]]
+    assert len(components) > 30
+    assert [row[0] for row in components if "–" in row[1:3]] == []
