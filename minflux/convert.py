@@ -15,15 +15,13 @@ from tqdm import tqdm
 from minflux.backend import get_backend
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inspect import TITLES, Found, inspect
-from minflux.shapes import Array
 from minflux.weights import names
-from minflux.weights.files import checked_cast, to_bytes, write_entries, write_json
+from minflux.weights.files import CODES, checked_cast, to_bytes, write_entries, write_json
 from minflux.weights.folder import KINDS
 from minflux.weights.lora import Change, added, read_loras
-from minflux.weights.parts import expected, load_weight, whole_name
+from minflux.weights.names import Flat
+from minflux.weights.parts import FOLDER_NAMING, expected, load_weight, whole_name
 
-Flat = dict[str, Array]
-CASTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 KEPT = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "BF16", "F8_E5M2": "BF16"}  # all others become float32
 BESIDE = ("model_index.json", "minflux.json", "scheduler", "tokenizer", "tokenizer_2")  # what is no weights
 TO_BFL: dict[str, Callable[[Flat], Flat]] = {"transformer": names.flux_to_bfl, "vae": names.vae_to_bfl}
@@ -98,7 +96,7 @@ def _write_component(folder: Path, found: Found, dtype: str | None, changes: lis
     kind, spec = found.part.kind, KINDS[found.part.kind]
     path = folder / kind / f"{spec.stem}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_part(path, found, "diffusers" if kind in TO_BFL else "transformers", dtype, changes)
+    write_part(path, found, FOLDER_NAMING[kind], dtype, changes)
     write_json(path.with_name("config.json"), spec.write_config(found.cfg))
     return path
 
@@ -132,7 +130,7 @@ def write_part(path: Path, found: Found, naming: str, dtype: str | None, changes
 
     def code(name: str) -> str:
         own = codes[origin(part.kind, naming, name)]
-        return CASTS[dtype] if dtype else min(own) if len(own) == 1 else "F32"
+        return CODES[dtype] if dtype else min(own) if len(own) == 1 else "F32"
 
     wanted = expected(part.kind, naming, found.cfg)
     entries = {name: (code(name), shape) for name, shape in wanted.items()}

@@ -40,11 +40,11 @@ def choose(mode: str, nx: Backend, parts: dict[str, Part]) -> str:
         return "resident"
     if mode != "auto":
         return mode
-    room = SPARE * available()
-    chosen = next((mode for mode in MODES if held(parts, mode) <= room), MODES[-1])
+    free = available()
+    chosen = next((mode for mode in MODES if held(parts, mode) <= SPARE * free), MODES[-1])
     if chosen != MODES[0]:
         warnings.warn(
-            f"memory: all weights take {held(parts, MODES[0]) / 1e9:.1f} GB, and {available() / 1e9:.1f} GB are free: "
+            f"memory: all weights take {held(parts, MODES[0]) / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "
             f"{chosen} mode, which is slower, takes {held(parts, chosen) / 1e9:.1f} GB",
             stacklevel=2,
         )

@@ -20,9 +20,8 @@ from minflux.errors import CheckpointError
 from minflux.shapes import Array, Tree
 from minflux.weights import config, names, shapes
 from minflux.weights.files import FLOATS, Stored, read_json, write_json, write_safetensors
+from minflux.weights.names import Flat
 from minflux.weights.tree import flatten
-
-Flat = dict[str, Array]
 
 
 @dataclass(frozen=True)

@@ -221,13 +221,8 @@ def _change(
     up = up * np.float32(scale * alpha / (math.sqrt(rank) if by_root else rank))
     bias = scale * arrays["bias"] if "bias" in arrays else None
     if module.swapped:
-        up, bias = exchanged(up), None if bias is None else exchanged(bias)
+        up, bias = names.exchanged(up), None if bias is None else names.exchanged(bias)
     return Change(module, down, up, bias)
-
-
-def exchanged(x: np.ndarray) -> np.ndarray:
-    """Exchange the upper and the lower half of the rows."""
-    return np.concatenate(np.split(x, 2)[::-1])
 
 
 def shape_of(module: Module, cfg: Any) -> tuple[int, int]:

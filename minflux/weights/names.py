@@ -153,11 +153,14 @@ def _joint_parts(stem: str) -> int:
 def swap_shift_scale(flat: Flat) -> Flat:
     """Exchange the halves of the final modulation: shift, scale for BFL, scale, shift for diffusers."""
     return {
-        name: _stack([array[array.shape[0] // 2 :], array[: array.shape[0] // 2]])
-        if name.startswith(f"{FINAL_MODULATION}.")
-        else array
-        for name, array in flat.items()
+        name: exchanged(array) if name.startswith(f"{FINAL_MODULATION}.") else array for name, array in flat.items()
     }
+
+
+def exchanged(array: Array) -> Array:
+    """Exchange the upper and the lower half of the rows."""
+    half = array.shape[0] // 2
+    return _stack([array[half:], array[:half]])
 
 
 # -- the autoencoder -----------------------------------------------------------------------------------------
