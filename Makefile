@@ -31,7 +31,7 @@ lint: $(VENV)/lint.stamp  ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-train: $(VENV)/train.stamp  ## train the small model anew into runs/tiny (70 minutes on two cores); stop and go on as you like
+train: $(VENV)/train.stamp  ## train the small model anew into runs/tiny (90 minutes on two cores); stop and go on as you like
 	$(BIN)/minflux train vae --recipe tiny --folder runs/tiny
 	$(BIN)/minflux train flow --recipe tiny --folder runs/tiny
 
