@@ -18,6 +18,7 @@ from minflux.model.vae import VAEConfig
 from minflux.weights.files import contents
 from minflux.weights.folder import KINDS, read_config, weights_path
 from minflux.weights.parts import Mismatch, Part, find_parts, mismatches, sizes_in, variant
+from minflux.weights.quantised import bits_of, is_packed
 
 TITLES = {"transformer": "transformer", "vae": "autoencoder", "text_encoder": "CLIP", "text_encoder_2": "T5"}
 NAMINGS = {"bfl": "BFL's names", "diffusers": "diffusers' names", "transformers": "Hugging Face's names"}
@@ -124,6 +125,8 @@ def _part_lines(found: Found) -> list[str]:
     codes = Counter(stored.code for stored in part.found.values())
     dtypes = ", ".join(f"{code} ({count})" if len(codes) > 1 else code for code, count in codes.most_common())
     scaled = f", {len(part.scales)} of them scaled" if part.scales else ""
+    packed = Counter(bits_of(name, part.found) for name in part.found if is_packed(name, part.found))
+    scaled += "".join(f", {n} matrices quantised to {bits} bits" for bits, n in packed.items())
     where = f" under {part.prefix!r}" if part.prefix else ""
     lines = [
         f"  {TITLES[part.kind]}: {count(part):,} numbers in {len(part.found)} weights, {dtypes}{scaled}; "

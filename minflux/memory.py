@@ -1,78 +1,99 @@
 """How much memory a model takes, and which of three ways of holding it fits.
 
 - resident: all weights are read once and kept.
-- staged: the transformer and the autoencoder are kept. The text encoders, which are needed once a prompt, are read
-  from their files while they work, and forgotten.
-- streamed: of the transformer too no more than one matrix is held at a time. It is read again at every step.
+- staged: the text encoders, which are needed once a prompt, and the modulations, which are needed once a picture, are
+  read from their files while they work, and forgotten. All else is kept.
+- streamed: of the transformer too no more than one matrix is held at a time (on MLX, one block). It is read again at
+  every step.
 
 Whichever is taken, the picture is the same, to the bit.
 """
 
 import math
 import os
+import re
 import warnings
 from collections import Counter
+from collections.abc import Callable
 
 from minflux.backend import Backend
 from minflux.errors import ArgumentError
+from minflux.weights.files import FLOATS
 from minflux.weights.parts import Part, whole_name
+from minflux.weights.quantised import is_beside, is_packed, matrix_shape
 
-STREAMED = {
-    "resident": (),
-    "staged": ("text_encoder", "text_encoder_2"),
-    "streamed": ("text_encoder", "text_encoder_2", "transformer"),
+TEXT = ("text_encoder", "text_encoder_2")
+MODULATION = re.compile(r"(_mod\.lin|modulation\.lin|adaLN_modulation\.1)\.")
+LATER: dict[str, Callable[[str, str], bool]] = {  # whether a weight, by its part and name, is read when it is used
+    "resident": lambda kind, name: False,
+    "staged": lambda kind, name: kind in TEXT or bool(MODULATION.search(name)),
+    "streamed": lambda kind, name: kind != "vae",
 }
-MODES = tuple(STREAMED)
+MODES = tuple(LATER)
 SPARE = 0.8  # of the free memory, what weights may take: the rest is for activations
 
 
 def choose(mode: str, nx: Backend, parts: dict[str, Part]) -> str:
     """Check a mode, or for "auto" choose the first that fits into the free memory, with a warning if it is a slow one.
 
-    Raises `ArgumentError` for an unknown mode, and for any but "resident" on MLX, which computes nothing before the end
-    and would hold on to every weight until then.
+    On a GPU with memory of its own, which can't be asked for here, "auto" is "resident". Raises `ArgumentError` for an
+    unknown mode.
     """
     if mode not in (*MODES, "auto"):
         raise ArgumentError(f"memory must be one of {', '.join(('auto', *MODES))}, got {mode!r}")
-    if nx.name != "numpy":
-        if mode not in ("auto", "resident"):
-            raise ArgumentError(f"memory: {mode!r} works on NumPy alone so far; use backend 'numpy', or 'resident'")
-        return "resident"
     if mode != "auto":
         return mode
-    free = available()
-    chosen = next((mode for mode in MODES if held(parts, mode) <= SPARE * free), MODES[-1])
-    if chosen != MODES[0]:
+    if nx.on_gpu and not hasattr(nx.xp, "metal"):
+        return "resident"
+    free, itemsize = available(), 2 if nx.on_gpu else 4
+    amounts = {mode: held(parts, mode, itemsize, blockwise=nx.name == "mlx") for mode in MODES}
+    chosen = next((mode for mode in MODES if amounts[mode] <= SPARE * free), "streamed")
+    if chosen != "resident":
         warnings.warn(
-            f"memory: all weights take {held(parts, MODES[0]) / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "
-            f"{chosen} mode, which is slower, takes {held(parts, chosen) / 1e9:.1f} GB",
+            f"memory: all weights take {amounts['resident'] / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "
+            f"{chosen} mode, which is slower, takes {amounts[chosen] / 1e9:.1f} GB",
             stacklevel=2,
         )
     return chosen
 
 
-def held(parts: dict[str, Part], mode: str, itemsize: int = 4) -> int:
-    """Count the bytes that weights take at most in a mode: those that stay, and the largest of those that don't.
+def held(parts: dict[str, Part], mode: str, itemsize: int = 4, blockwise: bool = False) -> int:
+    """Count the bytes that weights take at most in a mode: those that stay, and the most that pass through at a time.
 
-    A matrix that is read is held twice for a moment: as it is stored, at most as wide, and as it is used.
+    What passes is a matrix, or on MLX (`blockwise`) a block. It is held twice for a moment: as it is stored, at most as
+    wide, and as it is used. A quantised matrix that stays is also a float one while it is multiplied by.
     """
-    streamed = STREAMED[mode]
-    stay = sum(count(part) for kind, part in parts.items() if kind not in streamed)
-    passing = max((largest(parts[kind]) for kind in streamed if kind in parts), default=0)
-    return itemsize * (stay + 2 * passing)
+    stay, passing, widened = 0, Counter[str](), 0
+    for kind, part in parts.items():
+        for name, stored in part.found.items():
+            whole = whole_name(kind, part.naming, name)
+            size = numbers(part, name)
+            if LATER[mode](kind, whole):
+                passing[f"{kind} {block(whole) if blockwise else whole}"] += size
+            else:
+                stay += itemsize * size if stored.code in FLOATS else stored.size
+                widened = max(widened, size if is_packed(name, part.found) else 0)
+    return stay + itemsize * max(2 * max(passing.values(), default=0), widened)
+
+
+def block(name: str) -> str:
+    """Name the block that a weight is in, or the weight itself if it is in none.
+
+    >>> block("double_blocks.3.img_attn.qkv.weight"), block("encoder.block.7.layer.0.layer_norm.weight")
+    ('double_blocks.3', 'encoder.block.7')
+    """
+    match = re.match(r"(.*?(?:blocks?|layers)\.\d+)\.", name)
+    return match[1] if match else name
 
 
 def count(part: Part) -> int:
-    """Count a part's numbers."""
-    return sum(math.prod(stored.shape) for stored in part.found.values())
+    """Count a part's numbers, those of quantised matrices as before they were packed."""
+    return sum(numbers(part, name) for name in part.found if not is_beside(name, part.found))
 
 
-def largest(part: Part) -> int:
-    """Count the numbers of a part's largest matrix, with the parts of a joint one together."""
-    sizes: Counter[str] = Counter()
-    for name, stored in part.found.items():
-        sizes[whole_name(part.kind, part.naming, name)] += math.prod(stored.shape)
-    return max(sizes.values())
+def numbers(part: Part, name: str) -> int:
+    """Count a weight's numbers, a quantised one's as before it was packed."""
+    return math.prod(matrix_shape(name, part.found) if is_packed(name, part.found) else part.found[name].shape)
 
 
 def available() -> int:

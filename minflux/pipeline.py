@@ -19,6 +19,7 @@ from minflux.errors import ArgumentError
 from minflux.model.clip import CLIPConfig, clip_encoder
 from minflux.model.flux import FluxConfig, condition, velocity
 from minflux.model.latents import image_ids, pack, text_ids, unpack
+from minflux.model.modulation import modulation_products, with_products
 from minflux.model.rope import rope
 from minflux.model.t5 import T5Config, t5_encoder
 from minflux.model.vae import VAEConfig, decode
@@ -26,6 +27,7 @@ from minflux.pictures import to_uint8
 from minflux.sampling import Schedule, Step, check_seed, euler, guided, noise
 from minflux.shapes import Array, Tree
 from minflux.text import PromptTruncated, Tokenizer
+from minflux.weights.tree import tree_map
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,14 @@ class Pipeline:
         guidance = check_guidance(self.defaults.guidance if guidance is None else guidance)
         start = self.initial_latents(len(prompts), seed, height, width, latents)
         negative = self.negative_prompt(negative_prompt, guidance)
-        times = self.schedule.times(steps, tokens=start.shape[1] * start.shape[2] // 4)
+        rows, columns = start.shape[1:3]  # of latents
+        times = self.schedule.times(steps, tokens=rows * columns // 4)
 
         def draw() -> Iterator[Conditioning | Step]:
             conditioning = self.encode(prompts if negative is None else prompts + [negative] * len(prompts))
             yield conditioning
-            yield from euler(
-                self.velocity(conditioning, guidance, negative is not None, *start.shape[1:3]), start, times
-            )
+            v = self.velocity(conditioning, guidance, negative is not None, rows, columns, times)
+            yield from euler(v, start, times)
 
         return draw()
 
@@ -137,8 +139,8 @@ class Pipeline:
             warnings.simplefilter("ignore", PromptTruncated)
             clip_ids = self.clip_tokenizer(prompts, clip_cfg.max_position_embeddings)
         t5_ids = self.t5_tokenizer(prompts, self.defaults.text_length)
-        _, y = clip_encoder(clip, clip_cfg, self.nx.array(clip_ids))
-        txt = t5_encoder(t5, t5_cfg, self.nx.array(t5_ids))
+        _, y = clip_encoder(clip, clip_cfg, self.nx.array(clip_ids), self.nx.eval)
+        txt = t5_encoder(t5, t5_cfg, self.nx.array(t5_ids), self.nx.eval)
         self.nx.eval(txt, y)
         return Conditioning(txt, y)
 
@@ -171,26 +173,40 @@ class Pipeline:
         return self.nx.array(np.ascontiguousarray(nchw.transpose(0, 2, 3, 1)))
 
     def velocity(
-        self, text: Conditioning, guidance: float, negative: bool, height: int, width: int
+        self, text: Conditioning, guidance: float, negative: bool, height: int, width: int, times: np.ndarray
     ) -> Callable[[Array, float], Array]:
-        """Make v(x, t) on latents x (B, height, width, C), with text and guidance fixed.
+        """Make v(x, t) on latents x (B, height, width, C) at the `times`, with text and guidance fixed.
 
-        `negative` says that the second half of `text` is what guidance leads away from.
+        `negative` says that the second half of `text` is what guidance leads away from. All that does not depend on x
+        is worked out here, once.
         """
-        cfg, p = self.flux
-        nx = self.nx
-        rows = text.txt.shape[0]  # twice the batch under classifier-free guidance
-        strength = nx.array(np.full(rows, guidance, np.float32)) if cfg.guidance_embed else None
+        cfg, nx = self.flux[0], self.nx
         ids = nx.concatenate([text_ids(text.txt), image_ids(text.txt, height, width)], axis=1)
         pe = rope(ids, cfg.axes_dim, cfg.theta)  # the same in every step
+        steered = self.steered(text.y, guidance, times)
 
         def v(x: Array, t: float) -> Array:
-            vec = condition(p, nx.array(np.full(rows, t, np.float32)), text.y, strength)
+            p, vec = steered[t]
             tokens = pack(nx.concatenate([x, x], axis=0) if negative else x)
-            out = unpack(velocity(p, tokens, text.txt, vec, pe), height, width)
+            out = unpack(velocity(p, tokens, text.txt, vec, pe, nx.eval), height, width)
             return guided(nx.as_float32(out), guidance) if negative else out
 
         return v
+
+    def steered(self, y: Array, guidance: float, times: np.ndarray) -> dict[float, tuple[Tree, Array]]:
+        """Work out what steers the blocks at every time but the last: t -> (weights with modulation ready, vec)."""
+        cfg, p = self.flux
+        nx, steps, rows = self.nx, len(times) - 1, len(y)
+        strength = nx.array(np.full(steps * rows, guidance, np.float32)) if cfg.guidance_embed else None
+        t = nx.array(np.repeat(times[:-1], rows))
+        vec = condition(p, t, nx.concatenate([y] * steps, axis=0), strength)  # (steps · B, D)
+        products = modulation_products(p, vec)
+
+        def at(step: int) -> tuple[Tree, Array]:
+            own = slice(step * rows, (step + 1) * rows)
+            return with_products(p, tree_map(lambda x: x[own], products)), vec[own]
+
+        return {float(t): at(step) for step, t in enumerate(times[:-1])}
 
     def decode(self, latents: Array) -> np.ndarray:
         """Decode latents (B, h, w, C) to pictures, uint8 (B, H, W, 3); raises `ArgumentError` at NaN or infinity."""

@@ -297,6 +297,23 @@ def test_at_most_ten_overrides():
     assert len(overridden - {"array", "eval", "from_bfloat16", "name", "module", "to_numpy"}) <= 10
 
 
+# -- quantised matrices ----------------------------------------------------------------------------------------
+
+
+@given(dims, st.integers(1, 3), st.sampled_from([4, 8]), dims)
+def test_quantized_matmul(trial, rows, groups, bits, length):
+    """Against the matrix that the format stands for, put together number by number."""
+    q = torch.randint(0, 2**bits, (rows, 64 * groups))
+    scales, biases, x = trial.randn(rows, groups), trial.randn(rows, groups), trial.randn(2, length, 64 * groups)
+    each = 32 // bits  # of a uint32
+    words = [[sum(int(n) << bits * i for i, n in enumerate(w)) for w in row.reshape(-1, each)] for row in q]
+    weight = trial.nx.array(np.array(words, np.uint32))
+    arrays = weight, trial.array(scales), trial.array(biases)
+    matrix = q * scales.repeat_interleave(64, dim=1) + biases.repeat_interleave(64, dim=1)
+    trial.close("`dequantized`", trial.nx.dequantized(*arrays), matrix)
+    trial.close("`quantized_matmul`", trial.nx.quantized_matmul(trial.array(x), *arrays), x @ matrix.T)
+
+
 # -- arrays --------------------------------------------------------------------------------------------------
 
 

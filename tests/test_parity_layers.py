@@ -7,18 +7,23 @@ from diffusers.models.transformers.transformer_flux import (
     FluxAttention,
     FluxPosEmbed,
     FluxSingleTransformerBlock,
+    FluxTransformer2DModel,
     FluxTransformerBlock,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minflux.backend import get_backend
 from minflux.model.attention import attention, merge_heads, normed_qkv, qk_norm, split_heads
 from minflux.model.blocks import double_block, final_layer, mlp, single_block
 from minflux.model.embeddings import mlp_embedder, timestep_embedding
 from minflux.model.layers import embedding, linear
-from minflux.model.modulation import modulate, modulation
+from minflux.model.modulation import modulate, modulation, modulation_products, with_products
 from minflux.model.rope import apply_rope, rope
 from minflux.weights import flux_to_bfl, tree
+from minflux.weights.config import write_flux_config
+from minflux.weights.quantised import quantise
+from minflux.weights.tree import tree_map
 from tests.compare import COMPONENT
 from tests.strategies import batches, flux_configs, tokens
 
@@ -46,6 +51,25 @@ def test_linear(trial, batch, inputs, outputs, bias):
     module = trial.random(torch.nn.Linear(inputs, outputs, bias=bias))
     x = trial.randn(batch, 3, inputs)
     trial.close("linear", linear(trial.array(x), **trial.tree(module)), module(x))
+
+
+@given(batches, st.integers(1, 2), dims, st.booleans(), st.booleans())
+def test_quantised_linear(trial, batch, groups, outputs, bias, lora):
+    """A matrix of 4 bits, and a LoRA beside it, against PyTorch's linear of the matrix that both stand for."""
+    w = torch.randn(outputs, 64 * groups) / 8
+    arrays = dict(zip(("weight", "scales", "biases"), quantise(w.numpy(), 4, "BF16"), strict=True))
+    p = {
+        name: trial.nx.array(x) if name == "weight" else trial.array(torch.from_numpy(x)) for name, x in arrays.items()
+    }
+    whole = torch.from_numpy(get_backend("numpy").dequantized(*arrays.values()))
+    down, up = trial.randn(3, 64 * groups, scale=0.1), trial.randn(outputs, 3)
+    if lora:
+        p |= {"lora_down": trial.array(down), "lora_up": trial.array(up)}
+        whole = whole + up @ down
+    b = trial.randn(outputs) if bias else None
+    x = trial.randn(batch, 3, 64 * groups)
+    got = linear(trial.array(x), **p, bias=None if b is None else trial.array(b))
+    trial.close("linear, quantised", got, torch.nn.functional.linear(x, whole, b))
 
 
 @given(batches, tokens, dims)
@@ -118,6 +142,30 @@ def test_modulated_norm_of_a_single_block(trial, batch, length, width):
     expected, expected_gate = module(x, emb=vec)
     trial.close("AdaLN modulation", modulate(trial.array(x), shift, scale), expected)
     trial.close("AdaLN modulation", gate, expected_gate[:, None])
+
+
+@given(batches, flux_configs(), st.integers(1, 4))
+def test_modulation_ahead_of_time(trial, batch, cfg, steps):
+    """What all blocks' matrices make of many vec at once is what each makes of one, and takes the matrix's place."""
+    module = trial.random(FluxTransformer2DModel(**write_flux_config(cfg)))
+    p = tree(flux_to_bfl(trial.flat(module)))
+    vec = trial.randn(steps * batch, cfg.hidden_size)
+    products = modulation_products(p, trial.array(vec))
+    last = slice(len(vec) - batch, None)
+    ready = with_products(p, tree_map(lambda x: x[last], products))
+    silu = torch.nn.functional.silu(vec[last])
+    theirs = [
+        (ready["double_blocks"][-1]["img_mod"], module.transformer_blocks[-1].norm1.linear),
+        (ready["double_blocks"][0]["txt_mod"], module.transformer_blocks[0].norm1_context.linear),
+        (ready["single_blocks"][-1]["modulation"], module.single_transformer_blocks[-1].norm.linear),
+    ]
+    for mod, reference in theirs:
+        (got,) = modulation(mod, trial.array(vec[last]), 1)
+        trial.close("AdaLN modulation", got, reference(silu)[:, None])
+    shift, scale = modulation(ready["final_layer"]["adaLN_modulation"], trial.array(vec[last]), 2)
+    scale_first = module.norm_out.linear(silu).chunk(2, dim=-1)
+    for got, expected in zip((scale, shift), scale_first, strict=True):
+        trial.close("AdaLN modulation", got, expected[:, None])
 
 
 @given(batches, tokens, flux_configs())

@@ -21,6 +21,7 @@ SHARED = (
 )  # fmt: skip
 
 GELU_TANH = math.sqrt(2 / math.pi)
+GROUP = 64  # numbers of a row that share a scale, in a quantised matrix
 
 
 class Backend:
@@ -137,6 +138,34 @@ class Backend:
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
         logits = (q * scale) @ k.swapaxes(-1, -2)
         return self.softmax(logits if bias is None else logits + bias) @ v
+
+    # -- quantised matrices ------------------------------------------------------------------------------------
+
+    @shaped
+    def dequantized(
+        self, weight: Int[Array, "O P"], scales: Float[Array, "O G"], biases: Float[Array, "O G"]
+    ) -> Float[Array, "O I"]:
+        """scale · q + bias, for the whole numbers q that lie side by side in each uint32, the first in the lowest bits.
+
+        64 of a row share a scale and a bias: I = 64 G. So each q has 32 · P / I bits. Computed in the scales' dtype.
+        """
+        rows, groups = scales.shape
+        bits = 32 * weight.shape[1] // (GROUP * groups)
+        shifts = self.array(list(range(0, 32, bits)), dtype=weight.dtype)
+        q = (weight[:, :, None] >> shifts) & (2**bits - 1)
+        q = q.reshape(rows, groups, GROUP).astype(scales.dtype)
+        return (q * scales[..., None] + biases[..., None]).reshape(rows, -1)
+
+    @shaped
+    def quantized_matmul(
+        self,
+        x: Float[Array, "*S I"],
+        weight: Int[Array, "O P"],
+        scales: Float[Array, "O G"],
+        biases: Float[Array, "O G"],
+    ) -> Float[Array, "*S O"]:
+        """x Wᵀ for a quantised matrix W, which is a float matrix for a moment."""
+        return x @ self.dequantized(weight, scales, biases).T
 
     # -- pictures (NHWC) ---------------------------------------------------------------------------------------
 

@@ -70,6 +70,5 @@ def final_layer(p: Tree, x: Float[Array, "B I D"], vec: Float[Array, "B D"]) -> 
 
     diffusers stores the two the other way round (`norm_out`).
     """
-    nx = backend_of(x, vec)
-    shift, scale = nx.split(linear(nx.silu(vec), **p["adaLN_modulation"]["1"])[:, None], 2, axis=-1)
+    shift, scale = modulation(p["adaLN_modulation"], vec, 2)
     return linear(modulate(x, shift, scale), **p["linear"])

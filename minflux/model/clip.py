@@ -4,11 +4,12 @@ A plain causal transformer with learned positions. The state at the first end-of
 and stands for it. Source: Radford et al. 2021 (arXiv 2103.00020); transformers `modeling_clip.py`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from minflux.backend import backend_of
 from minflux.model.attention import merge_heads, split_heads
-from minflux.model.layers import embedding, linear
+from minflux.model.layers import embedding, linear, nothing
 from minflux.shapes import Array, Float, Int, Tree, shaped
 
 
@@ -51,8 +52,13 @@ def self_attention(p: Tree, x: Float[Array, "B T D"], mask: Array, heads: int) -
 
 
 @shaped
-def clip_encoder(p: Tree, cfg: CLIPConfig, ids: Int[Array, "B T"]) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
-    """Encode token ids to (states, pooled): (B, T, D), and (B, D) at each row's first end-of-text token."""
+def clip_encoder(
+    p: Tree, cfg: CLIPConfig, ids: Int[Array, "B T"], after_block: Callable = nothing
+) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
+    """Encode token ids to (states, pooled): (B, T, D), and (B, D) at each row's first end-of-text token.
+
+    after_block is called with what each layer gave (see `velocity`).
+    """
     nx = backend_of(ids)
     p = p["text_model"]
 
@@ -67,6 +73,7 @@ def clip_encoder(p: Tree, cfg: CLIPConfig, ids: Int[Array, "B T"]) -> tuple[Floa
         x = x + self_attention(layer["self_attn"], h, mask, cfg.num_attention_heads)
         h = norm(x, layer["layer_norm2"])
         x = x + linear(quick_gelu(linear(h, **layer["mlp"]["fc1"])), **layer["mlp"]["fc2"])
+        after_block(x)
     x = norm(x, p["final_layer_norm"])
     end = nx.argmax((ids == cfg.eos_token_id).astype(nx.int32), axis=1)
     return x, x[nx.arange(ids.shape[0]), end]

@@ -3,12 +3,13 @@
 embed img, txt, and (t, guidance, pooled text) -> double blocks -> join -> single blocks -> keep img -> final layer
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from minflux.backend import backend_of
 from minflux.model.blocks import double_block, final_layer, single_block
 from minflux.model.embeddings import mlp_embedder, timestep_embedding
-from minflux.model.layers import linear
+from minflux.model.layers import linear, nothing
 from minflux.model.rope import rope
 from minflux.shapes import Array, Float, Int, Tree, shaped
 
@@ -69,33 +70,45 @@ def flux(
     timesteps: Float[Array, "B"],
     y: Float[Array, "B P"],
     guidance: Float[Array, "B"] | None = None,
+    after_block: Callable = nothing,
 ) -> Float[Array, "B I O"]:
     """Predict the velocity of every image token: noise - picture, as the flow's ODE needs it.
 
     img: packed latents at time t; txt: T5's output; y: CLIP's pooled output; timesteps in [0, 1], 1 for pure noise;
-    guidance: the strength for guidance-distilled models (cfg.guidance_embed), about 1 to 10. Computed in the weights'
-    dtype; the result has it too. Raises ValueError when guidance is missing, or given to a model without it.
-    Source: BFL `flux/model.py`.
+    guidance: the strength for guidance-distilled models (cfg.guidance_embed), about 1 to 10; after_block: see
+    `velocity`. Computed in the weights' dtype; the result has it too. Raises ValueError when guidance is missing, or
+    given to a model without it. Source: BFL `flux/model.py`.
     """
     if cfg.guidance_embed != (guidance is not None):
         raise ValueError(f"this model takes {'a' if cfg.guidance_embed else 'no'} guidance strength")
     nx = backend_of(img, img_ids, txt, txt_ids, timesteps, y, guidance)
     pe = rope(nx.concatenate([txt_ids, img_ids], axis=1), tuple(cfg.axes_dim), cfg.theta)
     vec = condition(p, timesteps, y, guidance)
-    return velocity(p, img, txt, vec, pe)
+    return velocity(p, img, txt, vec, pe, after_block)
 
 
 @shaped
 def velocity(
-    p: Tree, img: Float[Array, "B I C"], txt: Float[Array, "B T E"], vec: Array, pe: tuple
+    p: Tree,
+    img: Float[Array, "B I C"],
+    txt: Float[Array, "B T E"],
+    vec: Array,
+    pe: tuple,
+    after_block: Callable = nothing,
 ) -> Float[Array, "B I O"]:
-    """Run the blocks, given the conditioning `vec` and the rotations `pe` (which are the same in every block)."""
+    """Run the blocks, given the conditioning `vec` and the rotations `pe` (which are the same in every block).
+
+    after_block is called with what each block gave. MLX computes nothing until it must; told to do so there, it needs
+    the weights of one block at a time.
+    """
     nx = backend_of(img, txt, vec)
     img = linear(img.astype(vec.dtype), **p["img_in"])  # (B, I, D)
     txt = linear(txt.astype(vec.dtype), **p["txt_in"])  # (B, T, D)
     for block in p["double_blocks"]:
         img, txt = double_block(block, img, txt, vec, pe)
+        after_block(img, txt)
     x = nx.concatenate([txt, img], axis=1)  # (B, T + I, D)
     for block in p["single_blocks"]:
         x = single_block(block, x, vec, pe)
+        after_block(x)
     return final_layer(p["final_layer"], x[:, txt.shape[1] :], vec)

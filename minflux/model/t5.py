@@ -6,11 +6,12 @@ Source: Raffel et al. 2019 (arXiv 1910.10683), v1.1; transformers `modeling_t5.p
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from minflux.backend import backend_of
 from minflux.model.attention import merge_heads, split_heads
-from minflux.model.layers import embedding, linear
+from minflux.model.layers import embedding, linear, nothing
 from minflux.shapes import Array, Float, Int, Tree, shaped
 
 
@@ -74,8 +75,13 @@ def gated_mlp(p: Tree, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
 
 
 @shaped
-def t5_encoder(p: Tree, cfg: T5Config, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """Encode token ids, padded with 0, to one vector a token: (B, T) -> (B, T, d_model)."""
+def t5_encoder(
+    p: Tree, cfg: T5Config, ids: Int[Array, "B T"], after_block: Callable = nothing
+) -> Float[Array, "B T D"]:
+    """Encode token ids, padded with 0, to one vector a token: (B, T) -> (B, T, d_model).
+
+    after_block is called with what each block gave (see `velocity`).
+    """
     nx = backend_of(ids)
     blocks, eps = p["encoder"]["block"], cfg.layer_norm_epsilon
     table = blocks[0]["layer"][0]["SelfAttention"]["relative_attention_bias"]["weight"]
@@ -85,4 +91,5 @@ def t5_encoder(p: Tree, cfg: T5Config, ids: Int[Array, "B T"]) -> Float[Array, "
         attn, ff = block["layer"]
         x = x + self_attention(attn["SelfAttention"], nx.rms_norm(x, attn["layer_norm"]["weight"], eps), bias, cfg.d_kv)
         x = x + gated_mlp(ff["DenseReluDense"], nx.rms_norm(x, ff["layer_norm"]["weight"], eps))
+        after_block(x)
     return nx.rms_norm(x, p["encoder"]["final_layer_norm"]["weight"], eps)

@@ -21,7 +21,10 @@ from minflux.shapes import Array, Tree
 from minflux.weights import config, names, shapes
 from minflux.weights.files import FLOATS, Stored, read_json, write_json, write_safetensors
 from minflux.weights.names import Flat
+from minflux.weights.quantised import is_packed
 from minflux.weights.tree import flatten
+
+OWN_FILE = "minflux.safetensors"  # a component's weights under our names, quantised or not
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,10 @@ def standard_names(found: dict[str, Stored], spec: Kind) -> dict[str, Stored]:
 
 
 def weights_path(part: Path, stem: str) -> Path:
-    """Find a component's weights: one file, or the index of several."""
-    whole, sharded = part / f"{stem}.safetensors", part / f"{stem}.safetensors.index.json"
-    return sharded if sharded.exists() and not whole.exists() else whole
+    """Find a component's weights: one file, the index of several, or a file of minflux's own."""
+    whole = part / f"{stem}.safetensors"
+    others = (part / f"{stem}.safetensors.index.json", part / OWN_FILE)
+    return next((path for path in (whole, *others) if path.exists()), whole)
 
 
 def file_shapes(spec: Kind, cfg: Any) -> shapes.Shapes:
@@ -113,8 +117,10 @@ def check_shapes(path: Path, found: dict[str, Stored], expected: shapes.Shapes) 
             raise CheckpointError(f"{path}: {name}: expected shape {shape}, found no such weight")
         if found[name].shape != shape:
             raise CheckpointError(f"{found[name].path}: {name}: expected shape {shape}, found {found[name].shape}")
-        if found[name].code not in FLOATS:
-            raise CheckpointError(f"{found[name].path}: {name}: expected floats, found {found[name].code}")
+        wanted = ("U32",) if is_packed(name, found) else FLOATS
+        if found[name].code not in wanted:
+            what = "packed numbers" if is_packed(name, found) else "floats"
+            raise CheckpointError(f"{found[name].path}: {name}: expected {what}, found {found[name].code}")
     for name in found.keys() - expected.keys():
         raise CheckpointError(f"{found[name].path}: {name}: expected no such weight, found {found[name].shape}")
 

@@ -29,6 +29,7 @@ from minflux.weights import names
 from minflux.weights.files import METADATA, contents, load, parse_json, read_header
 from minflux.weights.folder import KINDS
 from minflux.weights.parts import expected
+from minflux.weights.quantised import SCALES, holds_packed, stem_of
 
 # How a module's name begins in a file, by the part of the model it is in.
 PREFIXES = {
@@ -242,20 +243,41 @@ def rows_of(module: Module, columns: int) -> slice:
 def added(flat: dict[str, Array], changes: Sequence[Change]) -> dict[str, Array]:
     """Add changes to the weights that they name, W + B A in float32, each kept in its own dtype.
 
-    `flat` holds weights of one part, or some of them, under our names; changes to others are passed over.
+    A quantised matrix stays as it is, and A and B are put beside it (see `beside`). `flat` holds weights of one part,
+    or some of them, under our names; changes to others are passed over.
     """
     flat = dict(flat)
     for change in changes:
         stem, rows = change.module.stem, rows_of(change.module, change.down.shape[1])
-        if f"{stem}.weight" in flat:
-            flat[f"{stem}.weight"] = _added(flat[f"{stem}.weight"], change.up @ change.down, rows)
-            if change.bias is not None:
-                flat[f"{stem}.bias"] = _added(flat[f"{stem}.bias"], change.bias, rows)
-    return flat
+        weight, bias = f"{stem}.weight", f"{stem}.bias"
+        if weight in flat and not holds_packed(flat[weight]):
+            flat[weight] = _added(flat[weight], change.up @ change.down, rows)
+        if bias in flat and change.bias is not None:
+            flat[bias] = _added(flat[bias], change.bias, rows)
+    return flat | beside({name: array for name, array in flat.items() if name.endswith(SCALES)}, changes)
 
 
-def _added(weight: Array, delta: np.ndarray, rows: slice) -> Array:
+def beside(scales: dict[str, Array], changes: Sequence[Change]) -> dict[str, Array]:
+    """Make side branches of quantised matrices, given by their scales: x Wᵀ + (x Aᵀ) Bᵀ, all LoRAs in one A and B."""
+    branches: dict[str, Array] = {}
+    for name, array in scales.items():
+        stem, nx = stem_of(name), backend_of(array)
+        own = [change for change in changes if change.module.stem == stem]
+        if own:
+            ups = [_placed(change.up, array.shape[0], rows_of(change.module, change.down.shape[1])) for change in own]
+            down = np.concatenate([change.down for change in own])
+            branches[f"{stem}.lora_down"] = nx.array(down).astype(array.dtype)
+            branches[f"{stem}.lora_up"] = nx.array(np.concatenate(ups, axis=1)).astype(array.dtype)
+    return branches
+
+
+def _placed(part: np.ndarray, rows: int, at: slice) -> np.ndarray:
+    """Put the rows of a part of a joint matrix into their place among zeros."""
+    whole = np.zeros((rows, *part.shape[1:]), np.float32)
+    whole[at] = part
+    return whole
+
+
+def _added(weight: Array, delta: np.ndarray, at: slice) -> Array:
     nx = backend_of(weight)
-    whole = np.zeros(weight.shape, np.float32)
-    whole[rows] = delta
-    return (nx.as_float32(weight) + nx.array(whole)).astype(weight.dtype)
+    return (nx.as_float32(weight) + nx.array(_placed(delta, weight.shape[0], at))).astype(weight.dtype)

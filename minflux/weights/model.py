@@ -14,7 +14,7 @@ from typing import Any
 from minflux import hub, zoo
 from minflux.backend import Backend
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.memory import STREAMED, choose
+from minflux.memory import LATER, choose
 from minflux.model.flux import FluxConfig
 from minflux.model.vae import VAEConfig
 from minflux.pipeline import Defaults, Pipeline
@@ -24,7 +24,16 @@ from minflux.text import Tokenizer
 from minflux.weights.files import contents, read_json, write_json
 from minflux.weights.folder import KINDS, check_shapes, save_component
 from minflux.weights.lora import added, read_loras
-from minflux.weights.parts import Part, expected, find_component, find_parts, load_part, sizes_in, variant
+from minflux.weights.parts import (
+    Part,
+    expected_of,
+    find_component,
+    find_parts,
+    load_part,
+    sizes_in,
+    variant,
+    whole_name,
+)
 from minflux.weights.stream import stream
 from minflux.weights.tree import flatten, tree
 
@@ -50,13 +59,13 @@ def load_model(
     configs = {kind: cfg for kind, (cfg, _) in parts.items()}
     check_drawable(model, configs["transformer"], configs["vae"])
     changes = read_loras(lora, configs)
-    streamed = STREAMED[choose(memory, nx, {kind: part for kind, (_, part) in parts.items()})]
+    later = LATER[choose(memory, nx, {kind: part for kind, (_, part) in parts.items()})]
 
     def opened(kind: str) -> tuple[Any, Tree]:
         cfg, part = parts[kind]
         own = [change for change in changes if change.module.kind == kind]
-        if kind in streamed:
-            return cfg, stream(part, nx, dtype, own)
+        if any(later(kind, whole_name(kind, part.naming, name)) for name in part.found):
+            return cfg, stream(part, nx, dtype, own, lambda name: later(kind, name))
         p = load_part(part, nx, dtype)
         return cfg, tree(added(flatten(p), own)) if own else p
 
@@ -109,7 +118,7 @@ def find_transformer(file: Path) -> tuple[FluxConfig, Part]:
     if part is None:
         raise CheckpointError(f"{file}: expected a transformer, found {', '.join(p.kind for p in parts) or 'none'}")
     cfg = sizes_in(file, part)
-    check_shapes(file, part.found, expected(part.kind, part.naming, cfg))
+    check_shapes(file, part.found, expected_of(part, cfg))
     return cfg, part
 
 

@@ -22,6 +22,7 @@ from minflux.weights import names
 from minflux.weights.files import Stored, contents, load
 from minflux.weights.folder import (
     KINDS,
+    OWN_FILE,
     check_finite,
     check_shapes,
     file_shapes,
@@ -30,6 +31,7 @@ from minflux.weights.folder import (
     weights_path,
 )
 from minflux.weights.names import Flat
+from minflux.weights.quantised import with_packed
 from minflux.weights.shapes import Shapes
 from minflux.weights.tree import tree
 
@@ -65,6 +67,8 @@ LAYOUTS = (
 FOLDER_NAMING = {
     "transformer": "diffusers", "vae": "diffusers", "text_encoder": "transformers", "text_encoder_2": "transformers"
 }  # fmt: skip
+
+OWN_NAMING = FOLDER_NAMING | {"transformer": "bfl", "vae": "bfl"}  # of those that minflux wrote for itself
 
 # what files hold beside the weights: marks and scales of quantisation, and tables that follow from the sizes.
 SCALES = ("scale_weight", "weight_scale")  # a float8 weight's factor, beside it
@@ -273,8 +277,9 @@ def find_component(folder: Path, kind: str) -> tuple[Any, Part]:
     spec = KINDS[kind]
     cfg = read_config(folder / kind / "config.json", spec)
     path = weights_path(folder / kind, spec.stem)
-    part = Part(kind, FOLDER_NAMING[kind], "", standard_names(contents(path), spec), {})
-    check_shapes(path, part.found, expected(kind, part.naming, cfg))
+    naming = (OWN_NAMING if path.name == OWN_FILE else FOLDER_NAMING)[kind]
+    part = Part(kind, naming, "", standard_names(contents(path), spec), {})
+    check_shapes(path, part.found, expected_of(part, cfg))
     return cfg, part
 
 
@@ -320,6 +325,11 @@ def expected(kind: str, naming: str, cfg: Any) -> Shapes:
     return file_shapes(spec, cfg)
 
 
+def expected_of(part: Part, cfg: Any) -> Shapes:
+    """Name every weight that a part of these sizes has: of those that it holds quantised, all three arrays."""
+    return with_packed(expected(part.kind, part.naming, cfg), part.found, part.kind)
+
+
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A kernel's shape in PyTorch's layout: (out, kh, kw, in) is (out, in, kh, kw), and a matrix a 1×1 kernel."""
     if len(shape) == 4:
@@ -338,7 +348,7 @@ class Mismatch:
 
 def mismatches(part: Part, cfg: Any) -> list[Mismatch]:
     """List every weight of a part that is not as its sizes ask, in order of name."""
-    wanted = expected(part.kind, part.naming, cfg)
+    wanted = expected_of(part, cfg)
     found = {name: stored.shape for name, stored in part.found.items()}
     return [
         Mismatch(name, wanted.get(name), found.get(name))

@@ -1,33 +1,43 @@
 """A weight tree whose arrays stay in their file until they are used, and are forgotten after it.
 
 The model asks for its weights one at a time, `linear(x, **p["proj"])`, so a tree that reads each of them when asked
-needs no more memory than the largest matrix, however large the model. Nothing in the model knows of it. What is paid
-is time: every weight is read, and widened to float32, at every step.
+needs no more memory than the largest matrix, however large the model. (On MLX, which computes nothing until it must, no
+more than the largest block: see `velocity`.) Nothing in the model knows of it. What is paid is time: every weight is
+read, and widened to float32, at every step.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from minflux.backend import Backend
 from minflux.shapes import Array, Tree
 from minflux.weights.files import prefetch
-from minflux.weights.lora import Change, added
+from minflux.weights.lora import Change, added, beside
 from minflux.weights.parts import Part, load_weight, to_ours, whole_name
+from minflux.weights.quantised import SCALES
 from minflux.weights.tree import tree
 
 
-def stream(part: Part, nx: Backend, dtype: str | None = None, changes: Sequence[Change] = ()) -> Tree:
-    """Make a part's tree of weights that are read when they are used, `changes` of LoRAs added each time.
+def stream(
+    part: Part,
+    nx: Backend,
+    dtype: str | None = None,
+    changes: Sequence[Change] = (),
+    later: Callable[[str], bool] = lambda name: True,
+) -> Tree:
+    """Make a part's tree, `changes` of LoRAs added, in which the weights whose names are `later` are read when used.
 
     Every weight is the one that `load_part` gives, to the bit. For errors see `load_weight`; they come at first use.
     """
     sources: dict[str, list[str]] = defaultdict(list)
     for name in part.found:
         sources[whole_name(part.kind, part.naming, name)].append(name)
-    flat = {name: Leaf(part, name, tuple(found), nx, dtype, changes) for name, found in sources.items()}
-    return _streamed(tree(flat))
+    leaves = {name: Leaf(part, name, tuple(found), nx, dtype, changes) for name, found in sources.items()}
+    flat = {name: leaf if later(name) else leaf.read() for name, leaf in leaves.items()}
+    scales = {name: leaves[name].read() for name in leaves if changes and name.endswith(f".{SCALES}")}
+    return _streamed(tree(flat | beside(scales, changes)))
 
 
 @dataclass
@@ -68,10 +78,12 @@ class Branch(Mapping):
     def __len__(self) -> int:
         return len(self.nodes)
 
+    def __or__(self, other: Mapping) -> "Branch":
+        return Branch(self.nodes | dict(other))
+
     def prefetch(self) -> None:
         """Have the system bring all of it from disk meanwhile."""
-        for node in self.nodes.values():
-            node.prefetch()
+        _prefetch(self.nodes.values())
 
 
 class Blocks(Sequence):
@@ -85,8 +97,7 @@ class Blocks(Sequence):
 
     def __iter__(self) -> Iterator[Any]:
         for block, following in zip(self.blocks, [*self.blocks[1:], None], strict=True):
-            if following is not None:
-                following.prefetch()
+            _prefetch([following])
             yield block
 
     def __len__(self) -> int:
@@ -94,8 +105,13 @@ class Blocks(Sequence):
 
     def prefetch(self) -> None:
         """Have the system bring all of it from disk meanwhile."""
-        for block in self.blocks:
-            block.prefetch()
+        _prefetch(self.blocks)
+
+
+def _prefetch(nodes: Iterable[Any]) -> None:
+    for node in nodes:
+        if isinstance(node, Leaf | Branch | Blocks):
+            node.prefetch()
 
 
 def _streamed(node: Tree) -> Any:
