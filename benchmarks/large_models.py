@@ -6,48 +6,60 @@ python -m benchmarks.large_models | python -m benchmarks.insert memory docs/larg
 from pathlib import Path
 
 from benchmarks.model_card import table
+from minflux.convert import with_quantised
 from minflux.memory import MODES, SPARE, held
 from minflux.model.clip import CLIP_L
 from minflux.model.flux import DEV, SCHNELL, FluxConfig
 from minflux.model.t5 import T5_XXL
 from minflux.model.vae import FLUX_VAE
 from minflux.weights.files import Stored
-from minflux.weights.parts import FOLDER_NAMING, Part, expected
+from minflux.weights.parts import OWN_NAMING, Part, expected
 
 MACHINES = (8, 16, 24, 32, 64, 96)  # GB
 MODELS = {"schnell": SCHNELL, "dev": DEV}
+WEIGHTS = {"bfloat16": None, "8 bits": 8, "4 bits": 4}  # as they are stored
 
 
-def parts(cfg: FluxConfig) -> dict[str, Part]:
+def parts(cfg: FluxConfig, bits: int | None = None) -> dict[str, Part]:
     """A whole model as headers would show it, without any file."""
     configs = {"transformer": cfg, "vae": FLUX_VAE, "text_encoder": CLIP_L, "text_encoder_2": T5_XXL}
-    return {kind: ghost(kind, sizes) for kind, sizes in configs.items()}
+    return {kind: ghost(kind, sizes, bits) for kind, sizes in configs.items()}
 
 
-def ghost(kind: str, cfg) -> Part:
+def ghost(kind: str, cfg, bits: int | None) -> Part:
     """A part whose weights have shapes, and no file."""
-    shapes = expected(kind, FOLDER_NAMING[kind], cfg)
-    found = {name: Stored(Path(), "BF16", shape, 0) for name, shape in shapes.items()}
-    return Part(kind, FOLDER_NAMING[kind], "", found, {})
+    entries = {name: ("BF16", shape) for name, shape in expected(kind, OWN_NAMING[kind], cfg).items()}
+    entries = with_quantised(entries, kind, bits) if bits else entries
+    found = {name: Stored(Path(), code, shape, 0) for name, (code, shape) in entries.items()}
+    return Part(kind, OWN_NAMING[kind], "", found, {})
+
+
+def gigabytes(model: dict[str, Part], mode: str, itemsize: int = 4, blockwise: bool = False) -> str:
+    """Write down what a model takes in a mode."""
+    return f"{held(model, mode, itemsize, blockwise) / 1e9:.1f} GB"
 
 
 def rows() -> list[list[str]]:
-    """For each model: GB of weights in each mode, float32 on NumPy; and in bfloat16, as on a GPU."""
-    lines = [["model", *(f"{mode}, float32" for mode in MODES), "resident, bfloat16"]]
+    """For each model: GB of weights in each mode, computing in float32 (any CPU) and in bfloat16 (MLX on a GPU)."""
+    lines = [["model", "stored in", *(f"{mode}, CPU" for mode in MODES), *(f"{mode}, GPU" for mode in MODES)]]
     for name, cfg in MODELS.items():
-        model = parts(cfg)
-        amounts = [held(model, mode) for mode in MODES] + [held(model, "resident", itemsize=2)]
-        lines.append([name, *(f"{amount / 1e9:.1f} GB" for amount in amounts)])
+        for stored, bits in WEIGHTS.items():
+            model = parts(cfg, bits)
+            on_cpu = [gigabytes(model, mode) for mode in MODES]
+            lines.append([name, stored, *on_cpu, *(gigabytes(model, mode, 2, blockwise=True) for mode in MODES)])
     return lines
 
 
 def machines() -> list[list[str]]:
-    """For each size of memory, all of it free: the mode that `--memory auto` takes for FLUX.1-dev on NumPy."""
-    model = parts(DEV)
-    lines = [["free memory", "mode"]]
+    """For each size of memory, all of it free: the mode that `--memory auto` takes for FLUX.1-dev."""
+    lines = [["free memory", *(f"{stored}, {where}" for where in ("CPU", "GPU") for stored in WEIGHTS)]]
     for size in MACHINES:
-        fits = [mode for mode in MODES if held(model, mode) <= SPARE * size * 1e9]
-        lines.append([f"{size} GB", fits[0] if fits else "none"])
+        lines.append([f"{size} GB"])
+        for itemsize, blockwise in ((4, False), (2, True)):
+            for bits in WEIGHTS.values():
+                model = parts(DEV, bits)
+                fits = [mode for mode in MODES if held(model, mode, itemsize, blockwise) <= SPARE * size * 1e9]
+                lines[-1].append(fits[0] if fits else "too small")
     return lines
 
 

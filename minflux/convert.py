@@ -99,7 +99,7 @@ def check_target(source: Path, target: Path, format_: str) -> None:
     if format_ == "bfl" and target.suffix != ".safetensors":
         raise ArgumentError(f"target: BFL's format is one .safetensors file, got {str(target)!r}")
     if format_ != "bfl" and (target.suffix == ".safetensors" or target.is_file()):
-        raise ArgumentError(f"target: {format_}'s format is a folder, got {str(target)!r}")
+        raise ArgumentError(f"target: the format {format_!r} is a folder, got {str(target)!r}")
     if not target.absolute().parent.is_dir():
         raise ArgumentError(f"target: the folder {str(target.parent)!r} does not exist; make it first")
     if source.resolve() == target.resolve():
@@ -111,7 +111,7 @@ def check_bits(format_: str, bits: int | None) -> None:
     if bits not in (None, *BITS):
         raise ArgumentError(f"bits must be {' or '.join(map(str, BITS))}, got {bits!r}")
     if bits and format_ != "minflux":
-        raise ArgumentError(f"bits: {format_}'s format holds no quantised weights; use 'minflux'")
+        raise ArgumentError(f"bits: the format {format_!r} holds no quantised weights; use 'minflux'")
 
 
 def _write_component(

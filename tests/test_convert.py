@@ -149,9 +149,9 @@ def test_a_lora_is_added_for_good(model, tmp_path, format_):
     ("target", "settings", "words"),
     [
         ("x", {"format_": "bfl"}, "target: BFL's format is one .safetensors file"),
-        ("x.safetensors", {"format_": "diffusers"}, "target: diffusers' format is a folder"),
+        ("x.safetensors", {"format_": "diffusers"}, "target: the format 'diffusers' is a folder"),
         ("no/x", {"format_": "diffusers"}, "does not exist; make it first"),
-        ("x", {"format_": "gguf"}, "format must be 'bfl' or 'diffusers', got 'gguf'"),
+        ("x", {"format_": "gguf"}, "format must be one of bfl, diffusers, minflux, got 'gguf'"),
         ("x", {"format_": "diffusers", "dtype": "int8"}, "dtype: expected one of float32, float16, bfloat16"),
     ],
 )
@@ -217,7 +217,7 @@ def test_a_disk_that_fails_while_writing(tmp_path):
 def test_every_block_is_read_by_itself():
     names = ["transformer_blocks.7.attn.to_q.weight", "single_blocks.30.linear1.bias", "x_embedder.weight"]
     assert [block_of("transformer", name) for name in names] == ["double_blocks.7", "single_blocks.30", ""]
-    assert block_of("text_encoder_2", "encoder.block.3.x") == "encoder.block.3.x"
+    assert block_of("text_encoder_2", "encoder.block.3.x.weight") == "encoder.block.3.x"
 
 
 def test_the_command_converts_and_says_what_it_wrote(model, tmp_path, monkeypatch):

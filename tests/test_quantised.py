@@ -236,8 +236,8 @@ def test_a_lora_is_fused_before_quantising(tmp_path):
 @pytest.mark.parametrize(
     ("format_", "bits", "words"),
     [
-        ("bfl", 4, "bits: bfl's format holds no quantised weights; use 'minflux'"),
-        ("diffusers", 8, "bits: diffusers's format holds no quantised weights"),
+        ("bfl", 4, "bits: the format 'bfl' holds no quantised weights; use 'minflux'"),
+        ("diffusers", 8, "bits: the format 'diffusers' holds no quantised weights"),
         ("minflux", 3, "bits must be 4 or 8, got 3"),
     ],
 )

@@ -2,7 +2,7 @@
 
 MLX's wheel for Linux CPUs links the reference BLAS, about forty times slower than it need be (5 GFLOP/s against 200 on
 the two cores of docs/log.md). The dynamic linker takes `cblas_sgemm` from whichever library was loaded globally first:
- loading OpenBLAS or MKL ahead of MLX is all it takes. Only float32 products gain.
+loading OpenBLAS or MKL ahead of MLX is all it takes. Only float32 products gain.
 
 Two traps. OpenBLAS 0.3.21 (Debian 12) does not know processors newer than itself and falls back to the kernels of a
 2004 Pentium, six times too slow: we name its kernels by what the processor can do. And NumPy's bundled OpenBLAS can't

@@ -109,7 +109,7 @@ class LinuxCPUBackend(MLXBackend):
 
     softmax = Backend.softmax
     attention = Backend.attention
-    quantized_matmul = Backend.quantized_matmul  # the kernel takes 80 times as long here (docs/log.md)
+    quantized_matmul = Backend.quantized_matmul  # the kernel takes 30 times as long here (docs/log.md)
 
     def __init__(self):
         super().__init__()

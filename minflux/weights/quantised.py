@@ -85,8 +85,9 @@ def packed(q: np.ndarray, bits: int) -> np.ndarray:
 
 
 def is_packed(name: str, found: Mapping) -> bool:
-    """Tell whether a weight is quantised: its scales lie beside it."""
-    return name.endswith(".weight") and f"{stem_of(name)}.{SCALES}" in found
+    """Tell whether a weight is quantised: scales in rows lie beside it."""
+    pair = found.get(name), found.get(f"{stem_of(name)}.{SCALES}")
+    return name.endswith(".weight") and all(len(getattr(array, "shape", ())) == 2 for array in pair)
 
 
 def is_beside(name: str, found: Mapping) -> bool:
@@ -101,7 +102,7 @@ def holds_packed(array: Array | Stored) -> bool:
 
 def bits_of(name: str, found: Mapping[str, Stored]) -> int:
     """Tell in how many bits a quantised weight is stored: its columns against its scales'."""
-    return 32 * found[name].shape[-1] // (GROUP * found[f"{stem_of(name)}.{SCALES}"].shape[-1])
+    return 32 * found[name].shape[1] // max(1, matrix_shape(name, found)[1])
 
 
 def matrix_shape(name: str, found: Mapping[str, Stored]) -> tuple[int, ...]:
