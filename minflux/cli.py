@@ -12,7 +12,7 @@ from minflux.errors import ArgumentError, MinfluxError
 
 PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
-MODEL_HELP = "A model that ships here, a folder, or on the Hugging Face Hub schnell, dev or OWNER/NAME."
+MODEL_HELP = "A model that ships here, a folder or file, or on the Hugging Face Hub schnell, dev or OWNER/NAME."
 BACKENDS = click.Choice(["auto", "numpy", "mlx"])
 
 
