@@ -221,7 +221,8 @@ def flow(recipe, folder):
 def inspect(model):
     """Say what MODEL is, a folder or a .safetensors file: its parts, their sizes, and every weight that is not right.
 
-    Reads headers only. Exit code 1 when a weight is missing, unexpected or of a wrong shape.
+    Reads headers only, and fetches nothing: a name on the Hugging Face Hub is looked up in the cache. Exit
+    code 1 when a weight is missing, unexpected or of a wrong shape.
     """
     from minflux.inspect import inspect
 
