@@ -13,7 +13,7 @@ from minflux.errors import ArgumentError, MinfluxError
 FORMATS = click.Choice(["bfl", "diffusers", "minflux"])
 PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
-MODEL_HELP = "A model that ships here, a folder, or on the Hugging Face Hub schnell, dev or OWNER/NAME."
+MODEL_HELP = "A model that ships here, a folder or file, or on the Hugging Face Hub schnell, dev or OWNER/NAME."
 BACKENDS = click.Choice(["auto", "numpy", "mlx"])
 
 
@@ -222,7 +222,8 @@ def flow(recipe, folder):
 def inspect(model):
     """Say what MODEL is, a folder or a .safetensors file: its parts, their sizes, and every weight that is not right.
 
-    Reads headers only. Exit code 1 when a weight is missing, unexpected or of a wrong shape.
+    Reads headers only, and fetches nothing: a name on the Hugging Face Hub is looked up in the cache. Exit
+    code 1 when a weight is missing, unexpected or of a wrong shape.
     """
     from minflux.inspect import inspect
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from minflux.backend import get_backend
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.inspect import TITLES, Found, inspect
+from minflux.inspect import TITLES, Found, inspect, where
 from minflux.weights import names
 from minflux.weights.files import CODES, checked_cast, to_bytes, write_entries, write_json
 from minflux.weights.folder import KINDS, OWN_FILE
@@ -58,7 +58,7 @@ def convert(
     """
     checked_cast(dtype)
     check_bits(format_, bits)
-    source, target = Path(source), Path(target)
+    source, target = where(source), Path(target)
     found = chosen(source, part or ("transformer" if format_ == "bfl" else None))
     check_target(source, target, format_)
     changes = read_loras(lora, {f.part.kind: f.cfg for f in found})

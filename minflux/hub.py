@@ -1,4 +1,8 @@
-"""Models by name from the Hugging Face Hub, through its own library: kept in its cache, resumed when cut off."""
+"""Models by name from the Hugging Face Hub, through its own library, which keeps them in its cache.
+
+A file that is cut off goes on where it stopped while the command runs. Started again, it fetches the files that are
+missing, an unfinished one from its beginning.
+"""
 
 import re
 from pathlib import Path
@@ -20,6 +24,19 @@ def repository(model: str) -> str | None:
     """Give the repository that a name stands for, "schnell", "dev" or OWNER/NAME; None if it is none of these."""
     is_name = REPOSITORY.fullmatch(model) and not model.endswith(".safetensors")
     return NAMES.get(model) or (model if is_name else None)
+
+
+def cached(name: str) -> Path:
+    """Return a repository's folder in the cache without asking the Hub; raises `CheckpointError` if it isn't there."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=True))
+    except (errors.LocalEntryNotFoundError, ValueError):  # or a name that the Hub does not allow
+        raise CheckpointError(
+            f"{name}: no such folder here, nor in the cache of huggingface_hub; `minflux generate --model {name}` "
+            "fetches it"
+        ) from None
 
 
 def fetch(name: str) -> Path:
@@ -46,7 +63,7 @@ def fetch(name: str) -> Path:
             f"{name}: is not in the cache of huggingface_hub, and the Hub can't be reached; check the network, or "
             "unset HF_HUB_OFFLINE"
         ) from None
-    except (errors.HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the library lets through what its parts raise: HTTP, transfer in Rust, disk
         raise CheckpointError(f"{name}: fetching it from the Hugging Face Hub failed: {first_line(error)}") from None
 
 

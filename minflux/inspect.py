@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minflux import zoo
+from minflux import hub, zoo
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.memory import MODES, count, held
 from minflux.model.clip import CLIPConfig
@@ -70,20 +70,30 @@ class Report:
 
 
 def inspect(model: str | Path) -> Report:
-    """Look at a .safetensors file, an index of shards, or a model folder (or one that ships here, by name).
+    """Look at a .safetensors file, an index of shards, or a model folder, by path or by name (see `where`).
 
-    Raises `ArgumentError` when there is nothing under that name, `CheckpointError` when it is no model or can't be
-    read.
+    Raises `CheckpointError` when it is no model or can't be read.
     """
-    path = Path(model)
-    if not path.exists() and (zoo.FOLDER / str(model)).is_dir():
-        path = zoo.FOLDER / str(model)
+    path = where(model)
     if path.is_dir():
         return _inspect_folder(path)
-    if not path.exists():
-        raise ArgumentError(f"model: {str(model)!r} is neither a file nor a folder, nor one that ships here")
     found, unknown = _inspect_file(path)
     return Report(path, found, {path: unknown})
+
+
+def where(model: str | Path) -> Path:
+    """Find a file or folder, a model that ships here, or one of the Hugging Face Hub's that was fetched before.
+
+    Raises `ArgumentError` when there is nothing under that name, `CheckpointError` when it would have to be fetched.
+    """
+    path, inside = Path(model), zoo.FOLDER / str(model)
+    if path.exists():
+        return path
+    if inside.is_dir():
+        return inside
+    if repository := hub.repository(str(model)):
+        return hub.cached(repository)
+    raise ArgumentError(f"model: {str(model)!r} is neither a file nor a folder, nor one that ships here")
 
 
 def _inspect_file(path: Path) -> tuple[list[Found], list[str]]:

@@ -14,25 +14,32 @@ from typing import Any
 
 import numpy as np
 
-from minflux.backend import backend_of
+from minflux.backend import backend_of, get_backend
 from minflux.errors import ArgumentError
 from minflux.shapes import Array
+from minflux.weights.files import to_bfloat16
 
 # -- noise -----------------------------------------------------------------------------------------------------
 
 
-def noise(seed: int, shape: Sequence[int]) -> np.ndarray:
-    """Draw standard normal numbers: the same as torch.randn's on the CPU from that seed, to about 1e-6.
+def noise(seed: int, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
+    """Draw standard normal numbers: the same as torch.randn's of that dtype on the CPU from that seed, to about 1e-6.
 
     A Mersenne Twister (MT19937) gives 32-bit integers; Box and Muller's formula makes two normals of two uniforms.
     PyTorch pairs the uniforms eight apart in blocks of 16, draws the last 16 numbers afresh when they don't fill a
-    block, and below 16 numbers works in float64 with 53-bit uniforms. float32, of `shape`. Raises `ArgumentError` for
-    a seed outside 0 … 2^64 - 1. Source: PyTorch `aten/src/ATen/native/cpu/DistributionTemplates.h`.
+    block, and below 16 numbers works in float64 with 53-bit uniforms. "bfloat16" rounds them, and draws nothing for a
+    broken block before it is drawn afresh. float32 of `shape`: NumPy has no bfloat16, and float32 holds each of them
+    exactly; one in 400,000 is PyTorch's neighbour, where 1e-7 decides how to round. Raises `ArgumentError` for a seed
+    outside 0 … 2^64 - 1, and another dtype. Source: PyTorch `aten/src/ATen/native/cpu/DistributionTemplates.h`.
     """
+    if dtype not in ("float32", "bfloat16"):
+        raise ArgumentError(f"dtype must be 'float32' or 'bfloat16', got {dtype!r}")
     count = math.prod(shape)
     low = check_seed(seed) & 0xFFFFFFFF  # PyTorch keeps 32 bits of the seed
     bits = np.random.RandomState(low)._bit_generator.random_raw
-    return (_few_normals if count < 16 else _many_normals)(bits, count).reshape(shape)
+    drawn = count if dtype == "float32" else count // 16 * 16
+    normals = _few_normals(bits, count) if count < 16 else _many_normals(bits, count, drawn)
+    return (normals if dtype == "float32" else _rounded(normals)).reshape(shape)
 
 
 def check_seed(seed: Any) -> int:
@@ -42,12 +49,11 @@ def check_seed(seed: Any) -> int:
     return int(seed)
 
 
-def _many_normals(bits: Callable[[int], np.ndarray], count: int) -> np.ndarray:
-    """Make `count` >= 16 normals of 24-bit uniforms."""
+def _many_normals(bits: Callable[[int], np.ndarray], count: int, drawn: int) -> np.ndarray:
+    """Make `count` >= 16 normals of 24-bit uniforms, of which `drawn` come before the last 16 are drawn afresh."""
     normals = np.empty(count, np.float32)
     whole = count // 16 * 16
-    uniforms = _uniform24(bits(count))
-    normals[:whole] = _box_muller_blocks(uniforms[:whole])
+    normals[:whole] = _box_muller_blocks(_uniform24(bits(drawn))[:whole])
     if whole < count:
         normals[-16:] = _box_muller_blocks(_uniform24(bits(16)))
     return normals
@@ -72,6 +78,11 @@ def _few_normals(bits: Callable[[int], np.ndarray], count: int) -> np.ndarray:
     u = (((raw[..., 0] << np.uint64(32)) | raw[..., 1]) & np.uint64(2**53 - 1)).astype(np.float64) * 2.0**-53
     radius, angle = np.sqrt(-2 * np.log1p(-u[:, 1])), 2 * math.pi * u[:, 0]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()[:count].astype(np.float32)
+
+
+def _rounded(x: np.ndarray) -> np.ndarray:
+    """Round float32 to the nearest bfloat16, kept as float32."""
+    return get_backend("numpy").from_bfloat16(to_bfloat16(x))
 
 
 # -- times -----------------------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ import minflux
 from benchmarks import synthetic_checkpoint as synthetic
 from minflux import cli
 from minflux.backend import get_backend
-from minflux.convert import block_of, convert
+from minflux.convert import BESIDE, block_of, convert
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inspect import inspect
 from minflux.weights.files import contents, read_safetensors, to_bytes, write_entries, write_safetensors
+from minflux.weights.folder import KINDS
 from minflux.weights.tree import flatten
 from tests import tiny_model
 from tests.test_lora import PAIR
@@ -64,6 +65,12 @@ def test_a_whole_model_is_copied_with_all_that_it_needs(model, tmp_path):
     assert len(written) == 4
     assert minflux.load(tmp_path / "copy")("a cat").tobytes() == minflux.load(model)("a cat").tobytes()
     assert FluxPipeline.from_pretrained(tmp_path / "copy").transformer.config.num_layers == tiny_model.FLUX.depth
+
+
+@pytest.mark.weights
+def test_a_model_named_as_one_that_ships_is_copied_whole_too(tmp_path):
+    convert("tiny", tmp_path / "copy", "diffusers", dtype="bfloat16")
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {*KINDS, *BESIDE}
 
 
 def test_diffusers_opens_what_came_from_a_single_file(tmp_path):

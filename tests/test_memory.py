@@ -18,7 +18,7 @@ from minflux.errors import ArgumentError, CheckpointError
 from minflux.memory import MODES, held
 from minflux.model.flux import SCHNELL, flux
 from minflux.weights import read_safetensors, write_safetensors
-from minflux.weights.model import find_transformer
+from minflux.weights.model import find_inside
 from minflux.weights.parts import find_component, load_part
 from minflux.weights.stream import Blocks, Branch, Leaf, stream
 from minflux.weights.tree import tree_map
@@ -76,7 +76,7 @@ def test_from_every_format(tmp_path, format_, dtype):
     if format_ == "diffusers":
         _, part = find_component(tmp_path / "x.safetensors", "transformer")
     else:
-        _, part = find_transformer(tmp_path / "x.safetensors")
+        _, part = find_inside(tmp_path / "x.safetensors")["transformer"]
     np.testing.assert_equal(all_read(stream(part, NX)), load_part(part, NX))
 
 
@@ -99,7 +99,7 @@ def transformer(tmp_path):
     """A transformer of 45 million weights in its file, and a run of it."""
     cfg = replace(SCHNELL, hidden_size=512, num_heads=4, depth=3, depth_single_blocks=6, context_in_dim=64)
     synthetic.make(tmp_path / "x.safetensors", cfg)
-    _, part = find_transformer(tmp_path / "x.safetensors")
+    _, part = find_inside(tmp_path / "x.safetensors")["transformer"]
     inputs = {
         "img": np.zeros((1, 8, 64), np.float32),
         "img_ids": np.zeros((1, 8, 3), np.int32),

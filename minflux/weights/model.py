@@ -3,7 +3,8 @@
     model_index.json, transformer/, vae/, text_encoder/ (CLIP), text_encoder_2/ (T5), tokenizer/, tokenizer_2/,
     scheduler/
 
-A file `minflux.json` beside them may say how the model is best drawn with (see `Defaults`).
+A file `minflux.json` beside them may say how the model is best drawn with (see `Defaults`). A single file (BFL's,
+ComfyUI's, …) inside the folder takes the place of the components that it holds.
 """
 
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ from minflux.weights.stream import stream
 from minflux.weights.tree import flatten, tree
 
 INDEX, DEFAULTS, SCHEDULER = "model_index.json", "minflux.json", "scheduler/scheduler_config.json"
+NEVER_INSIDE = ("scheduler", "tokenizer", "tokenizer_2")  # what no single file holds
 DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 
@@ -45,7 +47,7 @@ SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 def load_model(
     model: str | Path, nx: Backend, dtype: str | None = None, lora: Sequence[str] = (), memory: str = "auto"
 ) -> Pipeline:
-    """Load a model by its name in the zoo, from a folder, or from a transformer's .safetensors file inside one.
+    """Load a model by its name in the zoo, from a folder, or from a .safetensors file with what it lacks beside it.
 
     dtype: of the weights as computed with; unless given, float32 on a CPU and the file's own on a GPU. lora: files,
     each "FILE" or "FILE:SCALE", added to the weights. memory: see `minflux.memory`. Raises `ArgumentError` when there
@@ -53,9 +55,11 @@ def load_model(
     """
     folder, file = find(model)
     dtype = dtype or (None if nx.on_gpu else "float32")
-    parts = {kind: find_component(folder, kind) for kind in KINDS if file is None or kind != "transformer"}
+    inside = {}
     if file is not None:
-        parts["transformer"] = find_transformer(file)
+        inside = find_inside(file)
+        check_beside(file, [name for name in (*KINDS, *NEVER_INSIDE) if name not in inside])
+    parts = inside | {kind: find_component(folder, kind) for kind in KINDS if kind not in inside}
     configs = {kind: cfg for kind, (cfg, _) in parts.items()}
     check_drawable(model, configs["transformer"], configs["vae"])
     changes = read_loras(lora, configs)
@@ -85,18 +89,16 @@ def load_model(
 
 
 def find(model: str | Path) -> tuple[Path, Path | None]:
-    """Find the model's folder, and the transformer's own file where one was named."""
+    """Find the model's folder, and the single file where one was named."""
     inside = zoo.FOLDER / str(model)
     path = inside if (inside / INDEX).exists() else Path(model)
     if path.suffix == ".safetensors" and path.is_file():
-        path, file = path.parent, path
-    else:
-        file = None
+        return path.parent, path
     if not path.exists():
         path = hub.fetch(_repository(str(model)))
     if not (path / INDEX).exists():
         raise CheckpointError(f"{path}: expected a model in diffusers' layout, found no {INDEX}")
-    return path, file
+    return path, None
 
 
 def _repository(model: str) -> str:
@@ -111,15 +113,33 @@ def _repository(model: str) -> str:
     return repository
 
 
-def find_transformer(file: Path) -> tuple[FluxConfig, Part]:
-    """Find the transformer in a single file (BFL's, ComfyUI's, …), and read its sizes off the file."""
-    parts, _ = find_parts(contents(file))
-    part = next((part for part in parts if part.kind == "transformer"), None)
-    if part is None:
-        raise CheckpointError(f"{file}: expected a transformer, found {', '.join(p.kind for p in parts) or 'none'}")
-    cfg = sizes_in(file, part)
-    check_shapes(file, part.found, expected_of(part, cfg))
-    return cfg, part
+def find_inside(file: Path) -> dict[str, tuple[Any, Part]]:
+    """Find the parts in a single file (BFL's, ComfyUI's, …), by kind, and read their sizes off it.
+
+    Raises `CheckpointError` when no transformer is among them, or a weight is missing or of another shape.
+    """
+    parts = {part.kind: part for part in reversed(find_parts(contents(file))[0])}  # of two of a kind, the first
+    if "transformer" not in parts:
+        raise CheckpointError(f"{file}: expected a transformer, found {', '.join(parts) or 'none'}")
+    found = {kind: (sizes_in(file, part), part) for kind, part in parts.items()}
+    for cfg, part in found.values():
+        wanted = expected_of(part, cfg)
+        check_shapes(file, _prefixed(part.prefix, part.found), _prefixed(part.prefix, wanted))
+    return found
+
+
+def _prefixed(prefix: str, named: dict[str, Any]) -> dict[str, Any]:
+    return {prefix + name: value for name, value in named.items()}
+
+
+def check_beside(file: Path, lacks: list[str]) -> None:
+    """Raise `CheckpointError` unless each folder that a file lacks lies beside it."""
+    missing = [name for name in lacks if not (file.parent / name).is_dir()]
+    if missing:
+        raise CheckpointError(
+            f"{file}: expected beside it {', '.join(lacks)}, folders of a FLUX.1 model in diffusers' layout; found no "
+            f"{', '.join(missing)}: put them there, or move the file into such a model's folder"
+        )
 
 
 def check_drawable(model: str | Path, flux: FluxConfig, vae: VAEConfig) -> None:

@@ -133,7 +133,11 @@ def sizes(part: Part, beside: Any = None) -> Any:
 def sizes_in(path: Path, part: Part) -> Any:
     """Read the config of a part of a file, with the config of a model folder beside it where there is one."""
     config = path.parent / part.kind / "config.json"
-    return sizes(part, read_config(config, KINDS[part.kind]) if config.exists() else None)
+    beside = read_config(config, KINDS[part.kind]) if config.exists() else None
+    try:
+        return sizes(part, beside)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 class _Shapes:
