@@ -1,8 +1,8 @@
 """The decoder again, a band of rows at a time, for large pictures.
 
-`vae.decode` holds each level several times: FLUX.1's last has up to 256 channels for every pixel, and takes 5 kB a pixel
-in float32, 5 GB at 1024². Here a level is a list of bands, and all that is temporary is made for one band: 1.5 kB a
-pixel, and 0.3 GB.
+`vae.decode` holds each level several times: FLUX.1's last has up to 256 channels for every pixel, and takes 5 kB a
+pixel in float32, 5 GB at 1024². Here a level is a list of bands, and all that is temporary is made for one band:
+1.5 kB a pixel, and 0.3 GB.
 
 It is the same computation, not an approximation by tiles that are decoded apart. A convolution reaches a row into the
 bands above and below; a norm has the mean and variance of all bands together; in the middle each band's pixels attend
@@ -19,7 +19,7 @@ from minflux.shapes import Array, Float, Tree, shaped
 
 Bands = list[Array]  # (B, rows, W, C) each, from top to bottom
 
-WHOLE = 512 * 512  # pixels; a picture of no more is decoded in one piece, in FLUX.1's case in 1.3 GB
+WHOLE = 512 * 512  # pixels; up to this a picture is decoded in one piece, which takes 1.3 GB for FLUX.1
 BAND = 256 * 256  # pixels of a band, about
 EPS = 1e-6  # GroupNorm's
 
