@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help picture test mutants lint train evaluate clean
+.PHONY: help picture test mutants lint train evaluate laptop clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ train: $(VENV)/train.stamp  ## train the small model anew into runs/tiny (90 min
 
 evaluate: $(VENV)/minflux.stamp  ## measure the shipped model on 500 prompts it was not trained on
 	$(BIN)/minflux evaluate --prompts 500
+
+laptop: $(VENV)/test.stamp  ## draw with a FLUX.1 of full size and random weights (34 GB in runs/laptop), and measure it
+	@$(BIN)/python -m benchmarks.laptop
 
 clean:  ## remove .venv and all caches; runs/ and pictures stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

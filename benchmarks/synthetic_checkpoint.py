@@ -11,18 +11,18 @@ The values are sane: matrices keep the variance of what goes through them, norms
 
 import argparse
 import hashlib
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from minflux.model.flux import DEV, SCHNELL, FluxConfig
-from minflux.weights.config import write_flux_config
-from minflux.weights.files import DTYPES, to_bfloat16, write_entries
-from minflux.weights.parts import COMFY, expected
+from minflux.weights.files import DTYPES, to_bfloat16, write_entries, write_json
+from minflux.weights.folder import KINDS
+from minflux.weights.parts import COMFY, FOLDER_NAMING, expected
 from minflux.weights.shapes import Shapes
 
 VARIANTS = {
@@ -90,28 +90,30 @@ def shards(shapes: Shapes, itemsize: int, limit: int) -> list[Shapes]:
     return dealt
 
 
-def write_sharded(folder: Path, cfg: FluxConfig, shapes: Shapes, code: str, seed: int, limit: int) -> None:
-    """Write `folder`/transformer as diffusers does: config, shards and index."""
-    stem, part = "diffusion_pytorch_model", folder / "transformer"
-    dealt = shards(shapes, np.dtype(DTYPES[code]).itemsize, limit)
+def make_component(
+    folder: Path, kind: str, cfg: Any, dtype: str = "bf16", seed: int = 0, shard: int = 5 * 10**9
+) -> None:
+    """Write `folder`/`kind`, a component of a model folder, as Hugging Face's libraries do: shards, index, config."""
+    spec, part, code = KINDS[kind], folder / kind, CODES[dtype]
+    dealt = shards(expected(kind, FOLDER_NAMING[kind], cfg), np.dtype(DTYPES[code]).itemsize, shard)
     where = {}
-    for i, shard in enumerate(dealt, 1):
-        file = part / f"{stem}-{i:05d}-of-{len(dealt):05d}.safetensors"
-        write_file(file, shard, code, seed)
-        where |= dict.fromkeys(shard, file.name)
-    (part / f"{stem}.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    (part / "config.json").write_text(json.dumps(write_flux_config(cfg), indent=2))
+    for i, shapes in enumerate(dealt, 1):
+        file = part / f"{spec.stem}-{i:05d}-of-{len(dealt):05d}.safetensors"
+        write_file(file, shapes, code, seed)
+        where |= dict.fromkeys(shapes, file.name)
+    write_json(part / f"{spec.stem}.safetensors.index.json", {"metadata": {}, "weight_map": where})
+    write_json(part / "config.json", spec.write_config(cfg))
 
 
 def make(
     out: Path, cfg: FluxConfig, format_: str = "bfl", dtype: str = "bf16", seed: int = 0, shard: int = 5 * 10**9
 ) -> None:
     """Write a transformer of these sizes to `out`: a file, or for diffusers' format a folder."""
-    shapes, code = expected("transformer", NAMINGS[format_], cfg), CODES[dtype]
     if format_ == "diffusers":
-        write_sharded(out, cfg, shapes, code, seed, shard)
+        make_component(out, "transformer", cfg, dtype, seed, shard)
     else:
-        write_file(out, shapes, code, seed, COMFY if format_ == "comfy" else "")
+        shapes = expected("transformer", NAMINGS[format_], cfg)
+        write_file(out, shapes, CODES[dtype], seed, COMFY if format_ == "comfy" else "")
 
 
 def main() -> None:

@@ -16,13 +16,14 @@ from PIL import Image
 
 from minflux.backend import Backend, get_backend
 from minflux.errors import ArgumentError
+from minflux.model.bands import decode_any
 from minflux.model.clip import CLIPConfig, clip_encoder
 from minflux.model.flux import FluxConfig, condition, velocity
 from minflux.model.latents import image_ids, pack, text_ids, unpack
 from minflux.model.modulation import modulation_products, with_products
 from minflux.model.rope import rope
 from minflux.model.t5 import T5Config, t5_encoder
-from minflux.model.vae import VAEConfig, decode
+from minflux.model.vae import VAEConfig
 from minflux.pictures import to_uint8
 from minflux.sampling import Schedule, Step, check_seed, euler, guided, noise
 from minflux.shapes import Array, Tree
@@ -209,9 +210,12 @@ class Pipeline:
         return {float(t): at(step) for step, t in enumerate(times[:-1])}
 
     def decode(self, latents: Array) -> np.ndarray:
-        """Decode latents (B, h, w, C) to pictures, uint8 (B, H, W, 3); raises `ArgumentError` at NaN or infinity."""
+        """Decode latents (B, h, w, C) to pictures, uint8 (B, H, W, 3); large ones in bands, to save memory.
+
+        Raises `ArgumentError` at NaN or infinity.
+        """
         cfg, p = self.vae
-        picture = self.nx.to_numpy(decode(p, cfg, latents.astype(p["decoder"]["conv_in"]["weight"].dtype)))
+        picture = self.nx.to_numpy(decode_any(p, cfg, latents.astype(p["decoder"]["conv_in"]["weight"].dtype)))
         if not np.isfinite(picture).all():
             raise ArgumentError(
                 "latents: the picture came out as NaN or infinity; use finite latents, or float32 weights"

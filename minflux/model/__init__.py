@@ -9,6 +9,7 @@
 `flux`        the whole transformer
 `latents`     pictures as tokens: packing and position ids
 `vae`         pixels to latents and back
+`bands`       the way back again, for large pictures
 `t5`, `clip`  a prompt becomes `txt` and `vec`
 
 Everything is a pure function of arrays and a weight tree `p`, whose keys are the checkpoint's own names. Nothing
