@@ -12,6 +12,7 @@ Whichever is taken, the picture is the same, to the bit.
 import math
 import os
 import re
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def choose(mode: str, nx: Backend, parts: dict[str, Part]) -> str:
         raise ArgumentError(f"memory must be one of {', '.join(('auto', *MODES))}, got {mode!r}")
     if mode != "auto":
         return mode
-    if nx.on_gpu and not hasattr(nx.xp, "metal"):
+    if nx.on_gpu and sys.platform != "darwin":
         return "resident"
     free, itemsize = available(), 2 if nx.on_gpu else 4
     amounts = {mode: held(parts, mode, itemsize, blockwise=nx.name == "mlx") for mode in MODES}

@@ -130,6 +130,12 @@ def test_without_bits_the_own_format_keeps_every_number(tmp_path):
     convert(minflux.zoo.FOLDER / "tiny", tmp_path / "own", "minflux")
     picture = minflux.load(tmp_path / "own")(PROMPT, seed=1, steps=2)
     assert picture.tobytes() == minflux.load("tiny")(PROMPT, seed=1, steps=2).tobytes()
+    convert(tmp_path / "own", tmp_path / "back", "diffusers")
+    for kind in minflux.weights.folder.KINDS:
+        (file,) = (tmp_path / "back" / kind).glob("*.safetensors")
+        np.testing.assert_equal(
+            read_safetensors(file, NX), read_safetensors(minflux.zoo.FOLDER / "tiny" / kind / file.name, NX)
+        )
 
 
 def test_scales_are_stored_as_the_floats_are(tmp_path):
