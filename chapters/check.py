@@ -14,8 +14,10 @@ A cell tagged "varies" prints times or other numbers of the machine: there, numb
 
 import argparse
 import base64
+import io
 import os
 import re
+import resource
 import struct
 import sys
 import tempfile
@@ -29,6 +31,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from PIL import Image
 
 from chapters import thumbnails
 
@@ -82,6 +85,15 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
         for output in cell.get("outputs", []):
             output.get("metadata", {}).clear()
     return notebook
+
+
+def shrink(notebook: NotebookNode) -> None:
+    """Write every PNG of the notebook anew, with 256 colours: a third of the bytes."""
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                image = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+                output.data["image/png"] = base64.b64encode(thumbnails.png(image, 256)).decode()
 
 
 # -- rules of the file -------------------------------------------------------------------------------------------
@@ -274,9 +286,16 @@ def check(path: Path, write: bool) -> list[str]:
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return [COLOURS.sub("", f"it does not run\n{error}")]
     if write:
+        shrink(fresh)
         nbformat.write(fresh, path)
     before = fresh if write else committed
     return [*file_problems(path, before), *stderr_problems(fresh), *output_problems(before, fresh)]
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of all kernels that have ended: what a run costs, whatever else the machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -287,12 +306,13 @@ def main() -> None:
     args = parser.parse_args()
     failed = 0
     for path in notebooks(args.names):
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), cpu_seconds()
         problems = check(path, args.write)
         seconds = time.perf_counter() - start
         slow = f", over {SLOWEST} s" if seconds > SLOWEST else ""
         size = path.stat().st_size / 1000
-        print(f"{'FAILED' if problems else 'ok':6} {path.relative_to(FOLDER)}: {seconds:.0f} s{slow}, {size:.0f} KB")
+        verdict = f"{'FAILED' if problems else 'ok':6} {path.relative_to(FOLDER)}"
+        print(f"{verdict}: {seconds:.0f} s{slow} ({cpu_seconds() - cpu:.0f} of CPU), {size:.0f} KB")
         print(*(f"       {problem}" for problem in problems), sep="\n", end="\n" if problems else "", flush=True)
         failed += bool(problems)
     others = [] if args.names or args.write else course_problems()

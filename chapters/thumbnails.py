@@ -48,9 +48,14 @@ def figure(notebook: NotebookNode) -> Image.Image | None:
 
 def thumbnail(image: Image.Image) -> bytes:
     """Shrink a figure to a PNG of 240 pixels' width and 64 colours."""
-    small = image.convert("RGB").resize((WIDTH, round(WIDTH * image.height / image.width)), Image.Resampling.LANCZOS)
+    size = WIDTH, round(WIDTH * image.height / image.width)
+    return png(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), COLOURS)
+
+
+def png(image: Image.Image, colours: int) -> bytes:
+    """Write a picture as a PNG of so many colours, those that suit it best."""
     file = io.BytesIO()
-    small.quantize(COLOURS, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
+    image.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
     return file.getvalue()
 
 
