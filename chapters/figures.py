@@ -95,7 +95,7 @@ def agree(name: str, ours, theirs, tolerance: float) -> None:
     assert ours.shape == theirs.shape, f"{name}: shapes {ours.shape} and {theirs.shape} differ"
     error = float(np.linalg.norm(ours - theirs) / max(np.linalg.norm(theirs), 1e-30))
     assert error <= tolerance, f"{name}: relative error {error:.1e}, allowed {tolerance:.0e}"
-    print(f"{name}: equal" if error == 0 else f"{name}: relative error {error:.1e}, allowed {tolerance:.0e}")
+    print(f"{name}: relative error {error:.1e}, allowed {tolerance:.0e}" if tolerance > 0 else f"{name}: equal")
 
 
 def as_numpy(array) -> np.ndarray:
