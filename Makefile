@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help picture test mutants lint train evaluate laptop clean
+.PHONY: help picture test chapters mutants lint train evaluate laptop clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ picture: $(VENV)/minflux.stamp  ## draw picture.png; PROMPT="a bee above a hat o
 
 test: $(VENV)/test.stamp  ## run the tests: every part against PyTorch, on NumPy and on MLX
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+chapters: $(VENV)/chapters.stamp  ## run the course's notebooks and their solutions, and compare with what is committed
+	$(BIN)/python -m chapters.check
 
 mutants: $(VENV)/test.stamp  ## put a 1% error into every op and component, and see that the tests notice
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
@@ -43,7 +46,7 @@ laptop: $(VENV)/test.stamp  ## draw with a FLUX.1 of full size and random weight
 
 clean:  ## remove .venv and all caches; runs/ and pictures stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find minflux tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find minflux tests benchmarks chapters -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- the environment -------------------------------------------------------------------------------------------
 
