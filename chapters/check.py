@@ -153,10 +153,12 @@ def output_problems(committed: NotebookNode, fresh: NotebookNode) -> Iterator[st
 
 
 def shown(cell: NotebookNode) -> list[tuple[str, str]]:
-    """List what a cell shows as (kind, text); of a PNG, its size in pixels."""
-    found = []
+    """List what a cell shows as (kind, text); of a PNG, its size in pixels. Print in several pieces is one."""
+    found: list[tuple[str, str]] = []
     for output in cell.outputs:
-        if output.output_type == "stream":
+        if output.output_type == "stream" and found and found[-1][0] == output.name:
+            found[-1] = (output.name, found[-1][1] + output.text)
+        elif output.output_type == "stream":
             found.append((output.name, output.text))
         elif output.output_type == "error":
             found.append(("error", output.ename))

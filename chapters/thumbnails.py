@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from benchmarks.insert import insert
 
@@ -59,6 +59,14 @@ def png(image: Image.Image, colours: int) -> bytes:
     return file.getvalue()
 
 
+def alike(a: bytes, b: bytes) -> bool:
+    """Tell whether two PNGs have one size and differ by less than 3 of 255 on average: one picture, shrunk twice."""
+    first, second = (Image.open(io.BytesIO(png)).convert("RGB") for png in (a, b))
+    if first.size != second.size:
+        return False
+    return sum(ImageStat.Stat(ImageChops.difference(first, second)).mean) / 3 < 3
+
+
 def table(chapters: dict[str, NotebookNode]) -> str:
     """Write the table, a row for each chapter by its file name."""
     lines = ["| | chapter | its question |", "| --- | --- | --- |"]
@@ -83,11 +91,13 @@ def problems(folder: Path) -> Iterator[str]:
     """Tell which thumbnails are missing or too large, and whether the table is not the chapters' own."""
     chapters = read(folder)
     for name, notebook in chapters.items():
-        path = folder / "thumbnails" / f"{name[:2]}.png"
-        if figure(notebook) is None:
+        path, image = folder / "thumbnails" / f"{name[:2]}.png", figure(notebook)
+        if image is None:
             yield f"{name}: it has no figure"
         elif not path.exists():
             yield f"{name}: its thumbnail is missing; run python -m chapters.thumbnails"
+        elif not alike(path.read_bytes(), thumbnail(image)):
+            yield f"{name}: its thumbnail shows another figure; run python -m chapters.thumbnails"
         elif path.stat().st_size > LARGEST:
             yield f"{path.name}: {path.stat().st_size} bytes, allowed {LARGEST}"
     if (folder / "README.md").read_text() != page(folder, chapters):

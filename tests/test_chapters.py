@@ -1,6 +1,7 @@
 """The checker of the chapters sees what it is there for: outputs edited by hand, warnings, files too large."""
 
 import base64
+import doctest
 import struct
 import sys
 
@@ -37,6 +38,13 @@ def in_file(tmp_path, *cells) -> list[str]:
     path = tmp_path / "00_x.ipynb"
     nbformat.write(notebook := new_notebook(cells=list(cells)), path)
     return list(check.file_problems(path, notebook))
+
+
+@pytest.mark.parametrize("module", [check, thumbnails], ids=lambda module: module.__name__)
+def test_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 # -- outputs ---------------------------------------------------------------------------------------------------------
@@ -181,6 +189,14 @@ def test_the_table_is_made_from_the_notebooks(tmp_path):
     assert "[00 The map](00_map.ipynb) | Where is it? |" in (tmp_path / "README.md").read_text()
     with Image.open(tmp_path / "thumbnails" / "00.png") as small:
         assert small.size == (240, 120)
+
+
+def test_a_thumbnail_of_another_figure_is_caught(tmp_path):
+    course(tmp_path)
+    thumbnails.write(tmp_path)
+    Image.new("RGB", (240, 120), "white").save(tmp_path / "thumbnails" / "00.png")
+    (problem,) = thumbnails.problems(tmp_path)
+    assert "shows another figure" in problem
 
 
 # -- figures ---------------------------------------------------------------------------------------------------------

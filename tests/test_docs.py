@@ -14,11 +14,12 @@ from minflux import zoo
 from minflux.cli import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "chapters" / "README.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 README = PAGES[0].read_text()
 SHIPPED = (zoo.FOLDER / "tiny" / "model_index.json").exists()
 
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def needs_weights(test):
