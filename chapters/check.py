@@ -65,7 +65,7 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
         arguments = ["--log-level=ERROR", f"--IPKernelApp.exec_lines={WARNINGS_ARE_ERRORS}"]
         where = {"metadata": {"path": str(folder)}}
         client = NotebookClient(fresh, timeout=600, kernel_manager_class=Kernel, resources=where)
-        client.extra_arguments = arguments
+        client.extra_arguments, client.coalesce_streams = arguments, True
         client.execute(env=env)
     return tidy(fresh)
 
@@ -153,11 +153,11 @@ def output_problems(committed: NotebookNode, fresh: NotebookNode) -> Iterator[st
 
 
 def shown(cell: NotebookNode) -> list[tuple[str, str]]:
-    """List what a cell shows as (kind, text); of a PNG, its size in pixels. Print in several pieces is one."""
-    found: list[tuple[str, str]] = []
+    """List what a cell shows as (kind, text); of a PNG, its size in pixels."""
+    found = []
     for output in cell.outputs:
         if output.output_type == "stream" and found and found[-1][0] == output.name:
-            found[-1] = (output.name, found[-1][1] + output.text)
+            found[-1] = (output.name, found[-1][1] + output.text)  # Jupyter may cut a text anywhere
         elif output.output_type == "stream":
             found.append((output.name, output.text))
         elif output.output_type == "error":

@@ -91,6 +91,11 @@ def test_an_output_too_few_or_too_many_is_caught():
     assert compared(cell(), text("x")) != []
 
 
+def test_where_jupyter_cuts_a_text_does_not_count():
+    halves = cell(*(new_output("stream", name="stdout", text=part) for part in ("a 1", "2\n")))
+    assert compared(halves, text("a 12\n")) == compared(text("a 12\n"), halves) == []
+
+
 def test_what_cannot_run_here_is_not_compared():
     assert compared(text("equal"), text(f"{figures.SKIPPED} no MLX")) == []
     assert figures.SKIPPED == check.SKIPPED
