@@ -4,8 +4,9 @@
     python -m benchmarks.insert laptop docs/large-models.md < laptop.txt
 
 It makes a model folder of FLUX.1-schnell's names, shapes and dtypes with random weights (34 GB in bfloat16), draws
-256×256 with it in 4 steps on NumPy in a process of its own, and runs one step of the transformer block by block beside
-diffusers. Parts that are in the folder already are not made again. It reads /proc, so it runs on Linux alone.
+256×256 with it in 4 steps, on NumPy unless told, in a process of its own, and runs one step of the transformer block by
+block beside diffusers. Parts that are in the folder already are not made again. It reads /proc, so it runs on Linux
+alone.
 
 Peak memory is measured twice. RssAnon is what the process has taken for itself: files that the system keeps in its
 cache are not in it; it is sampled, so a short peak can be missed. VmHWM, the kernel's own record of the peak, misses
@@ -47,6 +48,7 @@ from minflux.weights.parts import FOLDER_NAMING, expected, find_component
 LIMIT = 4 << 30  # bytes of memory for the whole drawing
 TOLERANCE = 1e-4  # relative error against diffusers, as for every whole model in the tests
 PROMPT, SIZE, STEPS = "a cat left of an apple on a blue background", 256, 4
+BACKENDS = {"numpy": "NumPy", "mlx": "MLX"}
 TOKENIZERS = ("tokenizer", "tokenizer_2")  # the small model's: their ids are few, and all are in the large tables
 INTERVAL = 0.02  # seconds between two looks at the memory
 
@@ -103,10 +105,10 @@ def bytes_of(kind: str, cfg: Any) -> int:
 # -- drawing, in a process of its own ----------------------------------------------------------------------------
 
 
-def draw(folder: Path) -> dict[str, Any]:
+def draw(folder: Path, backend: str = "numpy") -> dict[str, Any]:
     """Draw a picture in `streamed` mode; return the seconds that each stage took, and what this process took."""
     clock = [time.perf_counter()]
-    pipe = load(folder, memory="streamed")
+    pipe = load(folder, backend, memory="streamed")
     clock.append(time.perf_counter())
     for item in pipe.generate(PROMPT, width=SIZE, height=SIZE, steps=STEPS):
         last = item
@@ -145,12 +147,12 @@ def watched(command: list[str]) -> dict[str, Any]:
 # -- the report --------------------------------------------------------------------------------------------------
 
 
-def measured(folder: Path, sizes: Configs, run: dict[str, Any]) -> list[list[str]]:
+def measured(folder: Path, sizes: Configs, run: dict[str, Any], backend: str = "numpy") -> list[list[str]]:
     """Make the table of what drawing took."""
     weights = {kind: count(find_component(folder, kind)[1]) for kind in sizes}
     first, *rest = run["steps"]
     return [
-        [f"{SIZE}×{SIZE}, {STEPS} steps, NumPy, streamed", f"{os.cpu_count()} cores"],
+        [f"{SIZE}×{SIZE}, {STEPS} steps, {BACKENDS[backend]}, streamed", f"{os.cpu_count()} cores"],
         ["weights: transformer", f"{weights['transformer'] / 1e9:.2f} billion"],
         ["weights: T5, CLIP, autoencoder", f"{(sum(weights.values()) - weights['transformer']) / 1e9:.2f} billion"],
         ["files, bfloat16", gigabytes(sum(bytes_of(*item) for item in sizes.items()))],
@@ -216,12 +218,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/laptop"), help="where the model is, or is to be")
     parser.add_argument("--depth", type=int, nargs=2, metavar=("DOUBLE", "SINGLE"), help="fewer blocks than 19 and 38")
+    parser.add_argument("--backend", choices=BACKENDS, default="numpy", help="what draws")
     parser.add_argument("--only", choices=["build", "draw"], help="make the model, or draw and print JSON; no more")
     args = parser.parse_args()
     if not Path("/proc/self/io").exists():
         sys.exit("this reads /proc, which is on Linux alone")
     if args.only == "draw":
-        return print(json.dumps(draw(args.folder)))
+        return print(json.dumps(draw(args.folder, args.backend)))
     sizes = configs(args.depth)
     try:
         build(args.folder, sizes)
@@ -231,9 +234,10 @@ def main() -> None:
         return None
     from benchmarks.block_by_block import step_errors  # PyTorch: not in the process that draws
 
-    run = watched([sys.executable, "-m", "benchmarks.laptop", "--only", "draw", "--folder", str(args.folder)])
+    command = [sys.executable, "-m", "benchmarks.laptop", "--only", "draw", "--folder", str(args.folder)]
+    run = watched([*command, "--backend", args.backend])
     found = step_errors(args.folder, SIZE)
-    print(table(measured(args.folder, sizes, run)), table(errors(found)), sep="\n\n")
+    print(table(measured(args.folder, sizes, run, args.backend)), table(errors(found)), sep="\n\n")
     return sys.exit(check(run, found))
 
 
