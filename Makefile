@@ -24,7 +24,7 @@ test: $(VENV)/test.stamp  ## run the tests: every part against PyTorch, on NumPy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 chapters: $(VENV)/chapters.stamp  ## run the course's notebooks and their solutions, and compare with what is committed
-	$(BIN)/python -m chapters.check
+	OMP_NUM_THREADS=1 $(BIN)/python -m chapters.check
 
 mutants: $(VENV)/test.stamp  ## put a 1% error into every op and component, and see that the tests notice
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
