@@ -7,7 +7,6 @@ it, into any format, quantised matrices become floats again.
 
 import math
 import re
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -20,17 +19,28 @@ from minflux.backend import get_backend
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inspect import TITLES, Found, inspect, where
 from minflux.weights import names
-from minflux.weights.files import CODES, checked_cast, to_bytes, write_entries, write_json
+from minflux.weights.files import CODES, checked_cast, to_bytes, write_entries, write_json, written_whole
 from minflux.weights.folder import KINDS, OWN_FILE
 from minflux.weights.lora import Change, added, read_loras
 from minflux.weights.names import Flat
-from minflux.weights.parts import FOLDER_NAMING, OWN_NAMING, expected, load_weight, whole_name
-from minflux.weights.quantised import BITS, floats, holds_packed, is_matrix, packed_shapes, quantise, stem_of
+from minflux.weights.parts import FOLDER_NAMING, OWN_NAMING, expected, load_weight, warn_of, whole_name
+from minflux.weights.quantised import (
+    BITS,
+    SCALES,
+    floats,
+    holds_packed,
+    is_beside,
+    is_matrix,
+    packed_shapes,
+    quantise,
+    stem_of,
+)
 
 Entries = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype's code and shape
+LARGEST = {"F16": 65504.0, "BF16": 3.3895314e38}  # finite numbers of a dtype
 FORMATS = ("bfl", "diffusers", "minflux")
 KEPT = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "BF16", "F8_E5M2": "BF16"}  # all others become float32
-BESIDE = ("model_index.json", "minflux.json", "scheduler", "tokenizer", "tokenizer_2")  # what is no weights
+BESIDE = ("scheduler", "tokenizer", "tokenizer_2", "minflux.json", "model_index.json")  # no weights; the index last
 TO_BFL: dict[str, Callable[[Flat], Flat]] = {"transformer": names.flux_to_bfl, "vae": names.vae_to_bfl}
 TO_DIFFUSERS: dict[str, Callable[[Flat], Flat]] = {
     "transformer": names.flux_to_diffusers,
@@ -72,23 +82,25 @@ def convert(
         written.append(path)
         if errors:
             report(f"{TITLES[f.part.kind]}: {errors}")
-    if part is None:
+    if part is None and source.is_dir():
         _copy_beside(source, target)
+    elif part is None:
+        report(f"{target}: lacks {', '.join(BESIDE)}, which no single file holds: copy them from a model's folder")
     return written
 
 
 def chosen(source: Path, part: str | None) -> list[Found]:
     """Find one part in a source, or all of them; raises `CheckpointError` when it isn't there, or isn't right."""
-    parts = {f.part.kind: f for f in reversed(inspect(source).found)}  # of two of a kind, the first
+    looked = inspect(source)
+    for path, strangers in looked.unknown.items():
+        warn_of(path, strangers)
+    parts = {f.part.kind: f for f in reversed(looked.found)}  # of two of a kind, the first
     if part is not None and part not in parts:
         raise CheckpointError(f"{source}: holds no {TITLES[part]}, only {', '.join(TITLES[kind] for kind in parts)}")
     found = [f for kind, f in parts.items() if part in (None, kind)]
     for f in found:
         for wrong in f.wrong:
-            raise CheckpointError(
-                f"{f.path}: {wrong.name}: expected {wrong.expected or 'no such weight'}, "
-                f"found {wrong.found or 'no such weight'}"
-            )
+            raise CheckpointError(f"{f.path}: {wrong}")
     return found
 
 
@@ -122,6 +134,11 @@ def _write_component(
     own = format_ == "minflux"
     path = folder / kind / (OWN_FILE if own else f"{spec.stem}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
+    for other in path.parent.glob("*.safetensors*"):
+        if other.name != path.name:
+            raise ArgumentError(
+                f"target: {str(path.parent)!r} holds other weights, {other.name}; choose another folder"
+            )
     errors = write_part(path, found, (OWN_NAMING if own else FOLDER_NAMING)[kind], dtype, changes, bits)
     write_json(path.with_name("config.json"), spec.write_config(found.cfg))
     return path, errors
@@ -130,10 +147,15 @@ def _write_component(
 def _copy_beside(source: Path, target: Path) -> None:
     """Copy what a model folder holds beside its weights: index, schedule, tokenizers."""
     for name in BESIDE:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-        elif (source / name).is_file():
-            shutil.copy(source / name, target / name)
+        files = (source / name).rglob("*") if (source / name).is_dir() else [source / name]
+        for file in sorted(path for path in files if path.is_file()):
+            copy = target / file.relative_to(source)
+            try:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                with written_whole(copy) as out:
+                    out.write(file.read_bytes())
+            except OSError as error:
+                raise CheckpointError(f"{copy}: can't be written: {(error.strerror or str(error)).lower()}") from error
 
 
 # -- one part ------------------------------------------------------------------------------------------------
@@ -148,8 +170,9 @@ def write_part(
     codes: dict[str, set[str]] = defaultdict(set)
     for name, stored in part.found.items():
         blocks[block_of(part.kind, name)].append(name)
-        if not holds_packed(stored):
-            codes[origin(part.kind, part.naming, name)].add(KEPT.get(stored.code, "F32"))
+        if not is_beside(name, part.found):
+            floats_of = part.found.get(f"{stem_of(name)}.{SCALES}", stored) if holds_packed(stored) else stored
+            codes[origin(part.kind, part.naming, name)].add(KEPT.get(floats_of.code, "F32"))
 
     def code(name: str) -> str:
         own = codes[origin(part.kind, naming, name)]
@@ -169,10 +192,19 @@ def write_part(
 
         def bytes_of(name: str) -> bytes:
             bar.update()
-            return to_bytes(rewritten(block_of(part.kind, name))[name], entries[name][0])
+            array = rewritten(block_of(part.kind, name))[name]
+            check_fits(path, name, array, entries[name][0])
+            return to_bytes(array, entries[name][0])
 
         write_entries(path, entries, bytes_of)
     return errors
+
+
+def check_fits(path: Path, name: str, array: np.ndarray, code: str) -> None:
+    """Raise `CheckpointError` for numbers that are not finite, or will not be in the dtype `code`."""
+    largest = float(np.abs(array).max(initial=0)) if code != "U32" else 0.0
+    if not largest <= LARGEST.get(code, math.inf) or largest == math.inf:
+        raise CheckpointError(f"{path}: {name}: a number as large as {largest:.3g} doesn't fit into {code}")
 
 
 def renamed(flat: Flat, kind: str, old: str, new: str, changes: list[Change]) -> Flat:

@@ -4,7 +4,7 @@ Only headers and configs are read, so 24 GB take no longer than 24 MB.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ from minflux.model.t5 import T5Config
 from minflux.model.vae import VAEConfig
 from minflux.weights.files import contents
 from minflux.weights.folder import KINDS, read_config, weights_path
-from minflux.weights.parts import Mismatch, Part, find_parts, mismatches, sizes_in, variant
+from minflux.weights.parts import Mismatch, Part, check_no_redux, find_parts, mismatches, sizes_in, variant
 from minflux.weights.quantised import bits_of, is_packed
 
 TITLES = {"transformer": "transformer", "vae": "autoencoder", "text_encoder": "CLIP", "text_encoder_2": "T5"}
 NAMINGS = {"bfl": "BFL's names", "diffusers": "diffusers' names", "transformers": "Hugging Face's names"}
-REDUX = "redux_up.weight"  # of flux1-redux-dev.safetensors
 SHOWN = 20  # wrong weights listed a part
 
 
@@ -43,11 +42,12 @@ class Report:
     path: Path
     found: list[Found]
     unknown: dict[Path, list[str]]  # names that belong to no part
+    missing: list[str] = field(default_factory=list)  # parts that a whole model has, and this one lacks
 
     @property
     def whole(self) -> bool:
         """Whether every weight is there, as it should be, and nothing else."""
-        return not any(self.unknown.values()) and not any(found.wrong for found in self.found)
+        return not self.missing and not any(self.unknown.values()) and not any(found.wrong for found in self.found)
 
     def text(self) -> str:
         """Lay the report out for reading."""
@@ -57,6 +57,7 @@ class Report:
         for path, names in self.unknown.items():
             lines += [f"  {path.name}: {name}: belongs to no part of FLUX.1" for name in names[:SHOWN]]
             lines += _and_more(names)
+        lines += [f"  {TITLES[kind]}: expected the folder {kind}, found none" for kind in self.missing]
         parts = {found.part.kind: found.part for found in self.found}
         if parts:
             modes = ", ".join(f"{_bytes(held(parts, mode))} {mode}" for mode in MODES)
@@ -87,10 +88,8 @@ def where(model: str | Path) -> Path:
     Raises `ArgumentError` when there is nothing under that name, `CheckpointError` when it would have to be fetched.
     """
     path, inside = Path(model), zoo.FOLDER / str(model)
-    if path.exists():
-        return path
-    if inside.is_dir():
-        return inside
+    if inside.is_dir() or path.exists():
+        return inside if inside.is_dir() else path
     if repository := hub.repository(str(model)):
         return hub.cached(repository)
     raise ArgumentError(f"model: {str(model)!r} is neither a file nor a folder, nor one that ships here")
@@ -98,8 +97,7 @@ def where(model: str | Path) -> Path:
 
 def _inspect_file(path: Path) -> tuple[list[Found], list[str]]:
     held = contents(path)
-    if REDUX in held:
-        raise CheckpointError(f"{path}: is FLUX.1 Redux, an adapter for picture prompts: minflux can't draw with it")
+    check_no_redux(path, held)
     parts, unknown = find_parts(held)
     if not parts:
         raise CheckpointError(f"{path}: holds no part of FLUX.1; its first names are {', '.join(sorted(held)[:3])}")
@@ -125,7 +123,8 @@ def _inspect_folder(folder: Path) -> Report:
         found += more
     if not found:
         raise CheckpointError(f"{folder}: holds no part of FLUX.1: no component's folder, no .safetensors file")
-    return Report(folder, found, unknown)
+    missing = [kind for kind in KINDS if kind not in {f.part.kind for f in found}]
+    return Report(folder, found, unknown, missing if (folder / "model_index.json").exists() else [])
 
 
 # -- writing down --------------------------------------------------------------------------------------------
@@ -145,8 +144,7 @@ def _part_lines(found: Found) -> list[str]:
         f"    {describe(found.cfg)}",
     ]
     for wrong in found.wrong[:SHOWN]:
-        expected, got = (("no such weight" if s is None else str(s)) for s in (wrong.expected, wrong.found))
-        lines.append(f"    {wrong.name}: expected {expected}, found {got}")
+        lines.append(f"    {wrong}")
     return lines + _and_more(found.wrong)
 
 

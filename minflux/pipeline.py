@@ -294,7 +294,7 @@ def load(
     model: str | Path = "tiny",
     backend: str = "numpy",
     dtype: str | None = None,
-    lora: Sequence[str] = (),
+    lora: str | Sequence[str] = (),
     memory: str = "auto",
 ) -> Pipeline:
     """Load a model by name ("tiny") or from a folder in diffusers' layout, onto "numpy", "mlx" or "auto".
@@ -307,7 +307,8 @@ def load(
     """
     from minflux.weights.model import load_model
 
-    return load_model(model, get_backend(backend if backend != "auto" else best_backend()), dtype, lora, memory)
+    nx = get_backend(backend if backend != "auto" else best_backend())
+    return load_model(model, nx, dtype, [lora] if isinstance(lora, str) else lora, memory)
 
 
 def best_backend() -> str:

@@ -135,6 +135,17 @@ def test_several_loras_add_up(model, tmp_path, peft_lora):
     tree_map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), once, twice)
 
 
+def test_an_alpha_for_all_modules_of_a_name(tmp_path):
+    """PEFT's pattern fits a module's whole name or its end."""
+    down, up = random_pair((96, 32), rank=4)
+    stem = "transformer.double_blocks.0.img_attn.qkv"
+    pair = {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+    text = json.dumps({"transformer.lora_alpha": 3, "transformer.alpha_pattern": {"attn.qkv": 5, "img_attn.qkv": 8}})
+    write_safetensors(tmp_path / "l.safetensors", pair, metadata={"lora_adapter_metadata": text})
+    got = changed_weights(tmp_path / "l.safetensors")
+    np.testing.assert_allclose(got["double_blocks.0.img_attn.qkv.weight"], 8 / 4 * up @ down, rtol=1e-5)
+
+
 def test_a_bias_and_the_root_of_the_rank(tmp_path):
     bias = np.ones(96, np.float32)
     down, up = random_pair((96, 32), rank=4)
@@ -144,7 +155,7 @@ def test_a_bias_and_the_root_of_the_rank(tmp_path):
     write_safetensors(tmp_path / "l.safetensors", pair, metadata={"lora_adapter_metadata": text})
     got = changed_weights(tmp_path / "l.safetensors", scale=2.0)
     np.testing.assert_allclose(got["double_blocks.0.img_attn.qkv.weight"], 2 * 3 / 2 * up @ down, rtol=1e-5)
-    np.testing.assert_array_equal(got["double_blocks.0.img_attn.qkv.bias"], 2 * bias)
+    np.testing.assert_array_equal(got["double_blocks.0.img_attn.qkv.bias"], 2 * 3 / 2 * bias)
 
 
 # -- what can't be added -------------------------------------------------------------------------------------

@@ -38,10 +38,15 @@ METADATA = "__metadata__"  # text beside the arrays
 MAX_AXES, MAX_COUNT = 8, 1 << 48
 MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
 
+PICKLE = (
+    "which can run code when opened: open it with PyTorch where it can do no harm, and write it with "
+    "safetensors.torch.save_file"
+)
+
 # how files begin that are often taken for a safetensors file, and what to tell whoever did
 IMPOSTORS = {
-    b"\x80": "a Python pickle, which can run code when opened: convert it to safetensors",
-    b"PK\x03\x04": "a PyTorch pickle, which can run code when opened: convert it to safetensors",
+    b"\x80": f"a Python pickle, {PICKLE}",
+    b"PK\x03\x04": f"a PyTorch pickle, {PICKLE}",
     b"GGUF": "a GGUF file, which is not supported: use the safetensors version",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
 }
@@ -91,12 +96,15 @@ def index_contents(path: Path) -> dict[str, Stored]:
         raise CheckpointError(f"{path}: no weight_map in this index")
     found: dict[str, Stored] = {}
     for shard in sorted(set(map(str, shards.values()))):
-        if Path(shard).name != shard:
-            raise CheckpointError(f"{path}: a shard must lie in the same folder, found {shard!r}")
-        found |= file_contents(path.with_name(shard))
-    for name in shards:
-        if name not in found:
-            raise CheckpointError(f"{path.with_name(shards[name])}: {name} is in the index but not in the file")
+        if not shard or not shard.isprintable() or Path(shard).name != shard:
+            raise CheckpointError(f"{path}: a shard must lie in the same folder, found {shard!a}")
+        inside = file_contents(path.with_name(shard))
+        for name in inside.keys() & found.keys():
+            raise CheckpointError(f"{path.with_name(shard)}: {name}: is in {found[name].path.name} too")
+        found |= inside
+    for name, shard in shards.items():
+        if name not in found or found[name].path.name != shard:
+            raise CheckpointError(f"{path.with_name(str(shard))}: {name} is in the index but not in the file")
     return found
 
 
@@ -104,6 +112,9 @@ def file_contents(path: Path) -> dict[str, Stored]:
     """List what one file holds."""
     header, data_start = read_header(path)
     data_size = path.stat().st_size - data_start
+    for name in header:
+        if not name.isprintable():
+            raise CheckpointError(f"{path}: expected names that can be printed, found {name!a}")
     found = {
         name: stored(path, name, entry, data_start, data_size) for name, entry in header.items() if name != METADATA
     }

@@ -19,7 +19,7 @@ from minflux.backend import backend_of
 from minflux.errors import CheckpointError
 from minflux.shapes import Array, Tree
 from minflux.weights import config, names, shapes
-from minflux.weights.files import FLOATS, Stored, read_json, write_json, write_safetensors
+from minflux.weights.files import FLOATS, PICKLE, Stored, read_json, write_json, write_safetensors
 from minflux.weights.names import Flat
 from minflux.weights.quantised import is_packed
 from minflux.weights.tree import flatten
@@ -90,6 +90,8 @@ def read_config(path: Path, spec: Kind) -> Any:
         return spec.read_config(read_json(path))
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise CheckpointError(f"{path}: expected a config of {path.parent.name}, can't read it: {error}") from error
 
 
 def standard_names(found: dict[str, Stored], spec: Kind) -> dict[str, Stored]:
@@ -100,6 +102,9 @@ def standard_names(found: dict[str, Stored], spec: Kind) -> dict[str, Stored]:
 def weights_path(part: Path, stem: str) -> Path:
     """Find a component's weights: one file, the index of several, or a file of minflux's own."""
     whole = part / f"{stem}.safetensors"
+    pickles = [path.name for path in sorted(part.glob("*")) if path.suffix in (".bin", ".ckpt", ".pt", ".pth")]
+    if pickles and not list(part.glob("*.safetensors*")):
+        raise CheckpointError(f"{part}: expected {stem}.safetensors, found {pickles[0]} alone, a pickle, {PICKLE}")
     others = (part / f"{stem}.safetensors.index.json", part / OWN_FILE)
     return next((path for path in (whole, *others) if path.exists()), whole)
 
@@ -117,12 +122,16 @@ def check_shapes(path: Path, found: dict[str, Stored], expected: shapes.Shapes) 
             raise CheckpointError(f"{path}: {name}: expected shape {shape}, found no such weight")
         if found[name].shape != shape:
             raise CheckpointError(f"{found[name].path}: {name}: expected shape {shape}, found {found[name].shape}")
-        wanted = ("U32",) if is_packed(name, found) else FLOATS
-        if found[name].code not in wanted:
+        if not has_right_code(name, found):
             what = "packed numbers" if is_packed(name, found) else "floats"
             raise CheckpointError(f"{found[name].path}: {name}: expected {what}, found {found[name].code}")
     for name in found.keys() - expected.keys():
         raise CheckpointError(f"{found[name].path}: {name}: expected no such weight, found {found[name].shape}")
+
+
+def has_right_code(name: str, found: dict[str, Stored]) -> bool:
+    """Tell whether a weight is stored as floats, or a quantised one as packed numbers."""
+    return found[name].code in (("U32",) if is_packed(name, found) else FLOATS)
 
 
 def check_finite(path: Path, name: str, array: Array) -> None:

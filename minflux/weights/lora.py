@@ -26,7 +26,7 @@ from minflux.backend import backend_of, get_backend
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.shapes import Array
 from minflux.weights import names
-from minflux.weights.files import METADATA, contents, load, parse_json, read_header
+from minflux.weights.files import FLOATS, METADATA, contents, load, parse_json, read_header
 from minflux.weights.folder import KINDS
 from minflux.weights.parts import expected
 from minflux.weights.quantised import SCALES, holds_packed, stem_of
@@ -51,7 +51,7 @@ ROLES = {
     "bias": ("lora_B.bias",),
     "alpha": ("alpha",),
 }
-OTHERS = ("dora_scale", "lora_magnitude_vector", "hada_w1", "lokr_w1", "oft_blocks", "diff_b")
+OTHERS = ("dora_scale", "lora_magnitude_vector", "hada_w1", "lokr_w1", "oft_blocks", "diff_b", "lora_mid")
 SHOWN = 5  # keys listed in a message
 
 
@@ -121,6 +121,8 @@ def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[C
             unmatched.append(key)
         elif role in roles[module]:
             raise CheckpointError(f"{path}: {key}: is there twice, under different names")
+        elif stored.code not in FLOATS:
+            raise CheckpointError(f"{path}: {key}: expected floats, found {stored.code}")
         else:
             roles[module][role], spelled[module] = load(stored, get_backend("numpy")), name
     if not roles:
@@ -181,7 +183,9 @@ class Settings:
     def of(self, name: str) -> tuple[float | None, bool]:
         """Give a module's α, None where the file doesn't say, and whether it is divided by √r in place of r."""
         part, _, stem = name.partition(".")
-        alpha = self.values.get(f"{part}.alpha_pattern", {}).get(stem, self.values.get(f"{part}.lora_alpha"))
+        patterns = self.values.get(f"{part}.alpha_pattern", {})
+        fitting = (a for pattern, a in patterns.items() if stem == pattern or stem.endswith(f".{pattern}"))
+        alpha = next(fitting, self.values.get(f"{part}.lora_alpha"))
         return alpha, bool(self.values.get(f"{part}.use_rslora"))
 
 
@@ -192,12 +196,17 @@ def read_settings(path: Path) -> Settings:
     settings = parse_json(path, str(text).encode())
     for key, value in settings.items():
         if key.endswith("alpha_pattern"):
-            fits = isinstance(value, dict) and all(isinstance(alpha, int | float) for alpha in value.values())
+            fits = isinstance(value, dict) and all(map(is_number, value.values()))
         else:
-            fits = not key.endswith("lora_alpha") or isinstance(value, int | float)
+            fits = not key.endswith("lora_alpha") or is_number(value)
         if not fits:
             raise CheckpointError(f"{path}: {key}: expected numbers, found {value!r}")
     return Settings(settings)
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a JSON value is a number that a float32 can hold."""
+    return isinstance(value, int | float) and abs(value) < 1e38
 
 
 def _change(
@@ -206,10 +215,17 @@ def _change(
     """Check a pair against the matrix that it changes, and bring in α and scale."""
     if "down" not in arrays or "up" not in arrays:
         raise CheckpointError(f"{where}: expected a pair, found {' and '.join(sorted(arrays))} alone")
+    if min(arrays["down"].size, arrays["up"].size) == 0:
+        raise CheckpointError(f"{where}: expected a rank of at least 1, found 0")
     if min(arrays["down"].ndim, arrays["up"].ndim) < 2 or arrays.get("alpha", np.ones(1)).size != 1:
         raise CheckpointError(f"{where}: expected two matrices and at most one number α, found other shapes")
     down, up = (arrays[role].reshape(len(arrays[role]), -1) for role in ("down", "up"))  # some are 1×1 kernels
     rank, (rows, columns) = len(down), shape_of(module, configs[module.kind])
+    has_bias = f"{module.stem}.bias" in KINDS[module.kind].shapes(configs[module.kind])
+    if "bias" in arrays and not (has_bias and arrays["bias"].shape == (rows,)):
+        raise CheckpointError(
+            f"{where}: expected {f'a bias ({rows},)' if has_bias else 'no bias'}, found {arrays['bias'].shape}"
+        )
     if (up.shape[0], down.shape[1]) != (rows, columns) or up.shape[1] != rank:
         raise CheckpointError(
             f"{where}: expected ({rows}, r) and (r, {columns}), found {up.shape} and {down.shape}: "
@@ -219,8 +235,8 @@ def _change(
         raise CheckpointError(f"{where}: expected finite numbers, found NaN or infinity")
     alpha, by_root = how
     alpha = arrays["alpha"].item() if "alpha" in arrays else rank if alpha is None else alpha
-    up = up * np.float32(scale * alpha / (math.sqrt(rank) if by_root else rank))
-    bias = scale * arrays["bias"] if "bias" in arrays else None
+    strength = np.float32(scale * alpha / (math.sqrt(rank) if by_root else rank))
+    up, bias = up * strength, strength * arrays["bias"] if "bias" in arrays else None
     if module.swapped:
         up, bias = names.exchanged(up), None if bias is None else names.exchanged(bias)
     return Change(module, down, up, bias)

@@ -7,6 +7,7 @@ A file `minflux.json` beside them may say how the model is best drawn with (see 
 ComfyUI's, …) inside the folder takes the place of the components that it holds.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -17,7 +18,6 @@ from minflux.backend import Backend
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.memory import LATER, choose
 from minflux.model.flux import FluxConfig
-from minflux.model.vae import VAEConfig
 from minflux.pipeline import Defaults, Pipeline
 from minflux.sampling import Schedule
 from minflux.shapes import Tree
@@ -27,18 +27,30 @@ from minflux.weights.folder import KINDS, check_shapes, save_component
 from minflux.weights.lora import added, read_loras
 from minflux.weights.parts import (
     Part,
+    check_no_redux,
     expected_of,
     find_component,
     find_parts,
     load_part,
     sizes_in,
     variant,
+    warn_of,
     whole_name,
 )
 from minflux.weights.stream import stream
 from minflux.weights.tree import flatten, tree
 
 INDEX, DEFAULTS, SCHEDULER = "model_index.json", "minflux.json", "scheduler/scheduler_config.json"
+PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the steps: these values alone are right
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "invert_sigmas": False,
+    "stochastic_sampling": False,
+    "shift_terminal": None,
+    "time_shift_type": "exponential",
+}
 NEVER_INSIDE = ("scheduler", "tokenizer", "tokenizer_2")  # what no single file holds
 DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
@@ -58,10 +70,11 @@ def load_model(
     inside = {}
     if file is not None:
         inside = find_inside(file)
+        check_drawable(model, inside["transformer"][0])
         check_beside(file, [name for name in (*KINDS, *NEVER_INSIDE) if name not in inside])
     parts = inside | {kind: find_component(folder, kind) for kind in KINDS if kind not in inside}
     configs = {kind: cfg for kind, (cfg, _) in parts.items()}
-    check_drawable(model, configs["transformer"], configs["vae"])
+    check_drawable(model, configs["transformer"], configs["vae"].z_channels)
     changes = read_loras(lora, configs)
     later = LATER[choose(memory, nx, {kind: part for kind, (_, part) in parts.items()})]
 
@@ -92,12 +105,17 @@ def find(model: str | Path) -> tuple[Path, Path | None]:
     """Find the model's folder, and the single file where one was named."""
     inside = zoo.FOLDER / str(model)
     path = inside if (inside / INDEX).exists() else Path(model)
-    if path.suffix == ".safetensors" and path.is_file():
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            contents(path)  # says what it is
         return path.parent, path
     if not path.exists():
         path = hub.fetch(_repository(str(model)))
     if not (path / INDEX).exists():
         raise CheckpointError(f"{path}: expected a model in diffusers' layout, found no {INDEX}")
+    pipeline = str(read_json(path / INDEX).get("_class_name"))
+    if not pipeline.startswith("Flux"):
+        raise CheckpointError(f"{path / INDEX}: expected a FluxPipeline, found a {pipeline}")
     return path, None
 
 
@@ -118,7 +136,11 @@ def find_inside(file: Path) -> dict[str, tuple[Any, Part]]:
 
     Raises `CheckpointError` when no transformer is among them, or a weight is missing or of another shape.
     """
-    parts = {part.kind: part for part in reversed(find_parts(contents(file))[0])}  # of two of a kind, the first
+    held = contents(file)
+    check_no_redux(file, held)
+    listed, strangers = find_parts(held)
+    warn_of(file, strangers)
+    parts = {part.kind: part for part in reversed(listed)}  # of two of a kind, the first
     if "transformer" not in parts:
         raise CheckpointError(f"{file}: expected a transformer, found {', '.join(parts) or 'none'}")
     found = {kind: (sizes_in(file, part), part) for kind, part in parts.items()}
@@ -142,29 +164,46 @@ def check_beside(file: Path, lacks: list[str]) -> None:
         )
 
 
-def check_drawable(model: str | Path, flux: FluxConfig, vae: VAEConfig) -> None:
+def check_drawable(model: str | Path, flux: FluxConfig, z_channels: int | None = None) -> None:
     """Raise `CheckpointError` for a transformer that takes more than the latents (Fill, Canny, Depth), or others."""
-    if flux.in_channels != 4 * vae.z_channels:
+    wanted = 4 * z_channels if z_channels else flux.out_channels
+    if flux.in_channels != wanted:
         raise CheckpointError(
-            f"{model}: expected a transformer of {4 * vae.z_channels} channels, a 2×2 patch of latents; found "
+            f"{model}: expected a transformer of {wanted} channels, a 2×2 patch of latents; found "
             f"{flux.in_channels}: FLUX.1 {variant(flux)}; minflux can't draw with it"
         )
 
 
 def read_schedule(path: Path) -> Schedule:
     """Read the sampler's settings; those that are not there have their defaults."""
-    return _of(Schedule, read_json(path))
+    values = read_json(path)
+    for name, plain in PLAIN_SCHEDULE.items():
+        if values.get(name, plain) not in (plain, None):
+            raise CheckpointError(
+                f"{path}: {name}: expected {plain!r}, found {values[name]!r}: minflux can't sample so"
+            )
+    schedule = _of(Schedule, values, path)
+    if not schedule.shift > 0 or schedule.max_image_seq_len <= schedule.base_image_seq_len:
+        raise CheckpointError(f"{path}: expected a shift above 0 and max_image_seq_len above base_image_seq_len")
+    return schedule
 
 
 def read_defaults(path: Path, cfg: FluxConfig) -> Defaults:
     """Read how a model is best drawn with; without a file, as dev or schnell, by whether it takes guidance."""
     if not path.exists():
         return DEV_DEFAULTS if cfg.guidance_embed else SCHNELL_DEFAULTS
-    return _of(Defaults, read_json(path))
+    return _of(Defaults, read_json(path), path)
 
 
-def _of(kind: type, values: dict[str, Any]) -> Any:
-    return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+def _of(kind: type, values: dict[str, Any], path: Path) -> Any:
+    """Make settings of what a file has of them; raises `CheckpointError` for one of another type than its default."""
+    given = {f.name: values[f.name] for f in fields(kind) if f.name in values}
+    for name, value in given.items():
+        default = type(getattr(kind, name))
+        right = isinstance(value, int | float if default is float else default) and math.isfinite(value)
+        if not right or isinstance(value, bool) != (default is bool):
+            raise CheckpointError(f"{path}: {name}: expected a {default.__name__}, found {value!r}")
+    return kind(**given)
 
 
 def save_model(pipe: Pipeline, folder: Path, dtype: str | None = None) -> None:

@@ -6,6 +6,7 @@ nothing needs to be known of the file in advance, and only its header is read.
 """
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +20,20 @@ from minflux.model.t5 import T5Config
 from minflux.model.vae import FLUX_VAE, VAEConfig
 from minflux.shapes import Array, Tree
 from minflux.weights import names
-from minflux.weights.files import Stored, contents, load
+from minflux.weights.files import FLOATS, Stored, contents, load
 from minflux.weights.folder import (
     KINDS,
     OWN_FILE,
     check_finite,
     check_shapes,
     file_shapes,
+    has_right_code,
     read_config,
     standard_names,
     weights_path,
 )
 from minflux.weights.names import Flat
-from minflux.weights.quantised import with_packed
+from minflux.weights.quantised import stem_of, with_packed
 from minflux.weights.shapes import Shapes
 from minflux.weights.tree import tree
 
@@ -46,6 +48,7 @@ class Layout:
     prefixes: tuple[str, ...] = ("",)
 
 
+REDUX = "redux_up.weight"  # of flux1-redux-dev.safetensors
 COMFY = "model.diffusion_model."
 LAYOUTS = (
     Layout("transformer", "bfl", "img_in.weight", (COMFY, "diffusion_model.", "")),
@@ -86,6 +89,12 @@ class Part:
     scales: dict[str, Stored]  # by the weight's name
 
 
+def check_no_redux(path: Path, found: dict[str, Stored]) -> None:
+    """Raise `CheckpointError` for Redux's file, which holds no part of the model itself."""
+    if REDUX in found:
+        raise CheckpointError(f"{path}: is FLUX.1 Redux, an adapter for picture prompts: minflux can't draw with it")
+
+
 def find_parts(found: dict[str, Stored]) -> tuple[list[Part], list[str]]:
     """Take a file's contents apart: every part that minflux knows, and the names that belong to none."""
     parts, rest = [], dict(found)
@@ -97,6 +106,13 @@ def find_parts(found: dict[str, Stored]) -> tuple[list[Part], list[str]]:
                 parts.append(_part(layout, prefix, inside))
                 break
     return parts, sorted(name for name in rest if not UNUSED.search(name))
+
+
+def warn_of(path: Path, strangers: list[str]) -> None:
+    """Warn of names in a file that belong to no part, and are left out."""
+    if strangers:
+        listed = ", ".join(strangers[:5]) + (", …" if len(strangers) > 5 else "")
+        warnings.warn(f"{path}: left out {len(strangers)} weights that belong to no part: {listed}", stacklevel=2)
 
 
 def _is_inside(name: str, prefix: str, kind: str) -> bool:
@@ -114,7 +130,8 @@ def _part(layout: Layout, prefix: str, inside: dict[str, Stored]) -> Part:
         f"{stem}.weight": stored for name, stored in bare.items()
         for stem, _, leaf in [name.rpartition(".")] if leaf in SCALES
     }  # fmt: skip
-    weights = {name: stored for name, stored in bare.items() if name.rpartition(".")[2] not in SCALES}
+    owned = {name for name in bare if name.rpartition(".")[2] in SCALES and f"{stem_of(name)}.weight" in bare}
+    weights = {name: stored for name, stored in bare.items() if name not in owned}  # a scale of nothing is a stranger
     return Part(layout.kind, layout.naming, prefix, weights, scales)
 
 
@@ -133,6 +150,8 @@ def sizes(part: Part, beside: Any = None) -> Any:
 def sizes_in(path: Path, part: Part) -> Any:
     """Read the config of a part of a file, with the config of a model folder beside it where there is one."""
     config = path.parent / part.kind / "config.json"
+    if path.parent.name == part.kind:
+        config = path.with_name("config.json")
     beside = read_config(config, KINDS[part.kind]) if config.exists() else None
     try:
         return sizes(part, beside)
@@ -303,9 +322,21 @@ def load_weight(part: Part, name: str, nx: Backend, dtype: str | None = None) ->
     """Read one weight, a float8 one times its scale; raises `CheckpointError` at NaN or infinity."""
     array = load(part.found[name], nx, dtype)
     if name in part.scales:
-        array = (array * load(part.scales[name], nx, "float32")).astype(array.dtype)
+        array = (array * load_scale(part, name, nx)).astype(array.dtype)
     check_finite(part.found[name].path, part.prefix + name, array)
     return array
+
+
+def load_scale(part: Part, name: str, nx: Backend) -> Array:
+    """Read a float8 weight's scale, one number or one for each row; raises `CheckpointError` for any other."""
+    stored, rows = part.scales[name], part.found[name].shape[:1]
+    if stored.code not in FLOATS or stored.shape not in ((), (1,), rows, (*rows, 1)):
+        raise CheckpointError(
+            f"{stored.path}: {part.prefix}{name}: expected a scale of floats, one or {rows} of them; found "
+            f"{stored.code} {stored.shape}"
+        )
+    scale = load(stored, nx, "float32")
+    return scale.reshape(*rows, *[1] * (len(part.found[name].shape) - 1)) if scale.size > 1 else scale.reshape(())
 
 
 def whole_name(kind: str, naming: str, name: str) -> str:
@@ -343,19 +374,25 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A weight that is missing (found None), not asked for (expected None), or of another shape."""
+    """A weight that is missing (found None), not asked for (expected None), of another shape, or no floats (`code`)."""
 
     name: str
     expected: tuple[int, ...] | None
     found: tuple[int, ...] | None
+    code: str | None = None
+
+    def __str__(self) -> str:
+        expected, found = (("no such weight" if s is None else str(s)) for s in (self.expected, self.found))
+        return f"{self.name}: expected {expected}, found {found}{f' of {self.code}' if self.code else ''}"
 
 
 def mismatches(part: Part, cfg: Any) -> list[Mismatch]:
     """List every weight of a part that is not as its sizes ask, in order of name."""
     wanted = expected_of(part, cfg)
     found = {name: stored.shape for name, stored in part.found.items()}
+    codes = {name: None if has_right_code(name, part.found) else part.found[name].code for name in found}
     return [
-        Mismatch(name, wanted.get(name), found.get(name))
+        Mismatch(name, wanted.get(name), found.get(name), codes.get(name))
         for name in sorted(wanted | found)
-        if wanted.get(name) != found.get(name)
+        if wanted.get(name) != found.get(name) or codes.get(name)
     ]
