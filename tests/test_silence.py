@@ -1,8 +1,11 @@
 """Nothing is passed over in silence: what would change the picture, or be lost, is said or refused."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,6 +163,7 @@ def test_a_schedule_that_is_not_ours(model, name, value, words):
         ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "expected a FluxPipeline"),
         ("transformer/config.json", {"axes_dims_rope": ["a", 1, 2]}, "transformer/config.json: expected a config"),
         ("vae/config.json", {"block_out_channels": [0, 1]}, "vae/config.json: "),
+        ("transformer/config.json", {"num_layers": 10**9}, "expected at most 1000 for depth, found 1000000000"),
         ("vae/config.json", {"block_out_channels": ["a"]}, "vae/config.json: "),
     ],
 )
@@ -205,6 +209,15 @@ def test_a_name_that_ships_means_the_same_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
     assert inspect("tiny").path == minflux.zoo.FOLDER / "tiny"
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f".x.safetensors.{ended.pid}").write_bytes(b"half")
+    (tmp_path / f".x.safetensors.{os.getppid()}").write_bytes(b"of a run that goes on")
+    write_safetensors(tmp_path / "x.safetensors", {"x": np.zeros(2, np.float32)})
+    assert {path.name for path in tmp_path.iterdir()} == {"x.safetensors", f".x.safetensors.{os.getppid()}"}
 
 
 # -- pickles and others --------------------------------------------------------------------------------------

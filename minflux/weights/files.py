@@ -7,6 +7,7 @@ upper half of a float32, so widening is a shift, and exact. Source:
 https://github.com/huggingface/safetensors, "Format".
 """
 
+import glob
 import json
 import math
 import os
@@ -303,15 +304,32 @@ def to_bfloat16(x: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator:
-    """Open a binary file that appears under its name only when the `with` block ends without an error."""
+    """Open a binary file that appears under its name only when the `with` block ends without an error.
+
+    What a process that was killed has left of the same file is removed.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if not is_running(left.suffix[1:]):
+            left.unlink(missing_ok=True)
     try:
         with open(temporary, "wb") as file:
             yield file
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_running(pid: str) -> bool:
+    """Tell whether a process is still there; what is no number counts as one that is."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except (PermissionError, ValueError):
+        return True
+    return True
 
 
 @contextmanager

@@ -9,7 +9,7 @@ those of the file.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from minflux.weights.names import Flat
 from minflux.weights.quantised import is_packed
 from minflux.weights.tree import flatten
 
+DEPTHS = ("depth", "depth_single_blocks", "num_layers", "num_hidden_layers", "num_res_blocks")
+DEEPEST = 1000  # blocks; a damaged config could ask for a billion
 OWN_FILE = "minflux.safetensors"  # a component's weights under our names, quantised or not
 
 
@@ -87,7 +89,11 @@ KINDS = {
 def read_config(path: Path, spec: Kind) -> Any:
     """Read a component's config.json; its errors name the file."""
     try:
-        return spec.read_config(read_json(path))
+        cfg = spec.read_config(read_json(path))
+        deep = [f.name for f in fields(cfg) if f.name in DEPTHS and getattr(cfg, f.name) > DEEPEST]
+        if deep:
+            raise CheckpointError(f"expected at most {DEEPEST} for {deep[0]}, found {getattr(cfg, deep[0])}")
+        return cfg
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
