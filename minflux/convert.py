@@ -19,7 +19,7 @@ from minflux.backend import get_backend
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inspect import TITLES, Found, inspect, where
 from minflux.weights import names
-from minflux.weights.files import CODES, checked_cast, to_bytes, write_entries, write_json, written_whole
+from minflux.weights.files import CODES, checked_cast, saved, to_bytes, write_entries, write_json
 from minflux.weights.folder import KINDS, OWN_FILE
 from minflux.weights.lora import Change, added, read_loras
 from minflux.weights.names import Flat
@@ -149,13 +149,8 @@ def _copy_beside(source: Path, target: Path) -> None:
     for name in BESIDE:
         files = (source / name).rglob("*") if (source / name).is_dir() else [source / name]
         for file in sorted(path for path in files if path.is_file()):
-            copy = target / file.relative_to(source)
-            try:
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                with written_whole(copy) as out:
-                    out.write(file.read_bytes())
-            except OSError as error:
-                raise CheckpointError(f"{copy}: can't be written: {(error.strerror or str(error)).lower()}") from error
+            with saved(target / file.relative_to(source)) as copy:
+                copy.write(file.read_bytes())
 
 
 # -- one part ------------------------------------------------------------------------------------------------

@@ -24,6 +24,11 @@ GELU_TANH = math.sqrt(2 / math.pi)
 GROUP = 64  # numbers of a row that share a scale, in a quantised matrix
 
 
+def packed_bits(weight: Any, scales: Any) -> int:
+    """Tell in how many bits the numbers of a quantised matrix are packed: its columns against its scales'."""
+    return 32 * weight.shape[1] // max(1, GROUP * scales.shape[1])
+
+
 class Backend:
     """One array library, with every op that the model needs."""
 
@@ -150,7 +155,7 @@ class Backend:
         64 of a row share a scale and a bias: I = 64 G. So each q has 32 · P / I bits. Computed in the scales' dtype.
         """
         rows, groups = scales.shape
-        bits = 32 * weight.shape[1] // (GROUP * groups)
+        bits = packed_bits(weight, scales)
         shifts = self.array(list(range(0, 32, bits)), dtype=weight.dtype)
         q = (weight[:, :, None] >> shifts) & (2**bits - 1)
         q = q.reshape(rows, groups, GROUP).astype(scales.dtype)

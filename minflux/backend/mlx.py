@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from minflux.backend import blas
-from minflux.backend.base import GROUP, Backend
+from minflux.backend.base import GROUP, Backend, packed_bits
 from minflux.errors import BackendError
 
 INSTALL = {
@@ -100,7 +100,7 @@ class MLXBackend(ReadableMLXBackend):
 
     def quantized_matmul(self, x, weight, scales, biases):
         """One kernel, which reads a quarter or half of the bytes that bfloat16 takes."""
-        bits = 32 * weight.shape[1] // (GROUP * scales.shape[1])
+        bits = packed_bits(weight, scales)
         return mx.quantized_matmul(x, weight, scales, biases, transpose=True, group_size=GROUP, bits=bits)
 
 

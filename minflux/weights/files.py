@@ -260,13 +260,10 @@ def write_entries(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     check_room(Path(path), 8 + len(text) + end)
-    try:
-        with written_whole(path) as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in order:
-                file.write(bytes_of(name))
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be written: {(error.strerror or str(error)).lower()}") from error
+    with saved(Path(path)) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(bytes_of(name))
 
 
 def check_room(path: Path, size: int) -> None:
@@ -319,6 +316,17 @@ def written_whole(path: str | Path) -> Iterator:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def saved(path: Path) -> Iterator:
+    """The same, in a folder that is made if need be; raises `CheckpointError` when the disk fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as file:
+            yield file
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be written: {(error.strerror or str(error)).lower()}") from error
 
 
 def is_running(pid: str) -> bool:

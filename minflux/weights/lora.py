@@ -28,7 +28,7 @@ from minflux.shapes import Array
 from minflux.weights import names
 from minflux.weights.files import FLOATS, METADATA, contents, load, parse_json, read_header
 from minflux.weights.folder import KINDS
-from minflux.weights.parts import expected
+from minflux.weights.parts import expected, some_of
 from minflux.weights.quantised import SCALES, holds_packed, stem_of
 
 # How a module's name begins in a file, by the part of the model it is in.
@@ -52,7 +52,6 @@ ROLES = {
     "alpha": ("alpha",),
 }
 OTHERS = ("dora_scale", "lora_magnitude_vector", "hada_w1", "lokr_w1", "oft_blocks", "diff_b", "lora_mid")
-SHOWN = 5  # keys listed in a message
 
 
 @dataclass(frozen=True)
@@ -126,18 +125,14 @@ def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[C
         else:
             roles[module][role], spelled[module] = load(stored, get_backend("numpy")), name
     if not roles:
-        raise CheckpointError(f"{path}: none of its {len(found)} keys fits this model; it has {_some(unmatched)}")
+        raise CheckpointError(f"{path}: none of its {len(found)} keys fits this model; it has {some_of(unmatched)}")
     if unmatched:
-        warnings.warn(f"{path}: left out {len(unmatched)} keys that fit nothing: {_some(unmatched)}", stacklevel=2)
+        warnings.warn(f"{path}: left out {len(unmatched)} keys that fit nothing: {some_of(unmatched)}", stacklevel=2)
     settings = read_settings(path)
     return [
         _change(f"{path}: {spelled[module]}", module, arrays, scale, configs, settings.of(spelled[module]))
         for module, arrays in roles.items()
     ]
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(sorted(keys)[:SHOWN]) + (", …" if len(keys) > SHOWN else "")
 
 
 def _place(key: str, known: dict[str, dict[str, Module]]) -> tuple[Module | None, str, str]:

@@ -48,6 +48,7 @@ class Layout:
     prefixes: tuple[str, ...] = ("",)
 
 
+SHOWN = 5  # names listed in a message
 REDUX = "redux_up.weight"  # of flux1-redux-dev.safetensors
 COMFY = "model.diffusion_model."
 LAYOUTS = (
@@ -111,8 +112,13 @@ def find_parts(found: dict[str, Stored]) -> tuple[list[Part], list[str]]:
 def warn_of(path: Path, strangers: list[str]) -> None:
     """Warn of names in a file that belong to no part, and are left out."""
     if strangers:
-        listed = ", ".join(strangers[:5]) + (", …" if len(strangers) > 5 else "")
-        warnings.warn(f"{path}: left out {len(strangers)} weights that belong to no part: {listed}", stacklevel=2)
+        some = some_of(strangers)
+        warnings.warn(f"{path}: left out {len(strangers)} weights that belong to no part: {some}", stacklevel=2)
+
+
+def some_of(names: list[str]) -> str:
+    """List the first few names, for a message."""
+    return ", ".join(sorted(names)[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def _is_inside(name: str, prefix: str, kind: str) -> bool:

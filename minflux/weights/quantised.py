@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from minflux.backend import backend_of
-from minflux.backend.base import GROUP
+from minflux.backend import backend_of, get_backend
+from minflux.backend.base import GROUP, packed_bits
 from minflux.shapes import Array, Float, Int, shaped
 from minflux.weights.files import Stored, to_bfloat16
 from minflux.weights.shapes import Shapes
@@ -70,7 +70,7 @@ def quantise(
 def rounded(x: np.ndarray, code: str) -> np.ndarray:
     """Round float32 to what the dtype `code` can hold, and return it in float32."""
     if code == "BF16":
-        return (to_bfloat16(x).astype(np.uint32) << 16).view(np.float32)
+        return get_backend("numpy").from_bfloat16(to_bfloat16(x))
     return x.astype(np.float16).astype(np.float32) if code == "F16" else x.astype(np.float32)
 
 
@@ -102,7 +102,7 @@ def holds_packed(array: Array | Stored) -> bool:
 
 def bits_of(name: str, found: Mapping[str, Stored]) -> int:
     """Tell in how many bits a quantised weight is stored: its columns against its scales'."""
-    return 32 * found[name].shape[1] // max(1, matrix_shape(name, found)[1])
+    return packed_bits(found[name], found[f"{stem_of(name)}.{SCALES}"])
 
 
 def matrix_shape(name: str, found: Mapping[str, Stored]) -> tuple[int, ...]:
