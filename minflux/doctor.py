@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 import minflux
 from minflux.backend import Backend, blas, get_backend
@@ -159,9 +160,13 @@ def device(nx: Backend) -> str:
 
 
 def numpy_blas() -> str:
-    """Name the BLAS that NumPy was built with."""
+    """Name the BLAS that NumPy was built with and, where it is OpenBLAS, the kernels it took for this processor."""
     found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"BLAS: {found.get('name', 'unknown')} {found.get('version', '')}".strip()
+    name = f"BLAS: {found.get('name', 'unknown')} {found.get('version', '')}".strip()
+    kernels = [
+        blas["architecture"] for blas in threadpool_info() if "numpy" in blas["filepath"] and "architecture" in blas
+    ]
+    return f"{name} ({kernels[0]} kernels)" if kernels else name
 
 
 def mlx_blas() -> str:

@@ -53,7 +53,8 @@ settings.register_profile(
 settings.load_profile("minflux")  # `pytest --hypothesis-profile=search` looks for new examples instead
 
 CHOSEN = os.environ.get("MINFLUX_TEST_BACKENDS", ",".join(BACKENDS)).split(",")
-PRECISIONS = [(name, "float32") for name in CHOSEN] + [(name, "bfloat16") for name in CHOSEN if name != "numpy"]
+WITH_BFLOAT16 = [name for name in CHOSEN if not name.startswith("numpy")]
+PRECISIONS = [(name, "float32") for name in CHOSEN] + [(name, "bfloat16") for name in WITH_BFLOAT16]
 
 
 def pytest_configure(config):

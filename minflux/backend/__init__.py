@@ -16,17 +16,18 @@ from minflux.shapes import Array
 
 __all__ = ["BACKENDS", "Backend", "available", "backend_of", "get_backend", "serving"]
 
-# name -> (module, class). "mlx" picks the class for the device at hand; the other two are there for the tests,
-# which run everything with MLX's fused kernels and with the readable definitions as well.
+# name -> (module, class). "mlx" picks the class for the device at hand. Those with a second word are there for the
+# tests, which run everything with the readable definitions, and with MLX's fused kernels, as well.
 BACKENDS = {
     "numpy": ("minflux.backend.numpy", "NumPyBackend"),
+    "numpy-readable": ("minflux.backend.numpy", "ReadableNumPyBackend"),
     "mlx": ("minflux.backend.mlx", "mlx_backend"),
     "mlx-fused": ("minflux.backend.mlx", "MLXBackend"),
     "mlx-readable": ("minflux.backend.mlx", "ReadableMLXBackend"),
 }
 
 _made: dict[str, Backend] = {}
-_serving_mlx = "mlx"  # the entry of BACKENDS that serves MLX arrays
+_serving = {"numpy": "numpy", "mlx": "mlx"}  # library -> the entry of BACKENDS that serves its arrays
 
 
 def get_backend(name: str) -> Backend:
@@ -62,7 +63,7 @@ def backend_of(*arrays: Array) -> Backend:
         found = library
     if found is None:
         raise TypeError("backend_of needs at least one array")
-    return get_backend(_serving_mlx if found == "mlx" else found)
+    return get_backend(_serving[found])
 
 
 def available() -> list[str]:
@@ -80,11 +81,10 @@ def serving(name: str):
 
     This is how a test runs the same model with "mlx-fused" kernels and with "mlx-readable" definitions.
     """
-    global _serving_mlx
-    before, backend = _serving_mlx, get_backend(name)
-    if backend.module == "mlx.core":
-        _serving_mlx = name
+    backend = get_backend(name)
+    before = _serving[backend.name]
+    _serving[backend.name] = name
     try:
         yield backend
     finally:
-        _serving_mlx = before
+        _serving[backend.name] = before

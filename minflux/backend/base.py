@@ -71,6 +71,13 @@ class Backend:
         """Return `x` in float32, itself if it is already."""
         return x if x.dtype == self.float32 else x.astype(self.float32)
 
+    # -- products ----------------------------------------------------------------------------------------------
+
+    @shaped
+    def linear(self, x: Float[Array, "*S I"], weight: Float[Array, "O I"], bias=None) -> Float[Array, "*S O"]:
+        """x Wᵀ + b; bias is (O,) or absent."""
+        return x @ weight.T if bias is None else x @ weight.T + bias
+
     # -- activations -------------------------------------------------------------------------------------------
 
     @shaped
@@ -100,7 +107,10 @@ class Backend:
 
     @shaped
     def layer_norm(self, x: Float[Array, "*S D"], scale=None, bias=None, eps: float = 1e-6) -> Float[Array, "*S D"]:
-        """(x - mean) / √(var + eps) · scale + bias over the last axis; scale and bias are (D,) or absent."""
+        """(x - mean) / √(var + eps) · scale + bias over the last axis.
+
+        scale and bias are (D,), or broadcast to x otherwise, or are absent.
+        """
         x32 = self.as_float32(x)
         x32 = x32 - self.mean(x32, axis=-1, keepdims=True)
         y = x32 / self.sqrt(self.mean(x32 * x32, axis=-1, keepdims=True) + eps)
@@ -143,6 +153,15 @@ class Backend:
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
         logits = (q * scale) @ k.swapaxes(-1, -2)
         return self.softmax(logits if bias is None else logits + bias) @ v
+
+    @shaped
+    def rotate(
+        self, x: Float[Array, "*S L D"], cos: Float[Array, "*T L F"], sin: Float[Array, "*T L F"]
+    ) -> Float[Array, "*S L D"]:
+        """Turn each pair (a, b) of neighbours in x by an angle: (a cos - b sin, a sin + b cos); D = 2 F."""
+        pairs = self.as_float32(x).reshape(*x.shape[:-1], -1, 2)
+        a, b = pairs[..., 0], pairs[..., 1]
+        return self.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape).astype(x.dtype)
 
     # -- quantised matrices ------------------------------------------------------------------------------------
 

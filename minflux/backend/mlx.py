@@ -81,8 +81,11 @@ class MLXBackend(ReadableMLXBackend):
         return mx.sigmoid(x)
 
     def layer_norm(self, x, scale=None, bias=None, eps=1e-6):
-        """One kernel, statistics in float32."""
-        return mx.fast.layer_norm(x, scale, bias, eps)
+        """One kernel, statistics in float32; a scale and bias of more than one row come after it."""
+        if scale is None or scale.ndim == 1:
+            return mx.fast.layer_norm(x, scale, bias, eps)
+        y = mx.fast.layer_norm(x, None, None, eps) * scale
+        return y if bias is None else y + bias
 
     def rms_norm(self, x, scale, eps=1e-6):
         """One kernel, statistics in float32."""

@@ -9,7 +9,9 @@ def linear(
     x: Float[Array, "*S I"], weight: Float[Array, "O I"] | Int[Array, "O P"], bias=None, **packed: Array
 ) -> Float[Array, "*S O"]:
     """x Wᵀ + b, the weight stored as PyTorch stores it: (out, in); a quantised one has more arrays beside it."""
-    y = quantised(x, weight, **packed) if packed else x @ weight.T
+    if not packed:
+        return backend_of(x).linear(x, weight, bias)
+    y = quantised(x, weight, **packed)
     return y if bias is None else y + bias
 
 

@@ -62,4 +62,4 @@ def modulate(
     x: Float[Array, "B L D"], shift: Float[Array, "B 1 D"], scale: Float[Array, "B 1 D"]
 ) -> Float[Array, "B L D"]:
     """(1 + scale) · LN(x) + shift, the norm without weights of its own (eps 1e-6)."""
-    return (1 + scale) * backend_of(x).layer_norm(x) + shift
+    return backend_of(x).layer_norm(x, 1 + scale, shift)

@@ -33,9 +33,4 @@ def rope(
 @shaped
 def apply_rope(x: Float[Array, "B H L D"], pe: tuple) -> Float[Array, "B H L D"]:
     """Turn the pairs (x₀, x₁), (x₂, x₃), … of every head by `pe`; computed in float32, returned in x's dtype."""
-    nx = backend_of(x)
-    cos, sin = pe
-    pairs = nx.as_float32(x).reshape(*x.shape[:-1], -1, 2)
-    a, b = pairs[..., 0], pairs[..., 1]
-    turned = nx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1)
-    return turned.reshape(x.shape).astype(x.dtype)
+    return backend_of(x).rotate(x, *pe)

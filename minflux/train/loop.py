@@ -15,10 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from minflux.backend import Backend
+from minflux.backend.heap import keep_freed_memory
 from minflux.errors import MinfluxError
 from minflux.shapes import Array, Tree
 from minflux.train import checkpoint
-from minflux.train.memory import keep_freed_memory
 from minflux.train.optimizer import AdamW, clipped, pace, start, update
 from minflux.train.workers import Team
 from minflux.weights.files import written_whole

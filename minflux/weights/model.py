@@ -15,6 +15,7 @@ from typing import Any
 
 from minflux import hub, zoo
 from minflux.backend import Backend
+from minflux.backend.heap import keep_freed_memory
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.memory import LATER, choose
 from minflux.model.flux import FluxConfig
@@ -76,7 +77,10 @@ def load_model(
     configs = {kind: cfg for kind, (cfg, _) in parts.items()}
     check_drawable(model, configs["transformer"], configs["vae"].z_channels)
     changes = read_loras(lora, configs)
-    later = LATER[choose(memory, nx, {kind: part for kind, (_, part) in parts.items()})]
+    mode = choose(memory, nx, {kind: part for kind, (_, part) in parts.items()})
+    later = LATER[mode]
+    if mode == "resident" and nx.name == "numpy":
+        keep_freed_memory()
 
     def opened(kind: str) -> tuple[Any, Tree]:
         cfg, part = parts[kind]

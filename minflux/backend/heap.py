@@ -1,7 +1,8 @@
 """Keep freed memory for the next step, on Linux.
 
-A training step allocates and frees the same gigabytes each time. glibc gives large blocks back to the system at once,
-which then clears every page anew: about 6% of a step of the small model on a CPU (docs/log.md).
+A step of training or drawing allocates and frees the same gigabytes each time. glibc gives large blocks back to the
+system at once, which then clears every page anew: about 6% of a training step on a CPU, and more where NumPy draws
+(docs/log.md).
 """
 
 import ctypes
