@@ -5,13 +5,13 @@ pipe = minflux.load("tiny", backend="numpy")
 image = pipe("a cat left of an apple on a blue background", seed=7, steps=20)
 """
 
-from minflux.backend.blas import prepare_openblas
+from minflux.backend.blas import let_threads_sleep
 from minflux.errors import ArgumentError, BackendError, CheckpointError, MinfluxError
 
 __all__ = ["ArgumentError", "BackendError", "CheckpointError", "MinfluxError", "load"]
 __version__ = "0.1.0"
 
-prepare_openblas()  # before NumPy is loaded, if it is not loaded yet
+let_threads_sleep()
 
 
 def __getattr__(name: str):

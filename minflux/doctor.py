@@ -215,9 +215,16 @@ def product_time(nx: Backend, size: int, seconds: float) -> float:
 
 
 def advice(mlx: Backend | None, why_not: str) -> list[str]:
-    """List what to install to be faster on this machine, each with its command."""
-    lines = [why_not] if mlx is None else slow_cpu(mlx)
+    """List what would be faster on this machine, each with its command."""
+    lines = [*slow_kernels(), *([why_not] if mlx is None else slow_cpu(mlx))]
     return lines or ["nothing more to install"]
+
+
+def slow_kernels() -> list[str]:
+    """Tell when the environment keeps OpenBLAS from using all that the processor can do."""
+    named, best = os.environ.get("OPENBLAS_CORETYPE", "").upper(), blas.openblas_core()
+    held_back = named == "HASWELL" and best == "SKYLAKEX"
+    return [f"unset OPENBLAS_CORETYPE   ({named} kernels leave out AVX-512)"] if held_back else []
 
 
 def slow_cpu(mlx: Backend) -> list[str]:

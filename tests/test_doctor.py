@@ -11,6 +11,12 @@ from minflux.backend import available, blas, get_backend
 
 
 @pytest.fixture(autouse=True)
+def no_kernels_named(monkeypatch):
+    """A variable that holds OpenBLAS back would be one line more of advice."""
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def no_measuring(monkeypatch):
     """Speeds are measured in one test only."""
     monkeypatch.setattr(doctor, "gflops", lambda nx: 123.0)
@@ -120,3 +126,10 @@ def test_a_field_of_a_file_of_lines(tmp_path):
     assert doctor.field(str(path), "MemFree") == "3 kB"
     assert doctor.field(str(path), "Swap") is None
     assert doctor.field(str(tmp_path / "none"), "MemFree") is None
+
+
+@pytest.mark.parametrize(("named", "best", "held_back"), [("Haswell", "SKYLAKEX", True), ("Haswell", "HASWELL", False)])
+def test_kernels_that_leave_out_what_the_processor_can_do(monkeypatch, named, best, held_back):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", named)
+    monkeypatch.setattr(doctor.blas, "openblas_core", lambda: best)
+    assert any("unset OPENBLAS_CORETYPE" in line for line in doctor.advice(None, "why")) == held_back

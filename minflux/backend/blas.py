@@ -1,16 +1,12 @@
-"""A fast matrix product, for NumPy and for MLX on a Linux CPU.
+"""A fast matrix product for MLX on a Linux CPU, and threads that don't get in the way.
 
 MLX's wheel for Linux CPUs links the reference BLAS, about forty times slower than it need be (5 GFLOP/s against 200 on
 the two cores of docs/log.md). The dynamic linker takes `cblas_sgemm` from whichever library was loaded globally first:
 loading OpenBLAS or MKL ahead of MLX is all it takes. Only float32 products gain.
 
-NumPy's bundled OpenBLAS can't serve: its symbols are renamed.
-
-Either way OpenBLAS needs to be told two things, by variables that it reads once, when it is loaded. Which kernels are
-fastest: it knows processors by their names, and takes slower kernels for one newer than itself (half as fast on a Zen 5
-for the one in NumPy's wheel, a sixth as fast on a Sapphire Rapids for Debian 12's); we go by what the processor can do.
-And that its threads sleep between two products: they would wait for the next one awake, in the way of ours
-(`threads.py`).
+Two traps. OpenBLAS 0.3.21 (Debian 12) does not know processors newer than itself and falls back to the kernels of a
+2004 Pentium, six times too slow: we name its kernels by what the processor can do. And NumPy's bundled OpenBLAS can't
+serve: its symbols are renamed.
 """
 
 import ctypes
@@ -45,12 +41,13 @@ def openblas_core() -> str | None:
     return "HASWELL" if {"avx2", "fma"} <= flags else None
 
 
-def prepare_openblas() -> None:
-    """Set the variables that OpenBLAS reads when it is loaded, unless they are set; `import minflux` calls it."""
-    core = openblas_core()
-    if core is not None:
-        os.environ.setdefault("OPENBLAS_CORETYPE", core)
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # as a power of two: 16 ticks of the processor's clock
+def let_threads_sleep() -> None:
+    """Tell OpenBLAS, if it isn't loaded yet, that its threads shall sleep between two products.
+
+    They would wait for the next one awake, for some 25 ms, on the cores that `threads.py` wants for other ops. OpenBLAS
+    reads this variable once; `import minflux` sets it, unless it is set. The time is a power of two of clock ticks.
+    """
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 
 def candidates() -> list[str]:
@@ -68,7 +65,9 @@ def load_fast_blas() -> str | None:
     if not sys.platform.startswith("linux") or looked:
         return loaded
     looked = True
-    prepare_openblas()
+    core = openblas_core()
+    if core is not None:
+        os.environ.setdefault("OPENBLAS_CORETYPE", core)
     for name in candidates():
         try:
             ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
