@@ -4,14 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.bench.contenders import Contender, Job
-from benchmarks.bench.works import Work
+from benchmarks.bench.peak import peak_memory
+from benchmarks.bench.works import STEPS_COMPARED, Work, of_training
 from minflux.backend import Backend, blas, get_backend
+from minflux.model.bands import decode_any
 from minflux.model.clip import clip_encoder
 from minflux.model.flux import flux
 from minflux.model.latents import image_ids, text_ids
 from minflux.model.t5 import t5_encoder
-from minflux.model.vae import decode
 from minflux.weights.parts import load_component
 
 
@@ -20,6 +23,8 @@ def job(contender: Contender, work: Work, folder: Path, device: str) -> Job:
     nx = backend(contender.library, device)
     arrays = {name: nx.array(x) for name, x in work.inputs().items()}
     loaded = [load_component(folder, part, nx, contender.dtype) for part in work.parts]
+    if work.kind == "train":
+        return training(nx, work, loaded, arrays)
     compute = FUNCTIONS[work.kind](nx, work, contender.dtype, *loaded, **arrays)
 
     def run() -> Any:
@@ -27,7 +32,7 @@ def job(contender: Contender, work: Work, folder: Path, device: str) -> Job:
         nx.eval(result)
         return result
 
-    return Job(run, nx.to_numpy, nx.xp.get_peak_memory if nx.on_gpu else None)
+    return Job(run, lambda: nx.to_numpy(run()), nx.xp.get_peak_memory if nx.on_gpu else peak_memory)
 
 
 def backend(library: str, device: str) -> Backend:
@@ -57,7 +62,7 @@ def vae(nx, work, dtype, model, latents):
     """The picture, NHWC."""
     cfg, p = model
     latents = latents.astype(getattr(nx.xp, dtype))
-    return lambda: decode(p, cfg, latents)
+    return lambda: decode_any(p, cfg, latents)
 
 
 def t5(nx, work, dtype, model, ids):
@@ -75,3 +80,37 @@ def clip(nx, work, dtype, model, ids):
 FUNCTIONS: dict[str, Callable[..., Callable[[], Any]]] = {
     "product": product, "transformer": transformer, "vae": vae, "text_encoder": clip, "text_encoder_2": t5
 }  # fmt: skip
+
+
+def training(nx: Backend, work: Work, loaded: list, batch: dict[str, Any]) -> Job:
+    """The training loop's own step, in as many processes as the recipe has workers.
+
+    Each process but this one takes a step whenever this one does, and never returns from here.
+    """
+    from minflux.train.flow import flow_loss
+    from minflux.train.loop import compiled_step
+    from minflux.train.memory import keep_freed_memory
+    from minflux.train.optimizer import pace, start
+    from minflux.train.workers import assemble
+
+    how = of_training()
+    keep_freed_memory()
+    team = assemble(how.workers)
+    configs, trees = zip(*loaded, strict=True)
+    step = compiled_step(nx, how.optimizer, lambda p, *arrays: flow_loss(p, configs, *arrays), team)
+    arrays = tuple(team.share(x) for x in batch.values())
+    state, done = start(nx, dict(zip(("transformer", "clip", "t5"), trees, strict=True))), 0
+
+    def run() -> float:
+        nonlocal state, done
+        team.wait(nx)
+        now = pace(how.optimizer, done, how.steps) | {"lr": how.optimizer.lr}
+        state, loss, norm = step(state, {k: nx.array(x, dtype=nx.float32) for k, x in now.items()}, arrays)
+        nx.eval(state, loss, norm)
+        done += 1
+        return float(loss)
+
+    while team.rank > 0:
+        run()
+    others = [other.pid for other in team.others]
+    return Job(run, lambda: np.array([run() for _ in range(STEPS_COMPARED)]), lambda: peak_memory(*others))

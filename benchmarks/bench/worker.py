@@ -8,7 +8,6 @@ It is told by a line on standard input, and answers with a line of JSON.
 import json
 import os
 import pickle
-import resource
 import statistics
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from benchmarks.bench.contenders import Contender, prepare
+from benchmarks.bench.peak import forget_peak
 from benchmarks.bench.works import Work
 
 TURN = 0.4  # seconds that a contender may use when its turn comes
@@ -59,12 +59,12 @@ def serve(task: Task, answers: TextIO) -> None:
     job = prepare(task.contender, task.work, task.folder, task.device)
     say(answers, stage="loaded")
     forget_peak()
-    np.save(task.result, job.numpy(job.run()))
+    np.save(task.result, job.result())
     for _ in range(WARMUP - 1):
         job.run()
     say(answers, stage="ready")
     for _ in sys.stdin:
-        say(answers, seconds=turn(job.run), peak=(job.peak or peak_memory)())
+        say(answers, seconds=turn(job.run), peak=job.peak())
 
 
 def turn(run: Callable[[], Any], least: float = TURN) -> float:
@@ -91,23 +91,6 @@ def quiet_stdout() -> TextIO:
 def say(answers: TextIO, **what: object) -> None:
     """Answer."""
     print(json.dumps(what), file=answers)
-
-
-def forget_peak() -> None:
-    """Let the peak of memory begin anew at what is held now, where the system can (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-
-
-def peak_memory() -> int:
-    """Bytes that this process held at most: VmHWM on Linux, else what getrusage says."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":

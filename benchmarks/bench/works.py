@@ -7,10 +7,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench import flops
+from benchmarks.laptop import bytes_of
+from minflux import zoo
 from minflux.model.clip import CLIP_L
 from minflux.model.flux import SCHNELL, FluxConfig
 from minflux.model.t5 import T5_XXL
 from minflux.model.vae import FLUX_VAE
+from minflux.text import Tokenizer
+from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of
+from minflux.train.optimizer import AdamW
+from minflux.train.recipe import Training, optimizer, part, read_recipe, section
+from minflux.weights.folder import KINDS
+from minflux.weights.parts import find_component
 
 Inputs = dict[str, np.ndarray]
 
@@ -105,21 +113,108 @@ def text(work: Work, rng: np.random.Generator) -> Inputs:
     return {"ids": ids}
 
 
+# -- the small model ---------------------------------------------------------------------------------------------
+
+STEPS_COMPARED = 3  # of training: their losses are the result, so that a wrong update is seen
+PROMPT = "a cat left of an apple on a blue background"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training step depends on."""
+
+    optimizer: AdamW
+    steps: int
+    batch: int
+    workers: int
+    configs: tuple[Any, ...]
+    text_length: int
+
+
+def of_training(name: str = "tiny") -> Recipe:
+    """Read the small model's recipe."""
+    recipe = read_recipe(name)
+    how = section(Training, part(recipe, "flow.training"))
+    tokens = [Tokenizer.from_folder(zoo.FOLDER / "tiny" / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER)]
+    length = part(recipe, "defaults")["text_length"]
+    opt = optimizer(part(recipe, "flow.optimizer"))
+    return Recipe(opt, how.steps, how.batch, how.workers, configs_of(recipe, *tokens), length)
+
+
+def training() -> Work:
+    """One step of training the small model, all workers together."""
+    how = of_training()
+    parts = dict(zip(("transformer", "text_encoder", "text_encoder_2"), how.configs, strict=True))
+    title = f"one training step of the small model: {how.batch} samples of 16 image and {how.text_length} text tokens"
+    return Work("train", title, "train", parts, {"text": how.text_length, "rows": 4, "batch": how.batch})
+
+
+def training_inputs(work: Work, rng: np.random.Generator) -> Inputs:
+    """A batch, as `flow_loss` takes it."""
+    flux_cfg, clip_cfg, t5_cfg = work.parts.values()
+    batch, side = work.sizes["batch"], 2 * work.sizes["rows"]
+    x0, noise = (rng.standard_normal((batch, side, side, flux_cfg.in_channels // 4), np.float32) for _ in "ab")
+    clip_ids = rng.integers(0, clip_cfg.eos_token_id, (batch, clip_cfg.max_position_embeddings), np.int32)
+    clip_ids[:, -1] = clip_cfg.eos_token_id
+    t5_ids = rng.integers(0, t5_cfg.vocab_size, (batch, work.sizes["text"]), np.int32)
+    return {"x0": x0, "noise": noise, "t": rng.random(batch, np.float32), "clip_ids": clip_ids, "t5_ids": t5_ids}
+
+
+def generating(steps: int = 20) -> Work:
+    """The whole command, from the start of the process to the PNG."""
+    parts = {kind: find_component(zoo.FOLDER / "tiny", kind)[0] for kind in KINDS}
+    title = f"minflux generate of the small model, {steps} steps, from the start of the process to the PNG"
+    return Work("generate", title, "generate", parts, {"text": 20, "rows": 4, "batch": 2, "steps": steps})
+
+
+def importing() -> Work:
+    """A new process that imports the library, and ends."""
+    return Work("import", "a new process with `import minflux`, or diffusers' FluxPipeline, and no more", "import")
+
+
+# -- tables ------------------------------------------------------------------------------------------------------
+
+
+def work_of_text(work: Work) -> float:
+    """Count both text encoders on a batch."""
+    clip_cfg, t5_cfg, sizes = work.parts["text_encoder"], work.parts["text_encoder_2"], work.sizes
+    once = flops.clip(clip_cfg, clip_cfg.max_position_embeddings) + flops.t5(t5_cfg, sizes["text"])
+    return sizes["batch"] * once
+
+
+def work_of_step(work: Work) -> float:
+    """Count one step of the transformer on a batch."""
+    sizes = work.sizes
+    return flops.flux(work.parts["transformer"], sizes["text"], sizes["rows"] ** 2, sizes["batch"])
+
+
+def work_of_training(work: Work) -> float:
+    """Count forward and backward: each product has two gradients of its own size."""
+    return 3 * (work_of_step(work) + work_of_text(work))
+
+
+def work_of_generating(work: Work) -> float:
+    """Count the text, with and without the prompt, each step twice likewise, and the autoencoder."""
+    steps = work.sizes["steps"] * work_of_step(work)
+    return work_of_text(work) + steps + flops.vae_decode(work.parts["vae"], *2 * (2 * work.sizes["rows"],))
+
+
 INPUTS: dict[str, Callable[[Work, np.random.Generator], Inputs]] = {
     "product": matrices,
     "transformer": transformer_inputs,
     "vae": latents,
     "text_encoder": text,
     "text_encoder_2": text,
+    "train": training_inputs,
 }
 FLOPS: dict[str, Callable[[Work], float]] = {
     "product": lambda work: flops.linear(*3 * (work.sizes["n"],)),
-    "transformer": lambda work: flops.flux(
-        work.cfg, work.sizes["text"], work.sizes["rows"] ** 2, work.sizes["batch"]
-    ),
+    "transformer": work_of_step,
     "vae": lambda work: flops.vae_decode(work.cfg, *2 * (work.sizes["side"] // work.cfg.downscale,)),
     "text_encoder": lambda work: flops.clip(work.cfg, work.sizes["tokens"]),
     "text_encoder_2": lambda work: flops.t5(work.cfg, work.sizes["tokens"]),
+    "train": work_of_training,
+    "generate": work_of_generating,
 }
 
 
@@ -135,11 +230,39 @@ def sized(width: int, heads: int, depth: int, single: int) -> FluxConfig:
 def on_cpu() -> list[Work]:
     """What is measured on a CPU."""
     return [
+        product(2048),
         step("S", sized(256, 4, 2, 4), 32, 16),
         step("M", sized(1024, 8, 2, 4), 256, 32),
         step("L", sized(3072, 24, 1, 2), 256, 32),
         decoding(256),
         decoding(512),
-        encoding("T5", "T5-XXL's encoder at full width, 2 of its 24 layers", "text_encoder_2", replace(T5_XXL, num_layers=2), 256),
+        *text_encoders(),
+        training(),
+        generating(),
+        importing(),
+    ]
+
+
+def on_gpu(room: float) -> list[Work]:
+    """What is measured on a GPU, where each contender has `room` bytes for its weights."""
+    return [product(8192), step("1024²", deepest(room), 512, 64), decoding(1024), *text_encoders()]
+
+
+def deepest(room: float) -> FluxConfig:
+    """FLUX.1-schnell with as many blocks as fit into `room` bytes in bfloat16, one double to two single ones.
+
+    One and two there are at least, as at L.
+    """
+    cfg = SCHNELL
+    while cfg.depth > 1 and bytes_of("transformer", cfg) > room:
+        cfg = replace(cfg, depth=cfg.depth - 1, depth_single_blocks=cfg.depth_single_blocks - 2)
+    return cfg
+
+
+def text_encoders() -> list[Work]:
+    """Both of them; of T5 so many layers as need not be much larger than all else."""
+    two_layers = replace(T5_XXL, num_layers=2)
+    return [
+        encoding("T5", "T5-XXL's encoder at full width, 2 of its 24 layers", "text_encoder_2", two_layers, 256),
         encoding("CLIP", "CLIP-L's text encoder", "text_encoder", CLIP_L, 77),
     ]
