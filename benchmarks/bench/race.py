@@ -1,11 +1,13 @@
 """Runs one work on all contenders: starts their workers, compares the results, and goes round them."""
 
+import contextlib
 import json
+import os
 import pickle
 import select
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,6 @@ from benchmarks.bench.worker import Task
 from benchmarks.bench.works import Work
 from benchmarks.synthetic_checkpoint import make_component
 
-PAUSE = 0.15  # seconds between two runs, in which the threads of the last one's libraries go to sleep
 COMPILING = 60  # seconds that a compiled contender may take until it is warm
 FEWEST = 3  # rounds
 ROOT = Path(__file__).parent.parent.parent
@@ -39,7 +40,10 @@ class Lap:
 
 
 class Worker:
-    """The other end of a worker's pipes."""
+    """The other end of a worker's pipes; its processes stand still but in their turn.
+
+    Otherwise threads that wait for work, of a BLAS or of MLX's ring, would go on turning on the others' cores.
+    """
 
     def __init__(self, task: Task):
         self.task = task
@@ -49,8 +53,14 @@ class Worker:
         command = [sys.executable, "-m", "benchmarks.bench.worker", str(path)]
         self.log = path.with_suffix(".log").open("w+")
         self.process = subprocess.Popen(
-            command, cwd=ROOT, text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log
-        )
+            command, cwd=ROOT, text=True, bufsize=1, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+        )  # fmt: skip
+
+    def signal(self, what: signal.Signals) -> None:
+        """Send a signal to all its processes."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, what)
 
     def answer(self, timeout: float | None = None) -> dict:
         """Wait for a line; raises `RaceError` when the worker fails, or takes longer than `timeout` seconds."""
@@ -73,17 +83,20 @@ class Worker:
         """Wait until it has loaded, and is warm."""
         self.answer()
         self.answer(COMPILING if self.task.contender.compiled else None)
+        self.signal(signal.SIGSTOP)
 
     def run(self) -> None:
-        """Have it run once."""
+        """Have it take a turn."""
+        self.signal(signal.SIGCONT)
         self.process.stdin.write("go\n")
         answer = self.answer()
+        self.signal(signal.SIGSTOP)
         self.lap.seconds.append(answer["seconds"])
         self.lap.peak = answer["peak"]
 
     def end(self) -> None:
-        """End the process."""
-        self.process.kill()
+        """End its processes."""
+        self.signal(signal.SIGKILL)
         self.process.wait()
         self.log.close()
 
@@ -160,11 +173,10 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def go_round(workers: list[Worker], rounds: int, seconds: float, say: Say) -> None:
-    """Let each run in turn, with a pause between."""
+    """Let each run in turn."""
     for i in range(rounds):
         if i >= FEWEST and sum(sum(w.lap.seconds) for w in workers) > seconds:
             break
         say(f"round {i + 1} of {rounds}")
         for worker in workers:
-            time.sleep(PAUSE)
             attempt(worker, worker.run)
