@@ -43,14 +43,16 @@ CONTENDERS = {
         Contender("minflux MLX", "mlx", "float32", ("mlx",), kinds=("product", *MODELS, "train", "generate")),
         Contender("torch float32", "torch", "float32", TORCH),
         Contender("torch bfloat16", "torch", "bfloat16", TORCH, 5e-2, kinds=("product", *MODELS)),
-        Contender("torch float32, compiled", "torch", "float32", TORCH, compiled=True, kinds=("transformer", "vae")),
+        Contender("torch float32 compiled", "torch", "float32", TORCH, compiled=True, kinds=("transformer", "vae")),
         MFLUX,
         Contender("Python alone", "nothing", "", (), kinds=("import",)),
     ),
     "gpu": (
         Contender("minflux MLX", "mlx", "bfloat16", ("mlx",), 5e-2),
         Contender("torch bfloat16", "torch", "bfloat16", TORCH, 5e-2),
-        Contender("torch bfloat16, compiled", "torch", "bfloat16", TORCH, 5e-2, compiled=True, kinds=("transformer", "vae")),
+        Contender(
+            "torch bfloat16 compiled", "torch", "bfloat16", TORCH, 5e-2, compiled=True, kinds=("transformer", "vae")
+        ),
         replace(MFLUX, dtype="bfloat16", tolerance=5e-2),
     ),
 }

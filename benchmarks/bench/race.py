@@ -114,18 +114,20 @@ def race(
     """
     with TemporaryDirectory(prefix="minflux-bench-") as temporary:
         folder = Path(temporary)
-        for part, cfg in work.parts.items():
-            make_component(folder, part, cfg, "bf16" if device == "gpu" else "f32")
         workers: list[Worker] = []
         laps: list[Lap] = []
         try:
+            for part, cfg in work.parts.items():
+                make_component(folder, part, cfg, "bf16" if device == "gpu" else "f32")
             for contender in contenders:
                 say(f"{work.name}: {contender.name} loads and warms up")
                 workers.append(Worker(Task(contender, work, folder, device)))
                 laps.append(workers[-1].lap)
                 attempt(workers[-1], workers[-1].get_ready)
             agree(workers, reference)
-            go_round([w for w in workers if not w.lap.failure], rounds, seconds, lambda what: say(f"{work.name}: {what}"))
+            go_round(
+                [w for w in workers if not w.lap.failure], rounds, seconds, lambda what: say(f"{work.name}: {what}")
+            )
         except KeyboardInterrupt:
             raise Interrupted(laps) from None
         finally:

@@ -92,7 +92,9 @@ def transformer_inputs(work: Work, rng: np.random.Generator) -> Inputs:
 
 def decoding(side: int) -> Work:
     """FLUX.1's autoencoder, to a picture of `side` pixels."""
-    return Work(f"VAE{side}", f"FLUX.1's autoencoder, latents to {side}×{side}", "vae", {"vae": FLUX_VAE}, {"side": side})
+    return Work(
+        f"VAE{side}", f"FLUX.1's autoencoder, latents to {side}×{side}", "vae", {"vae": FLUX_VAE}, {"side": side}
+    )
 
 
 def latents(work: Work, rng: np.random.Generator) -> Inputs:
