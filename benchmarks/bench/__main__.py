@@ -12,6 +12,7 @@ selection only prints. The reference, {reference}, always runs, for the others a
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ ACTIVATIONS = 4e9  # bytes that a contender may need on a GPU beside its weights
 def main(arguments: list[str] | None = None) -> int:
     """Measure what the command line asks for; return 1 if a contender's result was wrong, 130 after Ctrl-C."""
     args = command_line().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # workers stand still: they have to be ended
     contenders, absent = present(CONTENDERS[args.device])
     every = works.on_cpu() if args.device == "cpu" else works.on_gpu(room(len(contenders)))
     reference = next((c for c in contenders if c.name == REFERENCE[args.device]), None)
@@ -139,7 +141,7 @@ def add(record: Record, work: Work, laps: list[Lap], reference: Contender) -> No
     """Add a work; the product of matrices, in the reference's precision, gives the peak."""
     record["works"].append(entry(work, laps))
     if work.kind == "product":
-        precision = {c.name: c.dtype for group in CONTENDERS.values() for c in group}
+        precision = {c.name: c.dtype for c in CONTENDERS[record["device"]]}
         times = [t for lap in laps if precision[lap.contender] == reference.dtype for t in lap.seconds]
         record["peak"] = work.flops / min(times) if times else 0.0
 

@@ -98,7 +98,9 @@ class Worker:
         """End its processes."""
         self.signal(signal.SIGKILL)
         self.process.wait()
-        self.log.close()
+        for pipe in (self.process.stdin, self.process.stdout, self.log):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
 class RaceError(Exception):

@@ -17,7 +17,7 @@ from mflux.models.flux.weights.flux_weight_mapping import FluxWeightMapping
 
 from benchmarks.bench.contenders import Contender, Job
 from benchmarks.bench.peak import peak_memory
-from benchmarks.bench.works import Work
+from benchmarks.bench.works import Work, latent_sides
 
 WIDTH = 3072
 
@@ -52,10 +52,10 @@ def transformer(work, flat, dtype):
     mx.eval(module.parameters())
     inputs = work.inputs()
     img, txt, y = (mx.array(inputs[name]).astype(dtype) for name in ("img", "txt", "y"))
-    side = 16 * work.sizes["rows"]
+    height, width = (8 * side for side in latent_sides(work))
     how = SimpleNamespace(
         scheduler=SimpleNamespace(sigmas=mx.array(inputs["timesteps"])), num_train_steps=1000, guidance=0.0,
-        precision=dtype, height=side, width=side,
+        precision=dtype, height=height, width=width,
     )  # fmt: skip
     return lambda: module(0, how, img, txt, y)
 

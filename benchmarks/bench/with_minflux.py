@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.bench.contenders import Contender, Job
 from benchmarks.bench.peak import peak_memory
-from benchmarks.bench.works import STEPS_COMPARED, Work, of_training
+from benchmarks.bench.works import STEPS_COMPARED, Work, latent_sides, of_training
 from minflux.backend import Backend, blas, get_backend
 from minflux.model.bands import decode_any
 from minflux.model.clip import clip_encoder
@@ -54,8 +54,8 @@ def product(nx, work, dtype, a, b):
 def transformer(nx, work, dtype, model, img, txt, y, timesteps):
     """The velocity, from tokens and conditioning."""
     cfg, p = model
-    rows = 2 * work.sizes["rows"]
-    return lambda: flux(p, cfg, img, image_ids(img, rows, rows), txt, text_ids(txt), timesteps, y)
+    sides = latent_sides(work)
+    return lambda: flux(p, cfg, img, image_ids(img, *sides), txt, text_ids(txt), timesteps, y)
 
 
 def vae(nx, work, dtype, model, latents):

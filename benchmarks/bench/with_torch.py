@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, T5EncoderModel
 
 from benchmarks.bench.contenders import Contender, Job
 from benchmarks.bench.peak import peak_memory
-from benchmarks.bench.works import STEPS_COMPARED, Work, of_training
+from benchmarks.bench.works import STEPS_COMPARED, Work, latent_sides, of_training
 from minflux.model.latents import image_ids, text_ids
 
 MODULES = {
@@ -58,14 +58,13 @@ def product(work, a, b):
 
 def transformer(work, module, img, txt, y, timesteps):
     """The velocity."""
-    rows = 2 * work.sizes["rows"]
-    img_ids, txt_ids = ids_like(img, txt, rows)
+    img_ids, txt_ids = ids_like(img, txt, *latent_sides(work))
     return lambda: module(img, txt, y, timesteps, img_ids, txt_ids, return_dict=False)[0]
 
 
-def ids_like(img: torch.Tensor, txt: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make the position ids (I, 3) and (T, 3) for latents of `rows`²."""
-    both = image_ids(np.empty(img.shape), rows, rows), text_ids(np.empty(txt.shape))
+def ids_like(img: torch.Tensor, txt: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make the position ids (I, 3) and (T, 3) for latents of so many rows and columns."""
+    both = image_ids(np.empty(img.shape), height, width), text_ids(np.empty(txt.shape))
     img_ids, txt_ids = (torch.from_numpy(ids[0].copy()).to(img.device) for ids in both)
     return img_ids, txt_ids
 
@@ -118,7 +117,7 @@ def flow_loss(transformer, clip, t5, x0, noise, t, clip_ids, t5_ids) -> torch.Te
     """mean ‖v(x_t, t, text) - (noise - x₀)‖², as `minflux.train.flow.flow_loss`."""
     at = t[:, None, None, None]
     img, txt = packed((1 - at) * x0 + at * noise), t5(t5_ids.long()).last_hidden_state
-    img_ids, txt_ids = ids_like(img, txt, x0.shape[1])
+    img_ids, txt_ids = ids_like(img, txt, *x0.shape[1:3])
     y = clip(clip_ids.long()).pooler_output
     v = transformer(img, txt, y, t, img_ids, txt_ids, return_dict=False)[0]
     return ((v - packed(noise - x0)) ** 2).mean()

@@ -24,7 +24,7 @@ from benchmarks.bench.peak import forget_peak
 from benchmarks.bench.works import Work
 
 TURN = 0.4  # seconds that a contender may use when its turn comes
-WARMUP = 2  # runs that are not timed, the first of which is compared with the reference
+LONG = 5.0  # seconds: a work that takes so long is warm after the one run whose result is compared
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ def serve(task: Task, answers: TextIO) -> None:
     job = prepare(task.contender, task.work, task.folder, task.device)
     say(answers, stage="loaded")
     forget_peak()
+    began = time.perf_counter()
     np.save(task.result, job.result())
-    for _ in range(WARMUP - 1):
+    if time.perf_counter() - began < LONG:
         job.run()
     say(answers, stage="ready")
     for _ in sys.stdin:

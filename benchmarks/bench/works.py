@@ -1,5 +1,6 @@
 """What is measured: each work's sizes, its inputs, drawn alike in every process, and its count of operations."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -67,24 +68,35 @@ def matrices(work: Work, rng: np.random.Generator) -> Inputs:
 # -- the transformer ---------------------------------------------------------------------------------------------
 
 
-def step(name: str, cfg: FluxConfig, text: int, rows: int, batch: int = 1) -> Work:
-    """One step of the transformer on `rows`² image tokens."""
+def step(name: str, cfg: FluxConfig, text: int, image: int, batch: int = 1) -> Work:
+    """One step of the transformer on so many text and image tokens."""
     title = (
         f"one transformer step: width {cfg.hidden_size}, {cfg.num_heads} heads, {cfg.depth} + {cfg.depth_single_blocks}"
-        f" blocks, {text} text and {rows * rows} image tokens"
+        f" blocks, {text} text and {image} image tokens"
     )
-    return Work(name, title, "transformer", {"transformer": cfg}, {"text": text, "rows": rows, "batch": batch})
+    return Work(name, title, "transformer", {"transformer": cfg}, {"text": text, "image": image, "batch": batch})
 
 
 def transformer_inputs(work: Work, rng: np.random.Generator) -> Inputs:
     """Tokens, pooled text and a time whose thousandfold bfloat16 holds exactly."""
-    cfg, text, rows, batch = work.cfg, work.sizes["text"], work.sizes["rows"], work.sizes["batch"]
+    cfg, text, image, batch = work.cfg, *(work.sizes[name] for name in ("text", "image", "batch"))
     return {
-        "img": rng.standard_normal((batch, rows * rows, cfg.in_channels), np.float32),
+        "img": rng.standard_normal((batch, image, cfg.in_channels), np.float32),
         "txt": rng.standard_normal((batch, text, cfg.context_in_dim), np.float32),
         "y": rng.standard_normal((batch, cfg.vec_in_dim), np.float32),
         "timesteps": np.full(batch, 0.5, np.float32),
     }
+
+
+def latent_sides(work: Work) -> tuple[int, int]:
+    """Give the latents' height and width: a square of tokens, or two of them side by side; 2×2 latents a token.
+
+    >>> latent_sides(Work("", "", "", sizes={"image": 512}))
+    (32, 64)
+    """
+    rows = math.isqrt(work.sizes["image"])
+    rows = rows if rows * rows == work.sizes["image"] else math.isqrt(work.sizes["image"] // 2)
+    return 2 * rows, 2 * (work.sizes["image"] // rows)
 
 
 # -- autoencoder and text encoders ---------------------------------------------------------------------------------
@@ -148,14 +160,14 @@ def training() -> Work:
     how = of_training()
     parts = dict(zip(("transformer", "text_encoder", "text_encoder_2"), how.configs, strict=True))
     title = f"one training step of the small model: {how.batch} samples of 16 image and {how.text_length} text tokens"
-    return Work("train", title, "train", parts, {"text": how.text_length, "rows": 4, "batch": how.batch})
+    return Work("train", title, "train", parts, {"text": how.text_length, "image": 16, "batch": how.batch})
 
 
 def training_inputs(work: Work, rng: np.random.Generator) -> Inputs:
     """A batch, as `flow_loss` takes it."""
     flux_cfg, clip_cfg, t5_cfg = work.parts.values()
-    batch, side = work.sizes["batch"], 2 * work.sizes["rows"]
-    x0, noise = (rng.standard_normal((batch, side, side, flux_cfg.in_channels // 4), np.float32) for _ in "ab")
+    batch, side = work.sizes["batch"], latent_sides(work)
+    x0, noise = (rng.standard_normal((batch, *side, flux_cfg.in_channels // 4), np.float32) for _ in "ab")
     clip_ids = rng.integers(0, clip_cfg.eos_token_id, (batch, clip_cfg.max_position_embeddings), np.int32)
     clip_ids[:, -1] = clip_cfg.eos_token_id
     t5_ids = rng.integers(0, t5_cfg.vocab_size, (batch, work.sizes["text"]), np.int32)
@@ -166,7 +178,7 @@ def generating(steps: int = 20) -> Work:
     """The whole command, from the start of the process to the PNG."""
     parts = {kind: find_component(zoo.FOLDER / "tiny", kind)[0] for kind in KINDS}
     title = f"minflux generate of the small model, {steps} steps, from the start of the process to the PNG"
-    return Work("generate", title, "generate", parts, {"text": 20, "rows": 4, "batch": 2, "steps": steps})
+    return Work("generate", title, "generate", parts, {"text": 20, "image": 16, "batch": 2, "steps": steps})
 
 
 def importing() -> Work:
@@ -187,7 +199,7 @@ def work_of_text(work: Work) -> float:
 def work_of_step(work: Work) -> float:
     """Count one step of the transformer on a batch."""
     sizes = work.sizes
-    return flops.flux(work.parts["transformer"], sizes["text"], sizes["rows"] ** 2, sizes["batch"])
+    return flops.flux(work.parts["transformer"], sizes["text"], sizes["image"], sizes["batch"])
 
 
 def work_of_training(work: Work) -> float:
@@ -198,7 +210,7 @@ def work_of_training(work: Work) -> float:
 def work_of_generating(work: Work) -> float:
     """Count the text, with and without the prompt, each step twice likewise, and the autoencoder."""
     steps = work.sizes["steps"] * work_of_step(work)
-    return work_of_text(work) + steps + flops.vae_decode(work.parts["vae"], *2 * (2 * work.sizes["rows"],))
+    return work_of_text(work) + steps + flops.vae_decode(work.parts["vae"], *latent_sides(work))
 
 
 INPUTS: dict[str, Callable[[Work, np.random.Generator], Inputs]] = {
@@ -233,9 +245,9 @@ def on_cpu() -> list[Work]:
     """What is measured on a CPU."""
     return [
         product(2048),
-        step("S", sized(256, 4, 2, 4), 32, 16),
-        step("M", sized(1024, 8, 2, 4), 256, 32),
-        step("L", sized(3072, 24, 1, 2), 256, 32),
+        step("S", sized(256, 4, 2, 4), 32, 256),
+        step("M", sized(1024, 8, 2, 4), 256, 1024),
+        step("L", sized(3072, 24, 1, 2), 256, 1024),
         decoding(256),
         decoding(512),
         *text_encoders(),
@@ -247,7 +259,7 @@ def on_cpu() -> list[Work]:
 
 def on_gpu(room: float) -> list[Work]:
     """What is measured on a GPU, where each contender has `room` bytes for its weights."""
-    return [product(8192), step("1024²", deepest(room), 512, 64), decoding(1024), *text_encoders()]
+    return [product(8192), step("1024²", deepest(room), 512, 4096), decoding(1024), *text_encoders()]
 
 
 def deepest(room: float) -> FluxConfig:
@@ -255,10 +267,10 @@ def deepest(room: float) -> FluxConfig:
 
     One and two there are at least, as at L.
     """
-    cfg = SCHNELL
-    while cfg.depth > 1 and bytes_of("transformer", cfg) > room:
-        cfg = replace(cfg, depth=cfg.depth - 1, depth_single_blocks=cfg.depth_single_blocks - 2)
-    return cfg
+    one, two = (replace(SCHNELL, depth=n, depth_single_blocks=2 * n) for n in (1, 2))
+    first, both = bytes_of("transformer", one), bytes_of("transformer", two)
+    depth = max(1, min(SCHNELL.depth, 1 + int((room - first) // (both - first))))
+    return replace(SCHNELL, depth=depth, depth_single_blocks=2 * depth)
 
 
 def text_encoders() -> list[Work]:
