@@ -297,7 +297,7 @@ def grown(image: int, batch: int, arrays: float, logits: float) -> dict:
 def test_the_formula_finds_what_the_figures_follow():
     points = [grown(image, batch, 20, 2.5) for image, batch in [(256, 1), (1024, 1), (4096, 1), (256, 8)]]
     text = growth.explain("numpy", {"process": 10**8, "points": points})
-    assert "100 MB (the process) + 357 MB (weights) + 20.0 · (B·L·D · 4 bytes) + 2.5 · (" in text
+    assert "100 MB (the process) + 592 MB (weights) + 20.0 · (B·L·D · 4 bytes) + 2.5 · (" in text
     assert "products at 100 GFLOP/s + 2.00 ns for each logit" in text
     assert text.count("+0%") + text.count("-0%") == 8
     points[2]["memory"] *= 2

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.bench import works
 from benchmarks.bench.__main__ import PAGE, as_json, note
 from benchmarks.bench.contenders import CONTENDERS
-from benchmarks.bench.race import Worker
+from benchmarks.bench.race import FEWEST, Worker, go_round
 from benchmarks.bench.report import figures
 from benchmarks.bench.worker import Task
 from benchmarks.bench.works import Work
@@ -64,17 +64,17 @@ class Point:
 
 
 def measure(library: str, work: Work) -> tuple[int, float]:
-    """Run one step in a process of its own; return its peak of memory and its time."""
+    """Run one step in a process of its own; return its peak of memory and the least of its times."""
     contender = next(c for c in CONTENDERS["cpu"] if c.library == library)
     with TemporaryDirectory(prefix="minflux-bench-") as folder:
         make_component(Path(folder), "transformer", work.cfg, "f32")
         worker = Worker(Task(contender, work, Path(folder), "cpu"))
         try:
             worker.get_ready()
-            worker.run()
+            go_round([worker], FEWEST, seconds=0, say=lambda what: None)
         finally:
             worker.end()
-    return worker.lap.peak, worker.lap.seconds[0]
+    return worker.lap.peak, min(worker.lap.seconds)
 
 
 def sweep(library: str, tokens: tuple[int, ...], batches: tuple[int, ...]) -> dict[str, Any]:
