@@ -4,22 +4,22 @@ Works on a CPU: {cpu}.
 Contenders on a CPU: {contenders}.
 
 All works with all contenders take about {minutes} minutes on two cores, and write docs/benchmarks.md and .json; a
-selection only prints. The reference, {reference}, always runs, for the others are compared with it.
+selection only prints. The reference, {reference}, always runs, for the others are compared with it. Without the product
+there is no peak to compare with.
 
-    python -m benchmarks.bench --only S VAE256 "minflux NumPy"
+    python -m benchmarks.bench --only product S VAE256 "minflux NumPy"
     python -m benchmarks.bench --only train --rounds 5 --json training.json
 """
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import works
 from benchmarks.bench.contenders import CONTENDERS, REFERENCE, Contender
-from benchmarks.bench.race import Interrupted, Lap, race
+from benchmarks.bench.race import Interrupted, Lap, race, stop_on_sigterm
 from benchmarks.bench.report import Record, entry, markdown
 from benchmarks.bench.works import Work
 from benchmarks.insert import insert
@@ -35,7 +35,7 @@ ACTIVATIONS = 4e9  # bytes that a contender may need on a GPU beside its weights
 def main(arguments: list[str] | None = None) -> int:
     """Measure what the command line asks for; return 1 if a contender's result was wrong, 130 after Ctrl-C."""
     args = command_line().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # workers stand still: they have to be ended
+    stop_on_sigterm()
     contenders, absent = present(CONTENDERS[args.device])
     every = works.on_cpu() if args.device == "cpu" else works.on_gpu(room(len(contenders)))
     reference = next((c for c in contenders if c.name == REFERENCE[args.device]), None)
@@ -91,7 +91,7 @@ def present(contenders: tuple[Contender, ...]) -> tuple[list[Contender], dict[st
 def select(
     names: list[str], every: list[Work], contenders: list[Contender], reference: Contender
 ) -> tuple[list[Work], list[Contender]]:
-    """Choose by names, of works, contenders or both; the product of matrices and the reference always run."""
+    """Choose by names, of works, contenders or both; the reference always runs."""
     wanted = {name.lower() for name in names}
     known = {x.name.lower() for x in [*every, *contenders]}
     if wanted - known:
@@ -99,11 +99,11 @@ def select(
             f"no work or contender here is called {', '.join(sorted(wanted - known))}: choose from {sorted(known)}"
         )
 
-    def of(items: list[Any], always: str) -> list[Any]:
+    def of(items: list[Any], always: str = "") -> list[Any]:
         named = [x for x in items if x.name.lower() in wanted]
         return [x for x in items if x in named or x.name == always] if named else items
 
-    return of(every, "product"), of(contenders, reference.name)
+    return of(every), of(contenders, reference.name)
 
 
 def room(contenders: int) -> float:

@@ -10,7 +10,6 @@ batch, every one in a process of its own.
 import argparse
 import json
 import math
-import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,9 +20,9 @@ import numpy as np
 from benchmarks.bench import works
 from benchmarks.bench.__main__ import PAGE, as_json, note
 from benchmarks.bench.contenders import CONTENDERS
-from benchmarks.bench.race import FEWEST, Worker, go_round
+from benchmarks.bench.race import FEWEST, Worker, stop_on_sigterm
 from benchmarks.bench.report import figures
-from benchmarks.bench.worker import Task
+from benchmarks.bench.worker import LONG, Task
 from benchmarks.bench.works import Work
 from benchmarks.insert import insert
 from benchmarks.model_card import table
@@ -71,7 +70,8 @@ def measure(library: str, work: Work) -> tuple[int, float]:
         worker = Worker(Task(contender, work, Path(folder), "cpu"))
         try:
             worker.get_ready()
-            go_round([worker], FEWEST, seconds=0, say=lambda what: None)
+            while len(worker.lap.seconds) < FEWEST and sum(worker.lap.seconds) < LONG:
+                worker.run()
         finally:
             worker.end()
     return worker.lap.peak, min(worker.lap.seconds)
@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS, help="image tokens, at batch 1")
     parser.add_argument("--batch", nargs="+", type=int, default=BATCHES, help="pictures, of the fewest tokens")
     args = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_on_sigterm()
     found = {name: sweep(name, tuple(args.tokens), tuple(args.batch)) for name in args.backend}
     print("\n\n".join(explain(name, of) for name, of in found.items()))
     if (tuple(args.tokens), tuple(args.batch)) == (TOKENS, BATCHES):

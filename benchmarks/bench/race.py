@@ -138,6 +138,16 @@ def race(
     return laps
 
 
+def stop_on_sigterm() -> None:
+    """Let SIGTERM do what Ctrl-C does, once: workers that stand still would outlive this process."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
 class Interrupted(Exception):
     """Ctrl-C, with the laps that were run."""
 

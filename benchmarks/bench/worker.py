@@ -5,9 +5,11 @@
 It is told by a line on standard input, and answers with a line of JSON.
 """
 
+import ctypes
 import json
 import os
 import pickle
+import signal
 import statistics
 import sys
 import time
@@ -24,6 +26,7 @@ from benchmarks.bench.peak import forget_peak
 from benchmarks.bench.works import Work
 
 TURN = 0.4  # seconds that a contender may use when its turn comes
+PR_SET_PDEATHSIG = 1  # of sys/prctl.h
 LONG = 5.0  # seconds: a work that takes so long is warm after the one run whose result is compared
 
 
@@ -44,6 +47,7 @@ class Task:
 
 def main(path: str) -> None:
     """Serve until standard input ends."""
+    end_with_parent()
     answers = quiet_stdout()
     task = pickle.loads(Path(path).read_bytes())
     try:
@@ -80,6 +84,12 @@ def turn(run: Callable[[], Any], least: float = TURN) -> float:
         run()
         times.append(time.perf_counter() - began)
     return statistics.median(times[1:] or times)
+
+
+def end_with_parent() -> None:
+    """Have Linux end this process when its parent ends, even one that stands still."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def quiet_stdout() -> TextIO:
