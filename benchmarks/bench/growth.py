@@ -106,8 +106,8 @@ def fitted(terms: np.ndarray, values: np.ndarray, fixed: float = 0.0) -> np.ndar
 
 
 def memory_terms(points: list[Point], library: str) -> np.ndarray:
-    """(N, 2): bytes of one array (B, L, D), and of the logits, or of a block of them."""
-    return np.array([[4 * p.rows * CFG.hidden_size, min(p.logits, BLOCK[library])] for p in points], float)
+    """(N, 3): bytes of one array (B, L, D), of the logits or a block of them, and 1 for what a BLAS and caches keep."""
+    return np.array([[4 * p.rows * CFG.hidden_size, min(p.logits, BLOCK[library]), 1] for p in points], float)
 
 
 def time_terms(points: list[Point]) -> np.ndarray:
@@ -121,9 +121,9 @@ def explain(library: str, found: dict[str, Any]) -> str:
     memory, seconds = np.array([p.memory for p in points], float), np.array([p.seconds for p in points])
     fixed = found["process"] + WEIGHTS
     grown, terms = memory_terms(points, library), time_terms(points)
-    a, b = fitted(grown, memory, fixed)
+    a, b, kept = fitted(grown, memory, fixed)
     c, d = fitted(terms, seconds)
-    predicted, expected = fixed + grown @ [a, b], terms @ [c, d]
+    predicted, expected = fixed + grown @ [a, b, kept], terms @ [c, d]
     rows = [["image tokens", "batch", "GB", "formula", "off by", "seconds", "formula", "off by"]]
     for p, m, s in zip(points, predicted, expected, strict=True):
         rows.append([
@@ -132,7 +132,9 @@ def explain(library: str, found: dict[str, Any]) -> str:
         ])  # fmt: skip
     block = BLOCK[library]
     logits = "B·H·L² · 4 bytes" if block == math.inf else f"the lesser of B·H·L² · 4 and {block:,} bytes"
-    held = f"{found['process'] / 1e6:.0f} MB (the process) + {WEIGHTS / 1e6:.0f} MB (weights)"
+    held = (
+        f"{found['process'] / 1e6:.0f} MB (the process) + {WEIGHTS / 1e6:.0f} MB (weights) + {kept / 1e6:.0f} MB (kept)"
+    )
     return (
         f"**{NAMES[library]}**: memory = {held} + {a:.1f} · (B·L·D · 4 bytes) + {b:.1f} · ({logits});"
         f" time = products at {1e-9 / c:.0f} GFLOP/s + {1e9 * d:.2f} ns for each logit of each block.\n\n{table(rows)}"
