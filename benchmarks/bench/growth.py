@@ -32,7 +32,7 @@ from minflux.weights.shapes import flux_shapes
 CFG, TEXT = works.sized(1024, 8, 2, 4), 256
 TOKENS, BATCHES = (256, 512, 1024, 2048, 4096), (1, 2, 4, 8)
 NAMES = {"numpy": "NumPy", "mlx": "MLX"}
-BLOCK = {"numpy": math.inf, "mlx": math.inf}  # bytes of logits that attention holds at most, where it works in blocks
+BLOCKED = ("numpy",)  # whose attention holds a few of its logits at a time
 WEIGHTS = 4 * sum(map(math.prod, flux_shapes(CFG).values()))
 BARE = works.step("bare", works.sized(64, 2, 1, 1), 1, 1)  # a step so small that its process is all it takes
 
@@ -106,8 +106,9 @@ def fitted(terms: np.ndarray, values: np.ndarray, fixed: float = 0.0) -> np.ndar
 
 
 def memory_terms(points: list[Point], library: str) -> np.ndarray:
-    """(N, 3): bytes of one array (B, L, D), of the logits or a block of them, and 1 for what a BLAS and caches keep."""
-    return np.array([[4 * p.rows * CFG.hidden_size, min(p.logits, BLOCK[library]), 1] for p in points], float)
+    """(N, 3): bytes of one array (B, L, D), of the logits where all are held, and 1 for what a BLAS and caches keep."""
+    whole = library not in BLOCKED
+    return np.array([[4 * p.rows * CFG.hidden_size, whole * p.logits, 1] for p in points], float)
 
 
 def time_terms(points: list[Point]) -> np.ndarray:
@@ -130,13 +131,12 @@ def explain(library: str, found: dict[str, Any]) -> str:
             str(p.image), str(p.batch), f"{p.memory / 1e9:.2f}", f"{m / 1e9:.2f}", f"{m / p.memory - 1:+.0%}",
             figures(p.seconds), figures(s), f"{s / p.seconds - 1:+.0%}",
         ])  # fmt: skip
-    block = BLOCK[library]
-    logits = "B·H·L² · 4 bytes" if block == math.inf else f"the lesser of B·H·L² · 4 and {block:,} bytes"
+    logits = "" if library in BLOCKED else f" + {b:.1f} · (B·H·L² · 4 bytes)"
     held = (
         f"{found['process'] / 1e6:.0f} MB (the process) + {WEIGHTS / 1e6:.0f} MB (weights) + {kept / 1e6:.0f} MB (kept)"
     )
     return (
-        f"**{NAMES[library]}**: memory = {held} + {a:.1f} · (B·L·D · 4 bytes) + {b:.1f} · ({logits});"
+        f"**{NAMES[library]}**: memory = {held} + {a:.1f} · (B·L·D · 4 bytes){logits};"
         f" time = products at {1e-9 / c:.0f} GFLOP/s + {1e9 * d:.2f} ns for each logit of each block.\n\n{table(rows)}"
     )
 

@@ -10,6 +10,7 @@ from benchmarks.bench.contenders import Contender, Job
 from benchmarks.bench.peak import peak_memory
 from benchmarks.bench.works import STEPS_COMPARED, Work, latent_sides, of_training
 from minflux.backend import Backend, blas, get_backend
+from minflux.backend.heap import keep_freed_memory
 from minflux.model.bands import decode_any
 from minflux.model.clip import clip_encoder
 from minflux.model.flux import flux
@@ -21,6 +22,8 @@ from minflux.weights.parts import load_component
 def job(contender: Contender, work: Work, folder: Path, device: str) -> Job:
     """Load the weights, and bind the function that the work is."""
     nx = backend(contender.library, device)
+    if nx.name == "numpy" or work.kind == "train":
+        keep_freed_memory()  # as drawing and training do
     arrays = {name: nx.array(x) for name, x in work.inputs().items()}
     loaded = [load_component(folder, part, nx, contender.dtype) for part in work.parts]
     if work.kind == "train":
@@ -89,12 +92,10 @@ def training(nx: Backend, work: Work, loaded: list, batch: dict[str, Any]) -> Jo
     """
     from minflux.train.flow import flow_loss
     from minflux.train.loop import compiled_step
-    from minflux.train.memory import keep_freed_memory
     from minflux.train.optimizer import pace, start
     from minflux.train.workers import assemble
 
     how = of_training()
-    keep_freed_memory()
     team = assemble(how.workers)
     configs, trees = zip(*loaded, strict=True)
     step = compiled_step(nx, how.optimizer, lambda p, *arrays: flow_loss(p, configs, *arrays), team)
