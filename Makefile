@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help picture test chapters mutants lint train evaluate laptop clean
+.PHONY: help picture test chapters mutants lint train evaluate bench laptop clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ train: $(VENV)/train.stamp  ## train the small model anew into runs/tiny (90 min
 
 evaluate: $(VENV)/minflux.stamp  ## measure the shipped model on 500 prompts it was not trained on
 	$(BIN)/minflux evaluate --prompts 500
+
+bench: $(VENV)/test.stamp  ## measure minflux beside PyTorch, and write docs/benchmarks.md (20 minutes on two cores)
+	@$(BIN)/python -m benchmarks.bench
 
 laptop: $(VENV)/test.stamp  ## draw with a FLUX.1 of full size and random weights (34 GB in runs/laptop), and measure it
 	@$(BIN)/python -m benchmarks.laptop

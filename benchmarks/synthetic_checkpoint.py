@@ -40,6 +40,8 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     x = rng.standard_normal(shape, np.float32)
+    if name.endswith("SelfAttention.q.weight"):  # T5 has no scale in its softmax: its queries are small
+        x /= np.float32(8)  # √ of a head's width
     if len(shape) > 1:
         return x / np.float32(math.sqrt(math.prod(shape[1:])))
     return 1 + 0.1 * x if "norm" in name and name.endswith(("scale", "weight")) else 0.02 * x

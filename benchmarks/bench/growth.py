@@ -1,0 +1,169 @@
+"""How memory and time grow with tokens and batch, and a formula for both.
+
+    python -m benchmarks.bench.growth                         into docs/benchmarks.md and .json
+    python -m benchmarks.bench.growth --backend numpy --tokens 256 1024 --batch 1 4
+
+One step of the model M (width 1024, 8 heads, 2 + 4 blocks, 256 text tokens) for each count of image tokens and each
+batch, every one in a process of its own.
+"""
+
+import argparse
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench import works
+from benchmarks.bench.__main__ import PAGE, as_json, note
+from benchmarks.bench.contenders import CONTENDERS
+from benchmarks.bench.race import FEWEST, Worker, stop_on_sigterm
+from benchmarks.bench.report import figures
+from benchmarks.bench.worker import LONG, Task
+from benchmarks.bench.works import Work
+from benchmarks.insert import insert
+from benchmarks.model_card import table
+from benchmarks.synthetic_checkpoint import make_component
+from minflux.weights.shapes import flux_shapes
+
+CFG, TEXT = works.sized(1024, 8, 2, 4), 256
+TOKENS, BATCHES = (256, 512, 1024, 2048, 4096), (1, 2, 4, 8)
+NAMES = {"numpy": "NumPy", "mlx": "MLX"}
+BLOCKED = ("numpy",)  # whose attention holds a few of its logits at a time
+WEIGHTS = 4 * sum(map(math.prod, flux_shapes(CFG).values()))
+BARE = works.step("bare", works.sized(64, 2, 1, 1), 1, 1)  # a step so small that its process is all it takes
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement: peak memory in bytes, seconds."""
+
+    image: int
+    batch: int
+    memory: int
+    seconds: float
+
+    @property
+    def rows(self) -> int:
+        """Tokens of all pictures together."""
+        return self.batch * (TEXT + self.image)
+
+    @property
+    def logits(self) -> int:
+        """Bytes of one block's attention logits, for all heads."""
+        return 4 * self.rows * (TEXT + self.image) * CFG.num_heads
+
+    @property
+    def flops(self) -> float:
+        """Operations of the step."""
+        return works.step("", CFG, TEXT, self.image, self.batch).flops
+
+
+def measure(library: str, work: Work) -> tuple[int, float]:
+    """Run one step in a process of its own; return its peak of memory and the least of its times."""
+    contender = next(c for c in CONTENDERS["cpu"] if c.library == library)
+    with TemporaryDirectory(prefix="minflux-bench-") as folder:
+        make_component(Path(folder), "transformer", work.cfg, "f32")
+        worker = Worker(Task(contender, work, Path(folder), "cpu"))
+        try:
+            worker.get_ready()
+            while len(worker.lap.seconds) < FEWEST and sum(worker.lap.seconds) < LONG:
+                worker.run()
+        finally:
+            worker.end()
+    return worker.lap.peak, min(worker.lap.seconds)
+
+
+def sweep(library: str, tokens: tuple[int, ...], batches: tuple[int, ...]) -> dict[str, Any]:
+    """Measure all sizes on a backend."""
+    points = []
+    for image, batch in dict.fromkeys([*((n, 1) for n in tokens), *((min(tokens), b) for b in batches)]):
+        note(f"{NAMES[library]}: {image} image tokens, batch {batch}")
+        points.append(Point(image, batch, *measure(library, works.step("growth", CFG, TEXT, image, batch))))
+    return {"process": measure(library, BARE)[0], "points": [asdict(point) for point in points]}
+
+
+# -- the formula -------------------------------------------------------------------------------------------------
+
+
+def fitted(terms: np.ndarray, values: np.ndarray, fixed: float = 0.0) -> np.ndarray:
+    """Find c >= 0 that brings fixed + terms (N, K) · c nearest to `values` (N,): least squares of relative errors.
+
+    A factor that comes out negative is left out, and the others are fitted anew.
+    """
+    kept = list(range(terms.shape[1]))
+    while True:
+        found = np.linalg.lstsq(terms[:, kept] / values[:, None], 1 - fixed / values, rcond=None)[0]
+        if (found >= 0).all():
+            break
+        del kept[int(found.argmin())]
+    factors = np.zeros(terms.shape[1])
+    factors[kept] = found
+    return factors
+
+
+def memory_terms(points: list[Point], library: str) -> np.ndarray:
+    """(N, 3): bytes of one array (B, L, D), of the logits where all are held, and 1 for what a BLAS and caches keep."""
+    whole = library not in BLOCKED
+    return np.array([[4 * p.rows * CFG.hidden_size, whole * p.logits, 1] for p in points], float)
+
+
+def time_terms(points: list[Point]) -> np.ndarray:
+    """(N, 2): operations of the products, and numbers in the logits of all blocks."""
+    return np.array([[p.flops, p.logits / 4 * (CFG.depth + CFG.depth_single_blocks)] for p in points], float)
+
+
+def explain(library: str, found: dict[str, Any]) -> str:
+    """Write a backend's table and formulas."""
+    points = [Point(**point) for point in found["points"]]
+    memory, seconds = np.array([p.memory for p in points], float), np.array([p.seconds for p in points])
+    fixed = found["process"] + WEIGHTS
+    grown, terms = memory_terms(points, library), time_terms(points)
+    a, b, kept = fitted(grown, memory, fixed)
+    c, d = fitted(terms, seconds)
+    predicted, expected = fixed + grown @ [a, b, kept], terms @ [c, d]
+    rows = [["image tokens", "batch", "GB", "formula", "off by", "seconds", "formula", "off by"]]
+    for p, m, s in zip(points, predicted, expected, strict=True):
+        rows.append([
+            str(p.image), str(p.batch), f"{p.memory / 1e9:.2f}", f"{m / 1e9:.2f}", f"{m / p.memory - 1:+.0%}",
+            figures(p.seconds), figures(s), f"{s / p.seconds - 1:+.0%}",
+        ])  # fmt: skip
+    logits = "" if library in BLOCKED else f" + {b:.1f} · (B·H·L² · 4 bytes)"
+    held = (
+        f"{found['process'] / 1e6:.0f} MB (the process) + {WEIGHTS / 1e6:.0f} MB (weights) + {kept / 1e6:.0f} MB (kept)"
+    )
+    return (
+        f"**{NAMES[library]}**: memory = {held} + {a:.1f} · (B·L·D · 4 bytes){logits};"
+        f" time = products at {1e-9 / c:.0f} GFLOP/s + {1e9 * d:.2f} ns for each logit of each block.\n\n{table(rows)}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("python -m benchmarks.bench.growth", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--backend", nargs="+", choices=list(NAMES), default=list(NAMES))
+    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS, help="image tokens, at batch 1")
+    parser.add_argument("--batch", nargs="+", type=int, default=BATCHES, help="pictures, of the fewest tokens")
+    args = parser.parse_args(arguments)
+    stop_on_sigterm()
+    found = {name: sweep(name, tuple(args.tokens), tuple(args.batch)) for name in args.backend}
+    print("\n\n".join(explain(name, of) for name, of in found.items()))
+    if (tuple(args.tokens), tuple(args.batch)) == (TOKENS, BATCHES):
+        keep(found)
+
+
+def keep(found: dict[str, Any], page: Path = PAGE) -> None:
+    """Put the tables on the page and the figures beside it; those of another backend stay."""
+    beside = page.with_suffix(".json")
+    record = json.loads(beside.read_text()) if beside.exists() else {}
+    record["growth"] = record.get("growth", {}) | found
+    text = "\n\n".join(explain(name, record["growth"][name]) for name in NAMES if name in record["growth"])
+    page.write_text(insert(page.read_text(), "growth", text))
+    beside.write_text(as_json(record))
+
+
+if __name__ == "__main__":
+    main()

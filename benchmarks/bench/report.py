@@ -1,0 +1,87 @@
+"""Tables of what was measured, from the record that docs/benchmarks.json keeps."""
+
+from statistics import median
+from typing import Any
+
+from benchmarks.bench.race import Lap
+from benchmarks.bench.works import Work
+from benchmarks.model_card import table
+
+HEADING = ["", "ms", "least to most", "GFLOP/s", "of the peak", "memory, GB", "against {}", "error"]
+Record = dict[str, Any]
+
+
+def entry(work: Work, laps: list[Lap]) -> Record:
+    """Record one work."""
+    return {"name": work.name, "title": work.title, "flop": work.flops, "batch": work.sizes.get("batch", 1),
+            "laps": [vars(lap) for lap in laps]}  # fmt: skip
+
+
+def markdown(record: Record) -> str:
+    """Write the whole record: the machine, who is absent, all ratios, then each work."""
+    works = record["works"]
+    facts = [f"{label}: {value}" for label, value in record["machine"]]
+    absent = [f"Not here: {name}, for want of {', '.join(modules)}." for name, modules in record["absent"].items()]
+    lines = ["; ".join(facts) + ".", *absent, table(ratios(works, record["reference"]))]
+    return "\n\n".join([*lines, *(section(work, record["reference"], record["peak"]) for work in works)])
+
+
+def ratios(works: list[Record], reference: str) -> list[list[str]]:
+    """Put every contender's time against the reference's, one column a work."""
+    works = [work for work in works if base_of(work, reference)]
+    names = list(dict.fromkeys(lap["contender"] for work in works for lap in work["laps"]))
+    heading = [f"time against {reference}'s", *(work["name"] for work in works)]
+    return [heading, *([name, *(ratio(work, name, reference) for work in works)] for name in names)]
+
+
+def ratio(work: Record, name: str, reference: str) -> str:
+    """Write one contender's time against the reference's."""
+    found = [lap for lap in work["laps"] if lap["contender"] == name and lap["seconds"]]
+    return f"{median(found[0]['seconds']) / base_of(work, reference):.2f}" if found else "–"
+
+
+def base_of(work: Record, reference: str) -> float:
+    """The reference's median in seconds; 0 where it has none."""
+    return next((median(x["seconds"]) for x in work["laps"] if x["contender"] == reference and x["seconds"]), 0.0)
+
+
+def section(work: Record, reference: str, peak: float) -> str:
+    """Write a work's heading and table; `peak` in FLOP/s."""
+    count = f": {figures(work['flop'] / 1e9)} GFLOP" if work["flop"] else ""
+    heading = [cell.format(reference) for cell in HEADING]
+    rows = [row(work, lap, reference, peak) for lap in work["laps"]]
+    text = f"**{work['name']}**, {work['title']}{count}.\n\n{table([heading, *rows])}"
+    return text + samples(work) if work["name"] == "train" else text
+
+
+def samples(work: Record) -> str:
+    """Write how many samples a second each trains on."""
+    speeds = [f"{x['contender']} {work['batch'] / median(x['seconds']):.0f}" for x in work["laps"] if x["seconds"]]
+    return f"\n\nSamples a second: {', '.join(speeds)}."
+
+
+def row(work: Record, lap: Record, reference: str, peak: float) -> list[str]:
+    """Write one contender's row; without times, the reason."""
+    times = [1000 * seconds for seconds in lap["seconds"]]
+    if not times:
+        return [lap["contender"], lap["failure"] or "–", *[""] * (len(HEADING) - 2)]
+    speed = 1000 * work["flop"] / median(times)
+    return [
+        lap["contender"],
+        figures(median(times)),
+        f"{figures(min(times))} to {figures(max(times))}",
+        figures(speed / 1e9) if speed else "–",
+        f"{speed / peak:.0%}" if speed and peak else "–",
+        f"{lap['peak'] / 1e9:.2f}",
+        ratio(work, lap["contender"], reference) if base_of(work, reference) else "–",
+        "–" if lap["error"] is None else f"{lap['error']:.1e}" if lap["error"] else "0",
+    ]
+
+
+def figures(x: float) -> str:
+    """Write a number with three figures, larger ones whole.
+
+    >>> [figures(x) for x in (0.01234, 1.234, 12.34, 123.4, 1234.5)]
+    ['0.0123', '1.23', '12.3', '123', '1234']
+    """
+    return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
