@@ -21,7 +21,7 @@ sizes, widths = st.integers(1, 40), st.integers(1, 12)
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Chunks that cut even small arrays, and three threads whatever the machine has."""
-    for name, size in (("CHUNK", 24), ("LOGITS", 50), ("PIXELS", 16)):
+    for name, size in (("CHUNK", 24), ("SMALL", 24), ("LOGITS", 50), ("PIXELS", 16)):
         monkeypatch.setattr(numpy, name, size)
     monkeypatch.setenv("MINFLUX_THREADS", "3")
     monkeypatch.setattr(threads, "_pool", None)

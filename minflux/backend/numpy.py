@@ -15,6 +15,7 @@ from minflux.backend.base import GELU_TANH, Backend
 from minflux.backend.threads import count, each
 
 CHUNK = 1 << 16  # numbers of a chunk: 256 KB, so that with what is made of it, it stays in a core's own cache
+SMALL = 1 << 19  # numbers that are worked on in one piece: waking the other cores takes longer
 LOGITS = 1 << 18  # of a chunk of attention
 PIXELS = 1 << 10  # of a chunk of a convolution
 
@@ -214,7 +215,7 @@ def rowwise(task: Callable, x: np.ndarray, *more: np.ndarray) -> np.ndarray:
     """Make an array y like x by task(x, y, *more) on chunks of them all, cut along the last axis but one."""
     arrays = [np.atleast_2d(a) for a in (x, np.empty_like(x), *more)]
     length = arrays[0].shape[-2]
-    step = max(1, CHUNK * length // max(1, x.size))
+    step = max(1, CHUNK * length // x.size if x.size > SMALL else length)
 
     def some(i: int) -> None:
         task(*(a[..., i * step : (i + 1) * step, :] for a in arrays))
