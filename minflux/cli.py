@@ -99,7 +99,7 @@ LORA = click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a
     type=click.Choice(["auto", "resident", "staged", "streamed"]),
     default="auto",
     show_default=True,
-    help="How weights are held: all at once, text encoders read as used, or all but the VAE read as used.",
+    help="How weights are held: all at once, each part while it is at work, or each matrix while it is.",
 )
 def generate(
     prompt, model, backend, steps, seeds, guidance, negative_prompt, size_, out, preview, source, lora, memory

@@ -53,14 +53,17 @@ def draw(pipe: Pipeline, settings: Settings, previews: bool = False) -> tuple[Im
     """Draw one picture under a progress bar; return it, and each step's predicted picture when asked for."""
     chosen = {k: v for k, v in asdict(settings).items() if k not in ("model", "backend", "prompt", "lora")}
     frames = []
-    items = pipe.generate(settings.prompt, **chosen)
-    next(items)  # the conditioning
-    last = None
-    for last in tqdm(items, total=settings.steps, desc=f"seed {settings.seed}", unit="step"):
-        if previews:
-            frames.append(pipe.decode(last.predicted)[0])
-    assert isinstance(last, Step)
-    return Image.fromarray(pipe.decode(last.x)[0]), frames
+    x = None
+    with tqdm(total=settings.steps, desc="reading the prompt", unit="step") as bar:
+        for item in pipe.generate(settings.prompt, **chosen):
+            if isinstance(item, Step):
+                x = item.x
+                if previews:
+                    frames.append(pipe.decode(item.predicted)[0])
+                bar.update()
+            else:
+                bar.set_description(f"seed {settings.seed}")
+    return Image.fromarray(pipe.decode(x)[0]), frames
 
 
 def save_picture(image: Image.Image, path: Path, settings: Settings) -> None:

@@ -1,8 +1,9 @@
 """How much memory a model takes, and which of three ways of holding it fits.
 
 - resident: all weights are read once and kept.
-- staged: the text encoders, which are needed once a prompt, and the modulations, which are needed once a picture, are
-  read from their files while they work, and forgotten. All else is kept.
+- staged: the text encoders, which are needed once a prompt, and what steers the blocks, needed once a picture, are read
+  from their files while they work, and forgotten. The rest of the transformer is read before the steps of a picture and
+  freed before it is decoded. The autoencoder is kept.
 - streamed: of the transformer too no more than one matrix is held at a time (on MLX, one block). It is read again at
   every step.
 
@@ -22,15 +23,18 @@ from minflux.errors import ArgumentError
 from minflux.weights.files import FLOATS
 from minflux.weights.parts import Part, whole_name
 from minflux.weights.quantised import is_beside, is_packed, matrix_shape
+from minflux.weights.stream import When
 
 TEXT = ("text_encoder", "text_encoder_2")
-MODULATION = re.compile(r"(_mod\.lin|modulation\.lin|adaLN_modulation\.1)\.")
-LATER: dict[str, Callable[[str, str], bool]] = {  # whether a weight, by its part and name, is read when it is used
-    "resident": lambda kind, name: False,
-    "staged": lambda kind, name: kind in TEXT or bool(MODULATION.search(name)),
-    "streamed": lambda kind, name: kind != "vae",
+STEERING = re.compile(r"(^(time|guidance|vector)_in|_mod\.lin|modulation\.lin|adaLN_modulation\.1)\.")
+WHEN: dict[str, Callable[[str, str], When]] = {  # the time when a weight, by its part and name, is read
+    "resident": lambda kind, name: "kept",
+    "staged": lambda kind, name: (
+        "kept" if kind == "vae" else "use" if kind in TEXT or STEERING.search(name) else "steps"
+    ),
+    "streamed": lambda kind, name: "kept" if kind == "vae" else "use",
 }
-MODES = tuple(LATER)
+MODES = tuple(WHEN)
 SPARE = 0.8  # of the free memory, what weights may take: the rest is for activations
 
 
@@ -59,22 +63,32 @@ def choose(mode: str, nx: Backend, parts: dict[str, Part]) -> str:
 
 
 def held(parts: dict[str, Part], mode: str, itemsize: int = 4, blockwise: bool = False) -> int:
-    """Count the bytes that weights take at most in a mode: those that stay, and the most that pass through at a time.
+    """Count the bytes that weights take at most in a mode: those of its largest stage (see `stages`)."""
+    return max(stages(parts, mode, itemsize, blockwise).values())
 
-    What passes is a matrix, or on MLX (`blockwise`) a block. It is held twice for a moment: as it is stored, at most as
-    wide, and as it is used. A quantised matrix that stays is also a float one while it is multiplied by.
+
+def stages(parts: dict[str, Part], mode: str, itemsize: int = 4, blockwise: bool = False) -> dict[str, int]:
+    """Count the bytes of weights that are held while the "text" is encoded, in the "steps", and while they "decode".
+
+    In each stage it is those that stay, and the most that pass through at a time. What passes is a matrix, or on MLX
+    (`blockwise`) a block. It is held twice for a moment: as it is stored, at most as wide, and as it is used. So is a
+    matrix that is read for the steps; and a quantised one that stays is also a float one while it is multiplied by.
     """
-    stay, passing, widened = 0, Counter[str](), 0
+    stay = Counter[str]()
+    passing: dict[str, Counter[str]] = {"text": Counter(), "steps": Counter(), "decode": Counter()}
     for kind, part in parts.items():
+        passes = passing["text" if kind in TEXT else "decode" if kind == "vae" else "steps"]
         for name, stored in part.found.items():
-            whole = whole_name(kind, part.naming, name)
-            size = numbers(part, name)
-            if LATER[mode](kind, whole):
-                passing[f"{kind} {block(whole) if blockwise else whole}"] += size
+            whole, size = whole_name(kind, part.naming, name), numbers(part, name)
+            wide, own = itemsize * size, itemsize * size if stored.code in FLOATS else stored.size
+            when = WHEN[mode](kind, whole)
+            if when == "use":
+                passes[f"{kind} {block(whole) if blockwise else whole}"] += 2 * wide
             else:
-                stay += itemsize * size if stored.code in FLOATS else stored.size
-                widened = max(widened, size if is_packed(name, part.found) else 0)
-    return stay + itemsize * max(2 * max(passing.values(), default=0), widened)
+                stay[when] += own
+                passes[f"{kind} {name}"] = max(own * (when == "steps"), wide * is_packed(name, part.found))
+    most = {stage: max(sizes.values(), default=0) for stage, sizes in passing.items()}
+    return {stage: stay["kept"] + (stay["steps"] if stage == "steps" else 0) + most[stage] for stage in passing}
 
 
 def block(name: str) -> str:

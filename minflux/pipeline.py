@@ -28,6 +28,7 @@ from minflux.pictures import to_uint8
 from minflux.sampling import Schedule, Step, check_seed, euler, guided, noise
 from minflux.shapes import Array, Tree
 from minflux.text import PromptTruncated, Tokenizer
+from minflux.weights.stream import for_steps
 from minflux.weights.tree import tree_map
 
 
@@ -125,8 +126,10 @@ class Pipeline:
         def draw() -> Iterator[Conditioning | Step]:
             conditioning = self.encode(prompts if negative is None else prompts + [negative] * len(prompts))
             yield conditioning
-            v = self.velocity(conditioning, guidance, negative is not None, rows, columns, times)
-            yield from euler(v, start, times)
+            # the weights that are held for the steps are v's, and gone with it when the last step is done
+            yield from euler(
+                self.velocity(conditioning, guidance, negative is not None, rows, columns, times), start, times
+            )
 
         return draw()
 
@@ -202,6 +205,7 @@ class Pipeline:
         t = nx.array(np.repeat(times[:-1], rows))
         vec = condition(p, t, nx.concatenate([y] * steps, axis=0), strength)  # (steps · B, D)
         products = modulation_products(p, vec)
+        p = for_steps(p)
 
         def at(step: int) -> tuple[Tree, Array]:
             own = slice(step * rows, (step + 1) * rows)

@@ -15,12 +15,13 @@ from benchmarks import synthetic_checkpoint as synthetic
 from minflux import cli, memory
 from minflux.backend import available, get_backend
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.memory import MODES, held
+from minflux.memory import MODES, held, stages
 from minflux.model.flux import SCHNELL, flux
 from minflux.weights import read_safetensors, write_safetensors
+from minflux.weights.folder import KINDS
 from minflux.weights.model import find_inside
 from minflux.weights.parts import find_component, load_part
-from minflux.weights.stream import Blocks, Branch, Leaf, stream
+from minflux.weights.stream import Blocks, Branch, Leaf, for_steps, stream
 from minflux.weights.tree import tree_map
 from tests import tiny_model
 from tests.test_lora import PAIR
@@ -59,13 +60,22 @@ def test_a_streamed_tree_has_the_same_weights(model, backend, kind):
     np.testing.assert_equal(tree_map(nx.to_numpy, streamed), tree_map(nx.to_numpy, loaded))
 
 
-def test_staged_reads_modulations_when_they_are_used(model):
+def test_staged_reads_what_steers_when_it_is_used_and_the_rest_for_the_steps(model):
     p = minflux.load(model, memory="staged").flux[1]
-    for mod in (p["double_blocks"][0]["img_mod"], p["single_blocks"][1]["modulation"]):
-        assert isinstance(mod["lin"], Branch)
-        assert isinstance(mod["lin"].nodes["weight"], Leaf)
-    assert isinstance(p["final_layer"]["adaLN_modulation"]["1"].nodes["bias"], Leaf)
-    assert isinstance(p["single_blocks"][1]["linear1"].nodes["weight"], np.ndarray)
+    steps = for_steps(p)
+    for tree in (p, steps):
+        for mod in (tree["double_blocks"][0]["img_mod"], tree["single_blocks"][1]["modulation"]):
+            assert isinstance(mod["lin"].nodes["weight"], Leaf)
+        assert isinstance(tree["final_layer"]["adaLN_modulation"]["1"].nodes["bias"], Leaf)
+        assert isinstance(tree["time_in"]["in_layer"].nodes["weight"], Leaf)
+    assert isinstance(p["single_blocks"][1]["linear1"].nodes["weight"], Leaf)
+    assert isinstance(steps["single_blocks"][1]["linear1"].nodes["weight"], np.ndarray)
+
+
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+def test_only_staged_reads_for_the_steps(model, mode):
+    p = minflux.load(model, memory=mode).flux[1]
+    assert for_steps(p) is p
 
 
 @pytest.mark.parametrize("format_", ["bfl", "comfy", "diffusers"])
@@ -139,6 +149,50 @@ def test_on_mlx_it_takes_a_block(transformer):
     run(get_backend("mlx"))
     peak = mx.get_peak_memory() - before
     assert peak < held(parts, "streamed", blockwise=True) + ACTIVATIONS < held(parts, "resident") / 2
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A model nearly all of whose weights, 70 MB of them, are the transformer's."""
+    sizes = replace(tiny_model.FLUX, hidden_size=512, axes_dim=(64, 96, 96))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tiny_model, "FLUX", sizes)
+        return tiny_model.make(tmp_path_factory.mktemp("wide") / "model")
+
+
+def drawn(pipe, now):
+    """Draw a picture, and tell how much memory is taken before it, after its text, in each step, and after all."""
+    taken = [now()]
+    x = None
+    for item in pipe.generate("a cat", seed=3, steps=2):
+        x = getattr(item, "x", None)
+        taken.append(now())
+    taken.append(now())
+    return pipe.decode(x), taken
+
+
+@pytest.mark.parametrize("backend", available())
+def test_staged_holds_the_transformer_for_the_steps_alone(wide, backend):
+    """Counted where the arrays are: the transformer is there in each step, and gone when the picture is decoded."""
+    parts = {kind: find_component(wide, kind)[1] for kind in KINDS}
+    said = stages(parts, "staged", blockwise=backend == "mlx")
+    expected = minflux.load(wide, backend, memory="resident")("a cat", seed=3, steps=2)
+    tracemalloc.start()
+    try:
+        nx = get_backend(backend)
+        now = nx.xp.get_active_memory if backend == "mlx" else lambda: tracemalloc.get_traced_memory()[0]
+        start = now()
+        pipe = minflux.load(wide, backend, memory="staged")
+        for _ in range(2):  # for the second picture it is read again
+            tracemalloc.reset_peak()
+            picture, (before, text, *steps, after) = drawn(pipe, lambda: now() - start)
+            peak = tracemalloc.get_traced_memory()[1]
+            assert max(before, text, after) < said["decode"] + ACTIVATIONS < said["steps"] / 5
+            assert said["steps"] / 2 < min(steps) <= max(steps) < said["steps"] + ACTIVATIONS
+            assert backend == "mlx" or peak < held(parts, "staged") + ACTIVATIONS
+            np.testing.assert_array_equal(picture[0], expected)
+    finally:
+        tracemalloc.stop()
 
 
 def test_inspect_tells_the_memory_of_every_mode(model):

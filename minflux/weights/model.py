@@ -17,7 +17,7 @@ from minflux import hub, zoo
 from minflux.backend import Backend
 from minflux.backend.heap import keep_freed_memory
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.memory import LATER, choose
+from minflux.memory import WHEN, choose
 from minflux.model.flux import FluxConfig
 from minflux.pipeline import Defaults, Pipeline
 from minflux.sampling import Schedule
@@ -78,15 +78,15 @@ def load_model(
     check_drawable(model, configs["transformer"], configs["vae"].z_channels)
     changes = read_loras(lora, configs)
     mode = choose(memory, nx, {kind: part for kind, (_, part) in parts.items()})
-    later = LATER[mode]
+    when = WHEN[mode]
     if mode == "resident" and nx.name == "numpy":
         keep_freed_memory()
 
     def opened(kind: str) -> tuple[Any, Tree]:
         cfg, part = parts[kind]
         own = [change for change in changes if change.module.kind == kind]
-        if any(later(kind, whole_name(kind, part.naming, name)) for name in part.found):
-            return cfg, stream(part, nx, dtype, own, lambda name: later(kind, name))
+        if any(when(kind, whole_name(kind, part.naming, name)) != "kept" for name in part.found):
+            return cfg, stream(part, nx, dtype, own, lambda name: when(kind, name))
         p = load_part(part, nx, dtype)
         return cfg, tree(added(flatten(p), own)) if own else p
 
