@@ -42,7 +42,14 @@ def _end(ctx: click.Context, message: str, code: int):
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
-    click.echo(f"minflux: warning: {message}", err=True)
+    from tqdm import tqdm
+
+    tqdm.write(f"minflux: warning: {message}", file=sys.stderr)  # on a line of its own, above a progress bar
+
+
+def _tell(line: str) -> None:
+    """Say what is good to know, beside what was asked for."""
+    click.echo(line, err=True)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -120,11 +127,11 @@ def generate(
     if source is not None:
         _check_nothing_beside(source)
         jobs = [g.read_settings(source)]
-        pipe = load(jobs[0].model, jobs[0].backend, lora=jobs[0].lora, memory=memory)
+        pipe = load(jobs[0].model, jobs[0].backend, lora=jobs[0].lora, memory=memory, report=_tell)
     elif prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
     else:
-        pipe = load(model, backend, lora=lora, memory=memory)
+        pipe = load(model, backend, lora=lora, memory=memory, report=_tell)
         given = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt}
         given |= {"width": size_[0], "height": size_[1]}
         jobs = [g.complete(pipe, prompt, seed, **given) for seed in seeds]
@@ -174,7 +181,7 @@ def evaluate(model, backend, prompts, steps, guidance, seed, grid, json_path):
     for path, option, suffix in ((grid, "--grid", ".png"), (json_path, "--json", ".json")):
         if path is not None:
             check_target(path, option, (suffix,))
-    result = e.evaluate(load(model, backend), prompts, steps=steps, guidance=guidance, seed=seed)
+    result = e.evaluate(load(model, backend, report=_tell), prompts, steps=steps, guidance=guidance, seed=seed)
     click.echo(e.table(result))
     if grid is not None:
         e.save_grid(result, grid)

@@ -53,9 +53,9 @@ def draw(pipe: Pipeline, settings: Settings, previews: bool = False) -> tuple[Im
     """Draw one picture under a progress bar; return it, and each step's predicted picture when asked for."""
     chosen = {k: v for k, v in asdict(settings).items() if k not in ("model", "backend", "prompt", "lora")}
     frames = []
-    x = None
+    x, items = None, pipe.generate(settings.prompt, **chosen)
     with tqdm(total=settings.steps, desc="reading the prompt", unit="step") as bar:
-        for item in pipe.generate(settings.prompt, **chosen):
+        for item in items:
             if isinstance(item, Step):
                 x = item.x
                 if previews:

@@ -61,9 +61,9 @@ class Report:
         parts = {found.part.kind: found.part for found in self.found}
         if parts:
             modes = ", ".join(f"{_bytes(held(parts, mode))} {mode}" for mode in MODES)
-            on_gpu = ", ".join(f"{_bytes(held(parts, mode, 2, blockwise=True))} {mode}" for mode in MODES)
+            on_gpu = ", ".join(f"{_bytes(held(parts, mode, None, blockwise=True))} {mode}" for mode in MODES)
             lines.append(f"memory for the weights in float32 (on a CPU): {modes}")
-            lines.append(f"memory for the weights in bfloat16 (MLX on a GPU): {on_gpu}")
+            lines.append(f"memory for the weights as they are stored (MLX on a GPU): {on_gpu}")
         return "\n".join(lines)
 
 

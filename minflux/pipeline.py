@@ -300,19 +300,21 @@ def load(
     dtype: str | None = None,
     lora: str | Sequence[str] = (),
     memory: str = "auto",
+    report: Callable[[str], None] | None = None,
 ) -> Pipeline:
     """Load a model by name ("tiny") or from a folder in diffusers' layout, onto "numpy", "mlx" or "auto".
 
     "auto" is MLX where it has a GPU and NumPy elsewhere. dtype: of the weights; unless given, "float32" on a CPU and
     the file's own on a GPU. lora: files of LoRAs to add, each "FILE" or "FILE:SCALE". memory: "resident", "staged",
-    "streamed", or "auto" for the first of them that fits into what is free (see `minflux.memory`). Raises
-    `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model or a LoRA of another,
-    `BackendError` for a backend that isn't installed.
+    "streamed", or "auto" for the first of them that fits into what is free (see `minflux.memory`); `report` is told
+    which one that is and why, and without it a slow one is warned of. Raises `ArgumentError` for an unknown name,
+    `CheckpointError` for a folder that is no model or a LoRA of another, `BackendError` for a backend that isn't
+    installed.
     """
     from minflux.weights.model import load_model
 
     nx = get_backend(backend if backend != "auto" else best_backend())
-    return load_model(model, nx, dtype, [lora] if isinstance(lora, str) else lora, memory)
+    return load_model(model, nx, dtype, [lora] if isinstance(lora, str) else lora, memory, report)
 
 
 def best_backend() -> str:

@@ -8,7 +8,7 @@ ComfyUI's, …) inside the folder takes the place of the components that it hold
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,18 @@ SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 
 
 def load_model(
-    model: str | Path, nx: Backend, dtype: str | None = None, lora: Sequence[str] = (), memory: str = "auto"
+    model: str | Path,
+    nx: Backend,
+    dtype: str | None = None,
+    lora: Sequence[str] = (),
+    memory: str = "auto",
+    report: Callable[[str], None] | None = None,
 ) -> Pipeline:
     """Load a model by its name in the zoo, from a folder, or from a .safetensors file with what it lacks beside it.
 
     dtype: of the weights as computed with; unless given, float32 on a CPU and the file's own on a GPU. lora: files,
-    each "FILE" or "FILE:SCALE", added to the weights. memory: see `minflux.memory`. Raises `ArgumentError` when there
-    is no such model, `CheckpointError` when something in it is missing or wrong.
+    each "FILE" or "FILE:SCALE", added to the weights. memory, report: see `minflux.memory.choose`. Raises
+    `ArgumentError` when there is no such model, `CheckpointError` when something in it is missing or wrong.
     """
     folder, file = find(model)
     dtype = dtype or (None if nx.on_gpu else "float32")
@@ -77,7 +82,7 @@ def load_model(
     configs = {kind: cfg for kind, (cfg, _) in parts.items()}
     check_drawable(model, configs["transformer"], configs["vae"].z_channels)
     changes = read_loras(lora, configs)
-    mode = choose(memory, nx, {kind: part for kind, (_, part) in parts.items()})
+    mode = choose(memory, nx, {kind: part for kind, (_, part) in parts.items()}, dtype, report)
     when = WHEN[mode]
     if mode == "resident" and nx.name == "numpy":
         keep_freed_memory()
