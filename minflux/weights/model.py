@@ -8,6 +8,7 @@ ComfyUI's, …) inside the folder takes the place of the components that it hold
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -27,6 +28,7 @@ from minflux.weights.files import contents, read_json, write_json
 from minflux.weights.folder import KINDS, check_shapes, save_component
 from minflux.weights.lora import added, read_loras
 from minflux.weights.parts import (
+    PIPELINES,
     Part,
     check_no_redux,
     expected_of,
@@ -42,6 +44,7 @@ from minflux.weights.stream import stream
 from minflux.weights.tree import flatten, tree
 
 INDEX, DEFAULTS, SCHEDULER = "model_index.json", "minflux.json", "scheduler/scheduler_config.json"
+KONTEXT = "FluxKontextPipeline"
 PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the steps: these values alone are right
     "_class_name": "FlowMatchEulerDiscreteScheduler",
     "use_karras_sigmas": False,
@@ -123,8 +126,11 @@ def find(model: str | Path) -> tuple[Path, Path | None]:
     if not (path / INDEX).exists():
         raise CheckpointError(f"{path}: expected a model in diffusers' layout, found no {INDEX}")
     pipeline = str(read_json(path / INDEX).get("_class_name"))
-    if not pipeline.startswith("Flux"):
-        raise CheckpointError(f"{path / INDEX}: expected a FluxPipeline, found a {pipeline}")
+    if not pipeline.startswith("Flux") or "Redux" in pipeline:
+        what = f", {PIPELINES[pipeline]}" if pipeline in PIPELINES else ""
+        raise CheckpointError(f"{path / INDEX}: expected a FluxPipeline, found a {pipeline}{what}")
+    if "Kontext" in pipeline:
+        warnings.warn(f"{path}: is {PIPELINES[KONTEXT]}; it is drawn with from the text alone", stacklevel=2)
     return path, None
 
 

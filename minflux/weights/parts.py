@@ -51,6 +51,12 @@ class Layout:
 
 SHOWN = 5  # names listed in a message
 REDUX = "redux_up.weight"  # of flux1-redux-dev.safetensors
+PIPELINES = {  # what a model is by the class that its model_index.json names
+    "FluxKontextPipeline": "FLUX.1 Kontext, which takes a reference picture beside the text",
+    "FluxFillPipeline": "FLUX.1 Fill, which takes a masked picture beside the latents",
+    "FluxControlPipeline": "FLUX.1 Canny or Depth, which takes a control picture beside the latents",
+    "FluxPriorReduxPipeline": "FLUX.1 Redux, an adapter for picture prompts",
+}
 COMFY = "model.diffusion_model."
 LAYOUTS = (
     Layout("transformer", "bfl", "img_in.weight", (COMFY, "diffusion_model.", "")),
@@ -95,7 +101,7 @@ class Part:
 def check_no_redux(path: Path, found: dict[str, Stored]) -> None:
     """Raise `CheckpointError` for Redux's file, which holds no part of the model itself."""
     if REDUX in found:
-        raise CheckpointError(f"{path}: is FLUX.1 Redux, an adapter for picture prompts: minflux can't draw with it")
+        raise CheckpointError(f"{path}: is {PIPELINES['FluxPriorReduxPipeline']}: minflux can't draw with it")
 
 
 def find_parts(found: dict[str, Stored]) -> tuple[list[Part], list[str]]:
