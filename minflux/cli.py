@@ -108,8 +108,9 @@ LORA = click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a
     show_default=True,
     help="How weights are held: all at once, each part while it is at work, or each matrix while it is.",
 )
+@click.option("--cache", is_flag=True, help="Keep what the text encoders say of a prompt, for the next time.")
 def generate(
-    prompt, model, backend, steps, seeds, guidance, negative_prompt, size_, out, preview, source, lora, memory
+    prompt, model, backend, steps, seeds, guidance, negative_prompt, size_, out, preview, source, lora, memory, cache
 ):
     """Draw PROMPT to a PNG that carries its own settings.
 
@@ -117,8 +118,10 @@ def generate(
     minflux generate "a cat left of an apple on a blue background" --seed 7 --out cat.png
     """
     from minflux import generate as g
+    from minflux.cache import default_folder
     from minflux.pipeline import load
 
+    how = {"memory": memory, "report": _tell, "cache": default_folder() if cache else None}
     g.check_target(out, "--out", (".png",))
     if preview is not None:
         g.check_target(preview, "--preview", (".gif", ".png"))
@@ -127,16 +130,17 @@ def generate(
     if source is not None:
         _check_nothing_beside(source)
         jobs = [g.read_settings(source)]
-        pipe = load(jobs[0].model, jobs[0].backend, lora=jobs[0].lora, memory=memory, report=_tell)
+        pipe = load(jobs[0].model, jobs[0].backend, lora=jobs[0].lora, **how)
     elif prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
     else:
-        pipe = load(model, backend, lora=lora, memory=memory, report=_tell)
+        pipe = load(model, backend, lora=lora, **how)
         given = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt}
         given |= {"width": size_[0], "height": size_[1]}
         jobs = [g.complete(pipe, prompt, seed, **given) for seed in seeds]
+    text = None  # the jobs differ in their seeds alone
     for job in jobs:
-        image, frames = g.draw(pipe, job, previews=preview is not None)
+        image, frames, text = g.draw(pipe, job, preview is not None, text)
         g.save_picture(image, path := _numbered(out, job.seed, len(jobs)), job)
         click.echo(path)
         if preview is not None:
@@ -154,7 +158,7 @@ def _check_nothing_beside(source: Path) -> None:
     ctx = click.get_current_context()
     for param in ctx.command.params:
         given = ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
-        if given and param.name not in ("source", "out", "preview", "memory"):
+        if given and param.name not in ("source", "out", "preview", "memory", "cache"):
             name = param.opts[0] if param.opts[0].startswith("-") else "PROMPT"
             raise ArgumentError(f"{name} can't be given with --from, which takes all settings from {source}")
 

@@ -17,8 +17,9 @@ from typing import Any
 from minflux import hub, zoo
 from minflux.backend import Backend
 from minflux.backend.heap import keep_freed_memory
+from minflux.cache import Cache, identity
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.memory import WHEN, choose
+from minflux.memory import TEXT, WHEN, choose
 from minflux.model.flux import FluxConfig
 from minflux.pipeline import Defaults, Pipeline
 from minflux.sampling import Schedule
@@ -67,12 +68,14 @@ def load_model(
     lora: Sequence[str] = (),
     memory: str = "auto",
     report: Callable[[str], None] | None = None,
+    cache: str | Path | None = None,
 ) -> Pipeline:
     """Load a model by its name in the zoo, from a folder, or from a .safetensors file with what it lacks beside it.
 
     dtype: of the weights as computed with; unless given, float32 on a CPU and the file's own on a GPU. lora: files,
-    each "FILE" or "FILE:SCALE", added to the weights. memory, report: see `minflux.memory.choose`. Raises
-    `ArgumentError` when there is no such model, `CheckpointError` when something in it is missing or wrong.
+    each "FILE" or "FILE:SCALE", added to the weights. memory, report: see `minflux.memory.choose`. cache:
+    a folder for what the text encoders say. Raises `ArgumentError` when there is no such model, `CheckpointError` when
+    something in it is missing or wrong.
     """
     folder, file = find(model)
     dtype = dtype or (None if nx.on_gpu else "float32")
@@ -98,6 +101,7 @@ def load_model(
         p = load_part(part, nx, dtype)
         return cfg, tree(added(flatten(p), own)) if own else p
 
+    text = [change for change in changes if change.module.kind in TEXT]
     return Pipeline(
         nx=nx,
         flux=opened("transformer"),
@@ -110,6 +114,7 @@ def load_model(
         defaults=read_defaults(folder / DEFAULTS, configs["transformer"]),
         name=str(model),
         lora=tuple(lora),
+        cache=Cache(Path(cache), identity([parts[kind] for kind in TEXT], text, nx, dtype), nx) if cache else None,
     )
 
 
