@@ -42,7 +42,14 @@ def _end(ctx: click.Context, message: str, code: int):
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
-    click.echo(f"minflux: warning: {message}", err=True)
+    from tqdm import tqdm
+
+    tqdm.write(f"minflux: warning: {message}", file=sys.stderr)  # on a line of its own, above a progress bar
+
+
+def _tell(line: str) -> None:
+    """Say what is good to know, beside what was asked for."""
+    click.echo(line, err=True)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -99,10 +106,11 @@ LORA = click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a
     type=click.Choice(["auto", "resident", "staged", "streamed"]),
     default="auto",
     show_default=True,
-    help="How weights are held: all at once, text encoders read as used, or all but the VAE read as used.",
+    help="How weights are held: all at once, each part while it is at work, or each matrix while it is.",
 )
+@click.option("--cache", is_flag=True, help="Keep what the text encoders say of a prompt, for the next time.")
 def generate(
-    prompt, model, backend, steps, seeds, guidance, negative_prompt, size_, out, preview, source, lora, memory
+    prompt, model, backend, steps, seeds, guidance, negative_prompt, size_, out, preview, source, lora, memory, cache
 ):
     """Draw PROMPT to a PNG that carries its own settings.
 
@@ -110,8 +118,10 @@ def generate(
     minflux generate "a cat left of an apple on a blue background" --seed 7 --out cat.png
     """
     from minflux import generate as g
+    from minflux.cache import default_folder
     from minflux.pipeline import load
 
+    how = {"memory": memory, "report": _tell, "cache": default_folder() if cache else None}
     g.check_target(out, "--out", (".png",))
     if preview is not None:
         g.check_target(preview, "--preview", (".gif", ".png"))
@@ -120,16 +130,17 @@ def generate(
     if source is not None:
         _check_nothing_beside(source)
         jobs = [g.read_settings(source)]
-        pipe = load(jobs[0].model, jobs[0].backend, lora=jobs[0].lora, memory=memory)
+        pipe = load(jobs[0].model, jobs[0].backend, lora=jobs[0].lora, **how)
     elif prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
     else:
-        pipe = load(model, backend, lora=lora, memory=memory)
+        pipe = load(model, backend, lora=lora, **how)
         given = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt}
         given |= {"width": size_[0], "height": size_[1]}
         jobs = [g.complete(pipe, prompt, seed, **given) for seed in seeds]
+    text = None  # the jobs differ in their seeds alone
     for job in jobs:
-        image, frames = g.draw(pipe, job, previews=preview is not None)
+        image, frames, text = g.draw(pipe, job, preview is not None, text)
         g.save_picture(image, path := _numbered(out, job.seed, len(jobs)), job)
         click.echo(path)
         if preview is not None:
@@ -147,7 +158,7 @@ def _check_nothing_beside(source: Path) -> None:
     ctx = click.get_current_context()
     for param in ctx.command.params:
         given = ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
-        if given and param.name not in ("source", "out", "preview", "memory"):
+        if given and param.name not in ("source", "out", "preview", "memory", "cache"):
             name = param.opts[0] if param.opts[0].startswith("-") else "PROMPT"
             raise ArgumentError(f"{name} can't be given with --from, which takes all settings from {source}")
 
@@ -174,7 +185,7 @@ def evaluate(model, backend, prompts, steps, guidance, seed, grid, json_path):
     for path, option, suffix in ((grid, "--grid", ".png"), (json_path, "--json", ".json")):
         if path is not None:
             check_target(path, option, (suffix,))
-    result = e.evaluate(load(model, backend), prompts, steps=steps, guidance=guidance, seed=seed)
+    result = e.evaluate(load(model, backend, report=_tell), prompts, steps=steps, guidance=guidance, seed=seed)
     click.echo(e.table(result))
     if grid is not None:
         e.save_grid(result, grid)

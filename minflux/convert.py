@@ -38,6 +38,7 @@ from minflux.weights.quantised import (
 
 Entries = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype's code and shape
 LARGEST = {"F16": 65504.0, "BF16": 3.3895314e38}  # finite numbers of a dtype
+NOT_A_MODEL = "were written before and are left: with parts missing they are no model yet"
 FORMATS = ("bfl", "diffusers", "minflux")
 KEPT = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "BF16", "F8_E5M2": "BF16"}  # all others become float32
 BESIDE = ("scheduler", "tokenizer", "tokenizer_2", "minflux.json", "model_index.json")  # no weights; the index last
@@ -76,9 +77,13 @@ def convert(
         kind = found[0].part.kind
         write_part(target, found[0], OWN_NAMING[kind], dtype, changes)
         return [target]
-    written = []
+    written: list[Path] = []
     for f in found:
-        path, errors = _write_component(target, f, format_, dtype, changes, bits)
+        try:
+            path, errors = _write_component(target, f, format_, dtype, changes, bits)
+        except CheckpointError as error:
+            left = f"; {', '.join(map(str, written))} {NOT_A_MODEL}" if written else ""
+            raise CheckpointError(f"{error}{left}") from error
         written.append(path)
         if errors:
             report(f"{TITLES[f.part.kind]}: {errors}")
@@ -95,6 +100,8 @@ def chosen(source: Path, part: str | None) -> list[Found]:
     for path, strangers in looked.unknown.items():
         warn_of(path, strangers)
     parts = {f.part.kind: f for f in reversed(looked.found)}  # of two of a kind, the first
+    if not parts:
+        raise CheckpointError(f"{source}: holds no part that can be converted: {' '.join(looked.notes).strip()}")
     if part is not None and part not in parts:
         raise CheckpointError(f"{source}: holds no {TITLES[part]}, only {', '.join(TITLES[kind] for kind in parts)}")
     found = [f for kind, f in parts.items() if part in (None, kind)]

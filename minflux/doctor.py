@@ -4,7 +4,6 @@ import ctypes
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 import warnings
@@ -18,6 +17,7 @@ from threadpoolctl import threadpool_info
 import minflux
 from minflux.backend import Backend, blas, get_backend
 from minflux.errors import BackendError
+from minflux.machine import available, field, sysctl, total
 
 Row = tuple[str, str]
 
@@ -75,17 +75,9 @@ def processor() -> str:
 
 
 def memory() -> str:
-    """Tell how much memory there is, and, where the system says so, how much of it is free."""
-    total = kilobytes("MemTotal") or int(sysctl("hw.memsize") or 0)
-    free = kilobytes("MemAvailable")
-    if not total:
-        return "unknown"
-    return gigabytes(total) + (f", {gigabytes(free)} free" if free else "")
-
-
-def kilobytes(name: str) -> int:
-    """Read an entry of /proc/meminfo, in bytes; 0 where it isn't there."""
-    return 1024 * int((field("/proc/meminfo", name) or "0").split()[0])
+    """Tell how much memory there is, and how much of it is free to use."""
+    there = total()
+    return f"{gigabytes(there)}, {gigabytes(min(there, available()))} free" if there else "unknown"
 
 
 def gigabytes(count: int) -> str:
@@ -95,24 +87,6 @@ def gigabytes(count: int) -> str:
     '1.5 GiB'
     """
     return f"{count / 2**30:.1f} GiB"
-
-
-def field(path: str, name: str) -> str | None:
-    """Return what follows "name :" in a file of such lines, None if there is no such file or line."""
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return None
-    pairs = (line.partition(":") for line in lines)
-    return next((value.strip() for key, _, value in pairs if key.strip() == name), None)
-
-
-def sysctl(name: str) -> str | None:
-    """Ask macOS for one of its facts; None on other systems."""
-    if sys.platform != "darwin":
-        return None
-    answer = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
 
 
 # -- the backends --------------------------------------------------------------------------------------------

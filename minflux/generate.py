@@ -12,7 +12,7 @@ from tqdm import tqdm
 from minflux import __version__
 from minflux.errors import ArgumentError
 from minflux.pictures import grid
-from minflux.pipeline import Pipeline
+from minflux.pipeline import Conditioning, Pipeline
 from minflux.sampling import Step, check_seed
 from minflux.weights.files import written_whole
 
@@ -49,18 +49,27 @@ def complete(pipe: Pipeline, prompt: str, seed: int, **given) -> Settings:
     )
 
 
-def draw(pipe: Pipeline, settings: Settings, previews: bool = False) -> tuple[Image.Image, list[np.ndarray]]:
-    """Draw one picture under a progress bar; return it, and each step's predicted picture when asked for."""
+def draw(
+    pipe: Pipeline, settings: Settings, previews: bool = False, text: Conditioning | None = None
+) -> tuple[Image.Image, list[np.ndarray], Conditioning | None]:
+    """Draw one picture under a progress bar; return it, each step's predicted picture when asked for, and the text.
+
+    text: what was returned for the same prompts before, so as not to encode them again.
+    """
     chosen = {k: v for k, v in asdict(settings).items() if k not in ("model", "backend", "prompt", "lora")}
     frames = []
-    items = pipe.generate(settings.prompt, **chosen)
-    next(items)  # the conditioning
-    last = None
-    for last in tqdm(items, total=settings.steps, desc=f"seed {settings.seed}", unit="step"):
-        if previews:
-            frames.append(pipe.decode(last.predicted)[0])
-    assert isinstance(last, Step)
-    return Image.fromarray(pipe.decode(last.x)[0]), frames
+    x, items = None, pipe.generate(settings.prompt, text=text, **chosen)
+    with tqdm(total=settings.steps, desc="reading the prompt", unit="step") as bar:
+        for item in items:
+            if isinstance(item, Step):
+                x = item.x
+                if previews:
+                    frames.append(pipe.decode(item.predicted)[0])
+                bar.update()
+            else:
+                text = item
+                bar.set_description(f"seed {settings.seed}")
+    return Image.fromarray(pipe.decode(x)[0]), frames, text
 
 
 def save_picture(image: Image.Image, path: Path, settings: Settings) -> None:

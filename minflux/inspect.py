@@ -3,6 +3,7 @@
 Only headers and configs are read, so 24 GB take no longer than 24 MB.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,19 @@ from minflux.model.clip import CLIPConfig
 from minflux.model.flux import FluxConfig
 from minflux.model.t5 import T5Config
 from minflux.model.vae import VAEConfig
-from minflux.weights.files import contents
+from minflux.weights.files import METADATA, Stored, contents, read_header, read_json
 from minflux.weights.folder import KINDS, read_config, weights_path
-from minflux.weights.parts import Mismatch, Part, check_no_redux, find_parts, mismatches, sizes_in, variant
+from minflux.weights.parts import (
+    PIPELINES,
+    REDUX,
+    Mismatch,
+    Part,
+    check_no_redux,
+    find_parts,
+    mismatches,
+    sizes_in,
+    variant,
+)
 from minflux.weights.quantised import bits_of, is_packed
 
 TITLES = {"transformer": "transformer", "vae": "autoencoder", "text_encoder": "CLIP", "text_encoder_2": "T5"}
@@ -43,6 +54,7 @@ class Report:
     found: list[Found]
     unknown: dict[Path, list[str]]  # names that belong to no part
     missing: list[str] = field(default_factory=list)  # parts that a whole model has, and this one lacks
+    notes: list[str] = field(default_factory=list)  # what is known of it beside its weights
 
     @property
     def whole(self) -> bool:
@@ -51,7 +63,7 @@ class Report:
 
     def text(self) -> str:
         """Lay the report out for reading."""
-        lines = [f"{self.path}: {_bytes(_size_on_disk(self.path))} on disk"]
+        lines = [f"{self.path}: {_bytes(_size_on_disk(self.path))} on disk", *(f"  {note}" for note in self.notes)]
         for found in self.found:
             lines += _part_lines(found)
         for path, names in self.unknown.items():
@@ -61,9 +73,9 @@ class Report:
         parts = {found.part.kind: found.part for found in self.found}
         if parts:
             modes = ", ".join(f"{_bytes(held(parts, mode))} {mode}" for mode in MODES)
-            on_gpu = ", ".join(f"{_bytes(held(parts, mode, 2, blockwise=True))} {mode}" for mode in MODES)
+            on_gpu = ", ".join(f"{_bytes(held(parts, mode, None, blockwise=True))} {mode}" for mode in MODES)
             lines.append(f"memory for the weights in float32 (on a CPU): {modes}")
-            lines.append(f"memory for the weights in bfloat16 (MLX on a GPU): {on_gpu}")
+            lines.append(f"memory for the weights as they are stored (MLX on a GPU): {on_gpu}")
         return "\n".join(lines)
 
 
@@ -78,8 +90,11 @@ def inspect(model: str | Path) -> Report:
     path = where(model)
     if path.is_dir():
         return _inspect_folder(path)
+    held = contents(path)
+    if REDUX in held:
+        return Report(path, [], {}, notes=_redux(held))
     found, unknown = _inspect_file(path)
-    return Report(path, found, {path: unknown})
+    return Report(path, found, {path: unknown}, notes=_named(path, found))
 
 
 def where(model: str | Path) -> Path:
@@ -107,6 +122,12 @@ def _inspect_file(path: Path) -> tuple[list[Found], list[str]]:
 def _inspect_folder(folder: Path) -> Report:
     """Look at every component in diffusers' layout, and at every single file beside them."""
     found, unknown = [], {}
+    index = read_json(folder / "model_index.json") if (folder / "model_index.json").exists() else {}
+    pipeline = str(index.get("_class_name"))
+    notes = [f"model_index.json: a {pipeline}, {PIPELINES[pipeline]}"] if pipeline in PIPELINES else []
+    embedder = weights_path(folder / "image_embedder", "diffusion_pytorch_model")
+    if embedder.exists() and REDUX in (held := contents(embedder)):
+        return Report(folder, [], {}, notes=notes + _redux(held))
     for kind, spec in KINDS.items():
         if not (folder / kind).is_dir():
             continue
@@ -124,7 +145,32 @@ def _inspect_folder(folder: Path) -> Report:
     if not found:
         raise CheckpointError(f"{folder}: holds no part of FLUX.1: no component's folder, no .safetensors file")
     missing = [kind for kind in KINDS if kind not in {f.part.kind for f in found}]
-    return Report(folder, found, unknown, missing if (folder / "model_index.json").exists() else [])
+    return Report(folder, found, unknown, missing if index else [], notes or _named(folder, found))
+
+
+def _redux(held: dict[str, Stored]) -> list[str]:
+    """Describe Redux's adapter: two matrices with biases."""
+    up, down = (held[f"redux_{name}.weight"].shape if f"redux_{name}.weight" in held else () for name in ("up", "down"))
+    codes = ", ".join(sorted({stored.code for stored in held.values()}))
+    numbers = sum(math.prod(stored.shape) for stored in held.values())
+    sizes = f"features of {up[1]} numbers to text tokens of {down[0]}, by {up[0]}" if len(up) == len(down) == 2 else ""
+    return [
+        f"{PIPELINES['FluxPriorReduxPipeline']}; minflux can't draw with it",
+        f"  {numbers:,} numbers in {len(held)} weights, {codes}; {sizes or f'damaged: {up} and {down}'}",
+    ]
+
+
+def _named(path: Path, found: list[Found]) -> list[str]:
+    """Tell Krea-dev and Kontext from dev by a name, for no weight does: the file's or folder's, or one inside."""
+    dev = [f for f in found if isinstance(f.cfg, FluxConfig) and f.cfg.guidance_embed]
+    names = [path.name, *(part for part in path.parts if part.startswith("models--"))]  # the Hub's cache
+    for f in dev:
+        config = f.path.with_name("config.json")
+        names += [str(read_json(config).get("_name_or_path", ""))] if config.exists() else []
+        if f.path.suffix == ".safetensors":
+            names += map(str, read_header(f.path)[0].get(METADATA, {}).values())
+    likely = [(name, word) for name in names for word in ("Krea", "Kontext") if word.lower() in name.lower()]
+    return [f"named {name!r}: {word}{'-dev' * (word == 'Krea')}, it seems" for name, word in likely[:1] if dev]
 
 
 # -- writing down --------------------------------------------------------------------------------------------

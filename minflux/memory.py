@@ -1,8 +1,9 @@
 """How much memory a model takes, and which of three ways of holding it fits.
 
 - resident: all weights are read once and kept.
-- staged: the text encoders, which are needed once a prompt, and the modulations, which are needed once a picture, are
-  read from their files while they work, and forgotten. All else is kept.
+- staged: the text encoders, which are needed once a prompt, and what steers the blocks, needed once a picture, are read
+  from their files while they work, and forgotten. The rest of the transformer is read before the steps of a picture and
+  freed before it is decoded. The autoencoder is kept.
 - streamed: of the transformer too no more than one matrix is held at a time (on MLX, one block). It is read again at
   every step.
 
@@ -10,7 +11,6 @@ Whichever is taken, the picture is the same, to the bit.
 """
 
 import math
-import os
 import re
 import sys
 import warnings
@@ -19,62 +19,103 @@ from collections.abc import Callable
 
 from minflux.backend import Backend
 from minflux.errors import ArgumentError
+from minflux.machine import available
 from minflux.weights.files import FLOATS
 from minflux.weights.parts import Part, whole_name
-from minflux.weights.quantised import is_beside, is_packed, matrix_shape
+from minflux.weights.quantised import SCALES, is_beside, is_packed, matrix_shape, stem_of
+from minflux.weights.stream import When
 
 TEXT = ("text_encoder", "text_encoder_2")
-MODULATION = re.compile(r"(_mod\.lin|modulation\.lin|adaLN_modulation\.1)\.")
-LATER: dict[str, Callable[[str, str], bool]] = {  # whether a weight, by its part and name, is read when it is used
-    "resident": lambda kind, name: False,
-    "staged": lambda kind, name: kind in TEXT or bool(MODULATION.search(name)),
-    "streamed": lambda kind, name: kind != "vae",
+STEERING = re.compile(r"(^(time|guidance|vector)_in|_mod\.lin|modulation\.lin|adaLN_modulation\.1)\.")
+WHEN: dict[str, Callable[[str, str], When]] = {  # the time when a weight, by its part and name, is read
+    "resident": lambda kind, name: "kept",
+    "staged": lambda kind, name: (
+        "kept" if kind == "vae" else "use" if kind in TEXT or STEERING.search(name) else "steps"
+    ),
+    "streamed": lambda kind, name: "kept" if kind == "vae" else "use",
 }
-MODES = tuple(LATER)
+MODES = tuple(WHEN)
 SPARE = 0.8  # of the free memory, what weights may take: the rest is for activations
 
 
-def choose(mode: str, nx: Backend, parts: dict[str, Part]) -> str:
-    """Check a mode, or for "auto" choose the first that fits into the free memory, with a warning if it is a slow one.
+def choose(
+    mode: str,
+    nx: Backend,
+    parts: dict[str, Part],
+    dtype: str | None = None,
+    report: Callable[[str], None] | None = None,
+) -> str:
+    """Check a mode, or for "auto" choose the first that fits into the free memory.
 
-    On a GPU with memory of its own, which can't be asked for here, "auto" is "resident". Raises `ArgumentError` for an
-    unknown mode.
+    dtype: of the floats once they are read, None for each file's own. `report` is told what "auto" chose and why;
+    without it, there is a warning if the mode is a slow one. Where not even "streamed" fits, there is a warning in any
+    case, for the system may still find room by swapping. On a GPU with memory of its own, which can't be asked for
+    here, "auto" is "resident". Raises `ArgumentError` for an unknown mode.
     """
     if mode not in (*MODES, "auto"):
         raise ArgumentError(f"memory must be one of {', '.join(('auto', *MODES))}, got {mode!r}")
     if mode != "auto":
         return mode
+    tell = report or (lambda line: None)
     if nx.on_gpu and sys.platform != "darwin":
+        tell("memory: resident (how much is free on this GPU can't be asked for)")
         return "resident"
-    free, itemsize = available(), 2 if nx.on_gpu else 4
+    free, itemsize = available(), None if dtype is None else 4 if dtype == "float32" else 2
     amounts = {mode: held(parts, mode, itemsize, blockwise=nx.name == "mlx") for mode in MODES}
-    chosen = next((mode for mode in MODES if amounts[mode] <= SPARE * free), "streamed")
-    if chosen != "resident":
+    chosen = next((mode for mode in MODES if amounts[mode] <= SPARE * free), None)
+    room = f"all weights take {amounts['resident'] / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    if chosen == "resident":
+        tell(f"memory: resident ({room})")
+        return chosen
+    slow = chosen or "streamed"
+    line = f"memory: {slow}, which is slower and takes {amounts[slow] / 1e9:.1f} GB ({room})"
+    if chosen is None:
         warnings.warn(
-            f"memory: all weights take {amounts['resident'] / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "
-            f"{chosen} mode, which is slower, takes {amounts[chosen] / 1e9:.1f} GB",
-            stacklevel=2,
+            f"{line}: too little even so; the system may swap, or end the process: close other programs", stacklevel=2
         )
-    return chosen
+    elif report is None:
+        warnings.warn(line, stacklevel=2)
+    else:
+        report(line)
+    return slow
 
 
-def held(parts: dict[str, Part], mode: str, itemsize: int = 4, blockwise: bool = False) -> int:
-    """Count the bytes that weights take at most in a mode: those that stay, and the most that pass through at a time.
+def held(parts: dict[str, Part], mode: str, itemsize: int | None = 4, blockwise: bool = False) -> int:
+    """Count the bytes that weights take at most in a mode: those of its largest stage (see `stages`)."""
+    return max(stages(parts, mode, itemsize, blockwise).values())
 
-    What passes is a matrix, or on MLX (`blockwise`) a block. It is held twice for a moment: as it is stored, at most as
-    wide, and as it is used. A quantised matrix that stays is also a float one while it is multiplied by.
+
+def stages(parts: dict[str, Part], mode: str, itemsize: int | None = 4, blockwise: bool = False) -> dict[str, int]:
+    """Count the bytes of weights that are held while the "text" is encoded, in the "steps", and while they "decode".
+
+    In each stage it is those that stay, and the most that pass through at a time. What passes is a matrix, or on MLX
+    (`blockwise`) a block. It is held twice for a moment: as it is stored, at most as wide, and as it is used. So is a
+    matrix that is read for the steps; and a quantised one that stays is also a float one while it is multiplied by.
+    itemsize: of a float once it is read, None for as many bytes as in the file (two for float8, of an eight-byte one
+    four).
     """
-    stay, passing, widened = 0, Counter[str](), 0
+    stay = Counter[str]()
+    passing: dict[str, Counter[str]] = {"text": Counter(), "steps": Counter(), "decode": Counter()}
     for kind, part in parts.items():
+        passes = passing["text" if kind in TEXT else "decode" if kind == "vae" else "steps"]
         for name, stored in part.found.items():
-            whole = whole_name(kind, part.naming, name)
-            size = numbers(part, name)
-            if LATER[mode](kind, whole):
-                passing[f"{kind} {block(whole) if blockwise else whole}"] += size
+            whole, size = whole_name(kind, part.naming, name), numbers(part, name)
+            wide = size * (itemsize or own_itemsize(part, name))
+            own = wide if stored.code in FLOATS else stored.size
+            when = WHEN[mode](kind, whole)
+            if when == "use":
+                passes[f"{kind} {block(whole) if blockwise else whole}"] += 2 * wide
             else:
-                stay += itemsize * size if stored.code in FLOATS else stored.size
-                widened = max(widened, size if is_packed(name, part.found) else 0)
-    return stay + itemsize * max(2 * max(passing.values(), default=0), widened)
+                stay[when] += own
+                passes[f"{kind} {name}"] = max(own * (when == "steps"), wide * is_packed(name, part.found))
+    most = {stage: max(sizes.values(), default=0) for stage, sizes in passing.items()}
+    return {stage: stay["kept"] + (stay["steps"] if stage == "steps" else 0) + most[stage] for stage in passing}
+
+
+def own_itemsize(part: Part, name: str) -> int:
+    """Tell how many bytes a number takes when it is read in its file's own dtype; a quantised one's is its scales'."""
+    beside = part.found.get(f"{stem_of(name)}.{SCALES}", part.found[name])
+    return 4 if beside.code in ("F32", "F64") else 2
 
 
 def block(name: str) -> str:
@@ -95,12 +136,3 @@ def count(part: Part) -> int:
 def numbers(part: Part, name: str) -> int:
     """Count a weight's numbers, a quantised one's as before it was packed."""
     return math.prod(matrix_shape(name, part.found) if is_packed(name, part.found) else part.found[name].shape)
-
-
-def available() -> int:
-    """Tell how many bytes of memory are free to use: Linux's own estimate; elsewhere half of all there is."""
-    try:
-        with open("/proc/meminfo") as file:
-            return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    except OSError:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from minflux.backend import Backend, get_backend
+from minflux.cache import Cache
 from minflux.errors import ArgumentError
 from minflux.model.bands import decode_any
 from minflux.model.clip import CLIPConfig, clip_encoder
@@ -28,6 +29,7 @@ from minflux.pictures import to_uint8
 from minflux.sampling import Schedule, Step, check_seed, euler, guided, noise
 from minflux.shapes import Array, Tree
 from minflux.text import PromptTruncated, Tokenizer
+from minflux.weights.stream import for_steps
 from minflux.weights.tree import tree_map
 
 
@@ -65,6 +67,7 @@ class Pipeline:
     defaults: Defaults
     name: str = ""
     lora: tuple[str, ...] = ()  # what was added to its weights
+    cache: Cache | None = None  # of what its text encoders said
 
     # -- the whole way -----------------------------------------------------------------------------------------
 
@@ -101,6 +104,7 @@ class Pipeline:
         width: int | None = None,
         height: int | None = None,
         latents: np.ndarray | None = None,
+        text: Conditioning | None = None,
     ) -> Iterator[Conditioning | Step]:
         """Return an iterator over the conditioning, then one `Step` after each denoising step.
 
@@ -108,7 +112,8 @@ class Pipeline:
         own seed alone, not on the batch. guidance: the strength that dev-like models take as an input; for others the
         scale of classifier-free guidance away from `negative_prompt` ("" unless given), 1 for none. width, height: of
         the picture, in pixels. latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of
-        the seed's. What is not given is the model's default.
+        the seed's. text: the conditioning that an iterator over the same prompts has given before, so as not to encode
+        them again. What is not given is the model's default.
 
         A step's `x` and `predicted` are latents (B, h, w, C) of the pipeline's backend: `decode` shows either. Raises
         `ArgumentError` at once, before anything is computed, when an argument can't be drawn with.
@@ -121,29 +126,51 @@ class Pipeline:
         negative = self.negative_prompt(negative_prompt, guidance)
         rows, columns = start.shape[1:3]  # of latents
         times = self.schedule.times(steps, tokens=rows * columns // 4)
+        wanted = prompts if negative is None else prompts + [negative] * len(prompts)
+        if text is not None and len(text.txt) != len(wanted):
+            raise ArgumentError(f"text must be of {len(wanted)} prompts, negative ones too, got {len(text.txt)}")
 
         def draw() -> Iterator[Conditioning | Step]:
-            conditioning = self.encode(prompts if negative is None else prompts + [negative] * len(prompts))
+            conditioning = self.encode(wanted) if text is None else text
             yield conditioning
-            v = self.velocity(conditioning, guidance, negative is not None, rows, columns, times)
-            yield from euler(v, start, times)
+            # the weights that are held for the steps are v's, and gone with it when the last step is done
+            yield from euler(
+                self.velocity(conditioning, guidance, negative is not None, rows, columns, times), start, times
+            )
 
         return draw()
 
     # -- text --------------------------------------------------------------------------------------------------
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Encode prompts with both text encoders."""
-        clip_cfg, clip = self.clip
-        t5_cfg, t5 = self.t5
+        """Encode prompts with both text encoders, each prompt once; or, with a `cache`, give what they said before."""
+        distinct = list(dict.fromkeys(prompts))
+        clip_ids, t5_ids = self.tokens(distinct)
+        path = self.cache.path(clip_ids, t5_ids) if self.cache else None
+        found = self.cache.read(path) if self.cache and path else None
+        txt, y = found or self.encoded(clip_ids, t5_ids)
+        if self.cache and path and not found:
+            self.cache.write(path, txt, y)
+        if len(distinct) < len(prompts):
+            rows = self.nx.array(np.array([distinct.index(prompt) for prompt in prompts], np.int32))
+            txt, y = txt[rows], y[rows]
+        return Conditioning(txt, y)
+
+    def tokens(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Cut prompts into token ids, CLIP's and T5's."""
         with warnings.catch_warnings():  # of a long prompt CLIP reads the start alone, by design; T5 reads on
             warnings.simplefilter("ignore", PromptTruncated)
-            clip_ids = self.clip_tokenizer(prompts, clip_cfg.max_position_embeddings)
-        t5_ids = self.t5_tokenizer(prompts, self.defaults.text_length)
+            clip_ids = self.clip_tokenizer(prompts, self.clip[0].max_position_embeddings)
+        return clip_ids, self.t5_tokenizer(prompts, self.defaults.text_length)
+
+    def encoded(self, clip_ids: np.ndarray, t5_ids: np.ndarray) -> tuple[Array, Array]:
+        """Run both text encoders: txt (B, T, E) from T5, y (B, P) from CLIP."""
+        clip_cfg, clip = self.clip
+        t5_cfg, t5 = self.t5
         _, y = clip_encoder(clip, clip_cfg, self.nx.array(clip_ids), self.nx.eval)
         txt = t5_encoder(t5, t5_cfg, self.nx.array(t5_ids), self.nx.eval)
         self.nx.eval(txt, y)
-        return Conditioning(txt, y)
+        return txt, y
 
     def negative_prompt(self, given: str | None, guidance: float) -> str | None:
         """Return what guidance leads away from, or None where a single pass is enough."""
@@ -202,6 +229,7 @@ class Pipeline:
         t = nx.array(np.repeat(times[:-1], rows))
         vec = condition(p, t, nx.concatenate([y] * steps, axis=0), strength)  # (steps · B, D)
         products = modulation_products(p, vec)
+        p = for_steps(p)
 
         def at(step: int) -> tuple[Tree, Array]:
             own = slice(step * rows, (step + 1) * rows)
@@ -296,19 +324,23 @@ def load(
     dtype: str | None = None,
     lora: str | Sequence[str] = (),
     memory: str = "auto",
+    report: Callable[[str], None] | None = None,
+    cache: str | Path | None = None,
 ) -> Pipeline:
     """Load a model by name ("tiny") or from a folder in diffusers' layout, onto "numpy", "mlx" or "auto".
 
     "auto" is MLX where it has a GPU and NumPy elsewhere. dtype: of the weights; unless given, "float32" on a CPU and
     the file's own on a GPU. lora: files of LoRAs to add, each "FILE" or "FILE:SCALE". memory: "resident", "staged",
-    "streamed", or "auto" for the first of them that fits into what is free (see `minflux.memory`). Raises
-    `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model or a LoRA of another,
-    `BackendError` for a backend that isn't installed.
+    "streamed", or "auto" for the first of them that fits into what is free (see `minflux.memory`); `report` is told
+    which one that is and why, and without it a slow one is warned of. cache: a folder in which what the text encoders
+    say is kept, so that for the same prompts they need not run again (see `minflux.cache`). Raises `ArgumentError` for
+    an unknown name, `CheckpointError` for a folder that is no model or a LoRA of another, `BackendError` for a backend
+    that isn't installed.
     """
     from minflux.weights.model import load_model
 
     nx = get_backend(backend if backend != "auto" else best_backend())
-    return load_model(model, nx, dtype, [lora] if isinstance(lora, str) else lora, memory)
+    return load_model(model, nx, dtype, [lora] if isinstance(lora, str) else lora, memory, report, cache)
 
 
 def best_backend() -> str:

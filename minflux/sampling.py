@@ -6,6 +6,7 @@ between the two. Sampling starts at t = 1 and follows v backwards to t = 0. Sour
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,13 +31,13 @@ def noise(seed: int, shape: Sequence[int], dtype: str = "float32") -> np.ndarray
     block, and below 16 numbers works in float64 with 53-bit uniforms. "bfloat16" rounds them, and draws nothing for a
     broken block before it is drawn afresh. float32 of `shape`: NumPy has no bfloat16, and float32 holds each of them
     exactly; one in 400,000 is PyTorch's neighbour, where 1e-7 decides how to round. Raises `ArgumentError` for a seed
-    outside 0 … 2^64 - 1, and another dtype. Source: PyTorch `aten/src/ATen/native/cpu/DistributionTemplates.h`.
+    outside 0 … 2^64 - 1, a shape that is none, and another dtype. Source: PyTorch
+    `aten/src/ATen/native/cpu/DistributionTemplates.h`.
     """
     if dtype not in ("float32", "bfloat16"):
         raise ArgumentError(f"dtype must be 'float32' or 'bfloat16', got {dtype!r}")
-    count = math.prod(shape)
-    low = check_seed(seed) & 0xFFFFFFFF  # PyTorch keeps 32 bits of the seed
-    bits = np.random.RandomState(low)._bit_generator.random_raw
+    count = math.prod(check_shape(shape))
+    bits = _bits(check_seed(seed))
     drawn = count if dtype == "float32" else count // 16 * 16
     normals = _few_normals(bits, count) if count < 16 else _many_normals(bits, count, drawn)
     return (normals if dtype == "float32" else _rounded(normals)).reshape(shape)
@@ -47,6 +48,26 @@ def check_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**64:
         raise ArgumentError(f"seed must be a whole number from 0 to 2^64 - 1, got {seed!r}")
     return int(seed)
+
+
+def check_shape(shape: Any) -> tuple[int, ...]:
+    """Return the shape, whole numbers of at least 0."""
+    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else (None,)
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 0 for n in sizes):
+        raise ArgumentError(f"shape must be a list or tuple of whole numbers of at least 0, got {shape!r}")
+    return sizes
+
+
+TWISTERS = threading.local()  # a Mersenne Twister for each thread: to make one takes 200 µs, to seed it 2
+
+
+def _bits(seed: int) -> Callable[[int], np.ndarray]:
+    """Seed this thread's Mersenne Twister as PyTorch does, with 32 bits; return its source of 32-bit integers."""
+    if not hasattr(TWISTERS, "seeded"):
+        TWISTERS.twister = np.random.MT19937(0)
+        TWISTERS.seeded = np.random.RandomState(TWISTERS.twister)
+    TWISTERS.seeded.seed(seed & 0xFFFFFFFF)
+    return TWISTERS.twister.random_raw
 
 
 def _many_normals(bits: Callable[[int], np.ndarray], count: int, drawn: int) -> np.ndarray:

@@ -209,6 +209,22 @@ def test_what_goes_wrong_on_the_way_leaves_no_file(model, tmp_path, monkeypatch,
     assert not [p for p in tmp_path.iterdir() if p.name != "broken"]
 
 
+def test_what_was_written_before_a_failure_is_told(model, tmp_path):
+    """The transformer comes last; a number in it that no float16 holds is found when the others are there."""
+    shutil.copytree(model, tmp_path / "model")
+    path = tmp_path / "model" / WEIGHTS["transformer"]
+    flat = read_safetensors(path, get_backend("numpy"))
+    flat["x_embedder.weight"][3, 1] = 1e6
+    write_safetensors(path, flat)
+    with pytest.raises(CheckpointError) as caught:
+        convert(tmp_path / "model", tmp_path / "out", "diffusers", dtype="float16")
+    told, left = str(caught.value).split("; ", 1)
+    assert "x_embedder.weight: a number as large as 1e+06 doesn't fit into F16" in told
+    written = sorted(map(str, (tmp_path / "out").rglob("*.safetensors")))
+    assert len(written) == 3
+    assert sorted(left.split(" were written before")[0].split(", ")) == written
+
+
 def test_a_disk_that_fails_while_writing(tmp_path):
     def bytes_of(name):
         raise OSError(28, "No space left on device")

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from minflux import backend, doctor
+from minflux import backend, doctor, machine
 from minflux.backend import available, blas, get_backend
 
 
@@ -111,21 +111,16 @@ def test_a_missing_blas_is_told_without_a_warning(monkeypatch):
 
 
 def test_memory_and_processor_of_other_systems(monkeypatch):
-    monkeypatch.setattr(doctor, "field", lambda path, name: None)
-    monkeypatch.setattr(doctor, "sysctl", {"hw.memsize": str(16 << 30), "machdep.cpu.brand_string": "M4"}.get)
-    assert doctor.memory() == "16.0 GiB"
+    for module in (doctor, machine):
+        monkeypatch.setattr(module, "field", lambda path, name, separator=":": None)
+        monkeypatch.setattr(module, "sysctl", {"hw.memsize": str(16 << 30), "machdep.cpu.brand_string": "M4"}.get)
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1 << 14, "SC_PHYS_PAGES": 1 << 20}.get)
+    assert doctor.memory() == "16.0 GiB, 8.0 GiB free"
     assert doctor.processor() == "M4"
-    monkeypatch.setattr(doctor, "sysctl", lambda name: None)
+    for module in (doctor, machine):
+        monkeypatch.setattr(module, "sysctl", lambda name: None)
     assert doctor.memory() == "unknown"
     assert doctor.processor()
-
-
-def test_a_field_of_a_file_of_lines(tmp_path):
-    path = tmp_path / "meminfo"
-    path.write_text("MemTotal:       24 kB\nMemFree:  3 kB\n\nno colon\n")
-    assert doctor.field(str(path), "MemFree") == "3 kB"
-    assert doctor.field(str(path), "Swap") is None
-    assert doctor.field(str(tmp_path / "none"), "MemFree") is None
 
 
 @pytest.mark.parametrize(("named", "best", "held_back"), [("Haswell", "SKYLAKEX", True), ("Haswell", "HASWELL", False)])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,6 +162,25 @@ def test_a_bias_and_the_root_of_the_rank(tmp_path):
 # -- what can't be added -------------------------------------------------------------------------------------
 
 PAIR = {"img_in.lora_A.weight": np.ones((2, 16), np.float32), "img_in.lora_B.weight": np.ones((32, 2), np.float32)}
+PAIR_UP = PAIR["img_in.lora_B.weight"]
+
+
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+@pytest.mark.parametrize("scale", ["3e38", "1e39", "-3e38"])
+def test_a_scale_that_leads_to_infinity(model, tmp_path, nx, mode, scale):
+    write_safetensors(tmp_path / "l.safetensors", PAIR)
+    with pytest.raises(CheckpointError, match=r"l.safetensors: img_in: too large for .*float32 when added; use a sma"):
+        minflux.load(model, nx.name, lora=f"{tmp_path / 'l.safetensors'}:{scale}", memory=mode)("a cat")
+
+
+def test_infinity_beside_a_quantised_matrix():
+    change = lora.Change("l: here", lora.Module("transformer", "x"), np.ones((2, 64), np.float32), PAIR_UP)
+    scales = {"x.scales": np.ones((32, 1), np.float32)}
+    assert set(lora.beside(scales, [change])) == {"x.lora_down", "x.lora_up"}
+    for up, down in ((np.inf, 1), (3e38, 9), (9, 3e38)):
+        large = replace(change, up=PAIR_UP * np.float32(up), down=change.down * np.float32(down))
+        with pytest.raises(CheckpointError, match="l: here: too large for float32"):
+            lora.beside(scales, [change, large])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 import minflux
 from benchmarks import synthetic_checkpoint as synthetic
 from minflux import cli
+from minflux.backend import get_backend
+from minflux.convert import convert
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inspect import inspect
 from minflux.model.clip import CLIP_L
@@ -237,11 +239,7 @@ def test_inspect_says_what_is_wrong(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("held", "complaint"),
-    [
-        ({"a": torch.zeros(1)}, "holds no part of FLUX.1; its first names are a"),
-        ({"redux_up.weight": torch.zeros(1)}, "is FLUX.1 Redux"),
-    ],
+    ("held", "complaint"), [({"a": torch.zeros(1)}, "holds no part of FLUX.1; its first names are a")]
 )
 def test_inspect_refuses_other_files(tmp_path, held, complaint):
     safetensors.torch.save_file(held, tmp_path / "x.safetensors")
@@ -255,3 +253,73 @@ def test_inspect_finds_nothing(tmp_path):
         inspect(tmp_path / "none")
     with pytest.raises(CheckpointError, match="holds no part"):
         inspect(tmp_path)
+
+
+# -- other members of the family -----------------------------------------------------------------------------
+
+
+REDUX = {
+    "redux_up.weight": torch.zeros(96, 9), "redux_up.bias": torch.zeros(96),
+    "redux_down.weight": torch.zeros(32, 96), "redux_down.bias": torch.zeros(32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["file", "folder"])
+def test_redux_is_explained_and_refused(tmp_path, layout):
+    model = tmp_path / "x.safetensors"
+    if layout == "folder":
+        model = tmp_path / "redux"
+        (model / "image_embedder").mkdir(parents=True)
+        (model / "model_index.json").write_text('{"_class_name": "FluxPriorReduxPipeline"}')
+    file = model / "image_embedder" / "diffusion_pytorch_model.safetensors" if layout == "folder" else model
+    safetensors.torch.save_file({name: x.bfloat16() for name, x in REDUX.items()}, file)
+    result = run(model)
+    assert result.exit_code == 0
+    assert "FLUX.1 Redux, an adapter for picture prompts; minflux can't draw with it" in result.output
+    assert "4,064 numbers in 4 weights, BF16; features of 9 numbers to text tokens of 32, by 96" in result.output
+    with pytest.raises(CheckpointError, match=r"FLUX.1 Redux, an adapter for picture prompts"):
+        minflux.load(model)
+    with pytest.raises(CheckpointError, match=r"holds no part that can be converted: .*Redux"):
+        convert(model, tmp_path / "out", "diffusers")
+
+
+def test_a_damaged_redux(tmp_path):
+    safetensors.torch.save_file({"redux_up.weight": torch.zeros(1)}, tmp_path / "x.safetensors")
+    assert "1 numbers in 1 weights, F32; damaged: (1,) and ()" in run(tmp_path / "x.safetensors").output
+
+
+@pytest.mark.parametrize("name", parts.PIPELINES)
+def test_a_folder_s_index_tells_the_variant(tmp_path, name):
+    model = tiny_model.make(tmp_path / "model", guidance=True)
+    assert " it seems" not in run(model).output
+    (model / "model_index.json").write_text(f'{{"_class_name": "{name}"}}')
+    assert f"  model_index.json: a {name}, {parts.PIPELINES[name]}\n" in run(model).output
+
+
+def test_kontext_is_drawn_with_from_the_text_alone_and_that_is_said(tmp_path):
+    model = tiny_model.make(tmp_path / "model")
+    expected = minflux.load(model)("a cat")
+    (model / "model_index.json").write_text('{"_class_name": "FluxKontextPipeline"}')
+    with pytest.warns(UserWarning, match=r"Kontext, which takes a reference picture .*; it is drawn with from"):
+        pipe = minflux.load(model)
+    assert pipe("a cat").tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("where", ["file", "metadata", "folder", "config", "cache"])
+def test_krea_is_told_by_a_name_alone(tmp_path, where):
+    """dev, Krea-dev and Kontext have the same shapes: a name is all there is."""
+    model = tmp_path / ("models--x--FLUX.1-Krea-dev/snapshots/1" if where == "cache" else "model")
+    model.parent.mkdir(parents=True, exist_ok=True)
+    tiny_model.make(model, guidance=True)
+    if where == "folder":
+        model = model.rename(tmp_path / "FLUX.1-Krea-dev")
+    if where == "config":
+        config = model / "transformer" / "config.json"
+        config.write_text(config.read_text().replace("{", '{"_name_or_path": "somewhere/FLUX.1-Krea-dev",', 1))
+    if where in ("file", "metadata"):
+        cfg = replace(DEV, hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1)
+        model = tmp_path / ("flux1-krea-dev.safetensors" if where == "file" else "flux.safetensors")
+        synthetic.make(model, cfg)
+        if where == "metadata":
+            write_safetensors(model, read_safetensors(model, get_backend("numpy")), {"modelspec.title": "FLUX.1 Krea"})
+    assert ": Krea-dev, it seems" in run(model).output

@@ -1,5 +1,6 @@
 """Noise, times and steps: PyTorch's generator and diffusers' scheduler, number by number."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
@@ -124,6 +125,24 @@ def test_noise_depends_on_the_low_32_bits_of_the_seed_alone():
 def test_what_is_no_seed(seed):
     with pytest.raises(ArgumentError, match="seed must be a whole number"):
         noise(seed, (4,))
+
+
+@pytest.mark.parametrize("shape", [(-1,), (1, -2), (2.0,), (True,), ("3",), (None,), 5, "12", None])
+def test_shapes_that_are_none(shape):
+    with pytest.raises(ArgumentError, match="shape must be a list or tuple of whole numbers of at least 0"):
+        noise(1, shape)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0), [3, 4], (np.int64(3), 5)])
+def test_unusual_shapes(shape):
+    np.testing.assert_allclose(noise(1, shape), torch_noise(1, tuple(map(int, shape))), atol=1e-6)
+
+
+def test_threads_do_not_share_their_numbers():
+    expected = [noise(seed, (500,)) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for got in zip(*pool.map(lambda seed: [noise(seed, (500,)) for _ in range(50)], range(8)), strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 # -- times ---------------------------------------------------------------------------------------------------

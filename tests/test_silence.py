@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from click.testing import CliRunner
 
 import minflux
@@ -23,7 +25,8 @@ from minflux.inspect import inspect
 from minflux.model.flux import SCHNELL
 from minflux.weights.files import contents, read_safetensors, write_safetensors
 from minflux.weights.model import find_inside
-from minflux.weights.parts import load_part
+from minflux.weights.parts import find_parts, load_part
+from minflux.weights.tree import flatten
 from tests import tiny_model
 
 NX = get_backend("numpy")
@@ -119,6 +122,54 @@ def test_a_scale_for_each_row(tmp_path, scale):
 def test_a_scale_that_fits_nothing(tmp_path, scale):
     with refused(f"{SCALED}.weight: expected a scale of floats"):
         load_scaled(tmp_path, scale)
+
+
+TABLE, AGAIN = "shared.weight", "encoder.embed_tokens.weight"
+
+
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+@pytest.mark.parametrize("again", [lambda x: x.copy(), lambda x: x + (x == x[-1, -1]), lambda x: x[1:]])
+def test_a_table_under_two_names(model, mode, again):
+    """A T5 file may hold its table twice, but not two tables."""
+    path = model / "text_encoder_2" / "model.safetensors"
+    expected = minflux.load(model).encode(["a cat"])
+    changed(path, lambda flat: flat.update({AGAIN: again(flat[TABLE])}))
+    flat = read_safetensors(path, NX)
+
+    def encoded():
+        return minflux.load(model, memory=mode).encode(["a cat"])
+
+    if np.array_equal(flat[TABLE], flat[AGAIN]):
+        np.testing.assert_array_equal(encoded().txt, expected.txt)
+        return
+    with refused(f"{path}: {TABLE}, {AGAIN}: expected one weight under two names, found two"):
+        encoded()
+
+
+def t5_of(tmp_path, scales: dict[str, float]):
+    """A T5 of float8 in a single file, its token table under each name that has a scale."""
+    flat = {name: torch.from_numpy(x) for name, x in flatten(tiny_model.pipeline().t5[1]).items()}
+    table = flat.pop(TABLE).to(torch.float8_e4m3fn)
+    for stem, scale in scales.items():
+        flat[f"{stem}.weight"] = table.clone()
+        if scale is not None:
+            flat[f"{stem}.scale_weight"] = torch.tensor(scale)
+    safetensors.torch.save_file(flat, tmp_path / "t5.safetensors")
+    ((part,), strangers) = find_parts(contents(tmp_path / "t5.safetensors"))
+    assert strangers == []
+    return table.float().numpy(), load_part(part, NX)["shared"]["weight"]
+
+
+@pytest.mark.parametrize("names", [["shared"], ["encoder.embed_tokens"], ["shared", "encoder.embed_tokens"]])
+def test_a_scale_under_either_name_of_the_table(tmp_path, names):
+    table, got = t5_of(tmp_path, dict.fromkeys(names, 0.5))
+    np.testing.assert_array_equal(got, table / 2)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.5, 0.25), (0.5, None), (None, 0.5)])
+def test_two_scales_of_one_table(tmp_path, first, second):
+    with refused(" shared." if first is None else " encoder.embed_tokens."):
+        t5_of(tmp_path, {"shared": first, "encoder.embed_tokens": second})
 
 
 def test_a_scale_of_no_weight(tmp_path):

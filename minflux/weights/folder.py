@@ -19,7 +19,7 @@ from minflux.backend import backend_of
 from minflux.errors import CheckpointError
 from minflux.shapes import Array, Tree
 from minflux.weights import config, names, shapes
-from minflux.weights.files import FLOATS, PICKLE, Stored, read_json, write_json, write_safetensors
+from minflux.weights.files import FLOATS, PICKLE, Stored, read_json, same_bytes, write_json, write_safetensors
 from minflux.weights.names import Flat
 from minflux.weights.quantised import is_packed
 from minflux.weights.tree import flatten
@@ -56,8 +56,8 @@ def vae_to_file(flat: Flat) -> Flat:
 
 
 def t5_alias(name: str) -> str | None:
-    """Some files hold the token table twice, or under its second name only."""
-    return "shared.weight" if name == "encoder.embed_tokens.weight" else name
+    """Some files hold the token table, and its scale, twice, or under their second name only."""
+    return name.replace("encoder.embed_tokens.", "shared.", 1) if name.startswith("encoder.embed_tokens.") else name
 
 
 def clip_alias(name: str) -> str | None:
@@ -100,9 +100,38 @@ def read_config(path: Path, spec: Kind) -> Any:
         raise CheckpointError(f"{path}: expected a config of {path.parent.name}, can't read it: {error}") from error
 
 
-def standard_names(found: dict[str, Stored], spec: Kind) -> dict[str, Stored]:
-    """Give every stored weight its standard name, and leave out those that are not used."""
-    return {alias: stored for name, stored in found.items() if (alias := spec.alias(name)) is not None}
+@dataclass(frozen=True)
+class Copy:
+    """A weight that a file holds under two names."""
+
+    name: str
+    other: str
+    stored: Stored
+    again: Stored
+
+    def check(self) -> None:
+        """Raise `CheckpointError` unless the numbers under both names are the same, to the bit."""
+        both = [(stored.code, stored.shape) for stored in (self.stored, self.again)]
+        if both[0] != both[1] or not same_bytes(self.stored, self.again):
+            raise CheckpointError(
+                f"{self.again.path}: {self.name}, {self.other}: expected one weight under two names, found two"
+            )
+
+
+def standard_names(found: dict[str, Stored], spec: Kind, prefix: str = "") -> tuple[dict[str, Stored], dict[str, Copy]]:
+    """Give every stored weight its standard name, and leave out those that are not used; list those found twice.
+
+    prefix: what was taken off the names in `found`, for messages.
+    """
+    named: dict[str, str] = {}
+    copies = {}
+    for name in sorted(found, key=lambda name: spec.alias(name) != name):  # of two names, the standard one first
+        alias = spec.alias(name)
+        if alias in named:
+            copies[alias] = Copy(prefix + named[alias], prefix + name, found[named[alias]], found[name])
+        elif alias is not None:
+            named[alias] = name
+    return {alias: found[name] for alias, name in named.items()}, copies
 
 
 def weights_path(part: Path, stem: str) -> Path:

@@ -66,8 +66,12 @@ class Module:
 
 @dataclass(frozen=True)
 class Change:
-    """What a LoRA adds to one matrix, or to one part of a joint one: up @ down, and to the bias where it has any."""
+    """What a LoRA adds to one matrix, or to one part of a joint one: up @ down, and to the bias where it has any.
 
+    `source` is its file and name, for messages.
+    """
+
+    source: str
     module: Module
     down: np.ndarray  # (r, in) float32
     up: np.ndarray  # (out, r) float32, times scale · α / r
@@ -230,11 +234,12 @@ def _change(
         raise CheckpointError(f"{where}: expected finite numbers, found NaN or infinity")
     alpha, by_root = how
     alpha = arrays["alpha"].item() if "alpha" in arrays else rank if alpha is None else alpha
-    strength = np.float32(scale * alpha / (math.sqrt(rank) if by_root else rank))
-    up, bias = up * strength, strength * arrays["bias"] if "bias" in arrays else None
+    with np.errstate(over="ignore", invalid="ignore"):  # found when it is added
+        strength = np.float32(scale * alpha / (math.sqrt(rank) if by_root else rank))
+        up, bias = up * strength, strength * arrays["bias"] if "bias" in arrays else None
     if module.swapped:
         up, bias = names.exchanged(up), None if bias is None else names.exchanged(bias)
-    return Change(module, down, up, bias)
+    return Change(where, module, down, up, bias)
 
 
 def shape_of(module: Module, cfg: Any) -> tuple[int, int]:
@@ -262,9 +267,12 @@ def added(flat: dict[str, Array], changes: Sequence[Change]) -> dict[str, Array]
         stem, rows = change.module.stem, rows_of(change.module, change.down.shape[1])
         weight, bias = f"{stem}.weight", f"{stem}.bias"
         if weight in flat and not holds_packed(flat[weight]):
-            flat[weight] = _added(flat[weight], change.up @ change.down, rows)
+            with np.errstate(all="ignore"):  # too large a number is found in the sum
+                flat[weight] = _added(flat[weight], change.up @ change.down, rows)
+            check_sum(flat[weight], [change])
         if bias in flat and change.bias is not None:
             flat[bias] = _added(flat[bias], change.bias, rows)
+            check_sum(flat[bias], [change])
     return flat | beside({name: array for name, array in flat.items() if name.endswith(SCALES)}, changes)
 
 
@@ -277,9 +285,20 @@ def beside(scales: dict[str, Array], changes: Sequence[Change]) -> dict[str, Arr
         if own:
             ups = [_placed(change.up, array.shape[0], rows_of(change.module, change.down.shape[1])) for change in own]
             down = np.concatenate([change.down for change in own])
-            branches[f"{stem}.lora_down"] = nx.array(down).astype(array.dtype)
-            branches[f"{stem}.lora_up"] = nx.array(np.concatenate(ups, axis=1)).astype(array.dtype)
+            for role, branch in (("down", down), ("up", np.concatenate(ups, axis=1))):
+                branches[f"{stem}.lora_{role}"] = nx.array(branch).astype(array.dtype)
+                check_sum(branches[f"{stem}.lora_{role}"], own)
+            with np.errstate(over="ignore"):
+                most = np.array([np.abs(change.up).max() * np.abs(change.down).max() for change in own])
+            check_sum(nx.array(most).astype(array.dtype), own)
     return branches
+
+
+def check_sum(array: Array, changes: Sequence[Change]) -> None:
+    """Raise `CheckpointError` when a weight is NaN or infinity after these changes, for it was finite before."""
+    if not bool(backend_of(array).xp.isfinite(array).all()):
+        sources = " and ".join(change.source for change in changes)
+        raise CheckpointError(f"{sources}: too large for {array.dtype} when added; use a smaller scale")
 
 
 def _placed(part: np.ndarray, rows: int, at: slice) -> np.ndarray:

@@ -8,7 +8,8 @@ ComfyUI's, …) inside the folder takes the place of the components that it hold
 """
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 from minflux import hub, zoo
 from minflux.backend import Backend
 from minflux.backend.heap import keep_freed_memory
+from minflux.cache import Cache, identity
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.memory import LATER, choose
+from minflux.memory import TEXT, WHEN, choose
 from minflux.model.flux import FluxConfig
 from minflux.pipeline import Defaults, Pipeline
 from minflux.sampling import Schedule
@@ -27,6 +29,7 @@ from minflux.weights.files import contents, read_json, write_json
 from minflux.weights.folder import KINDS, check_shapes, save_component
 from minflux.weights.lora import added, read_loras
 from minflux.weights.parts import (
+    PIPELINES,
     Part,
     check_no_redux,
     expected_of,
@@ -42,6 +45,7 @@ from minflux.weights.stream import stream
 from minflux.weights.tree import flatten, tree
 
 INDEX, DEFAULTS, SCHEDULER = "model_index.json", "minflux.json", "scheduler/scheduler_config.json"
+KONTEXT = "FluxKontextPipeline"
 PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the steps: these values alone are right
     "_class_name": "FlowMatchEulerDiscreteScheduler",
     "use_karras_sigmas": False,
@@ -58,13 +62,20 @@ SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 
 
 def load_model(
-    model: str | Path, nx: Backend, dtype: str | None = None, lora: Sequence[str] = (), memory: str = "auto"
+    model: str | Path,
+    nx: Backend,
+    dtype: str | None = None,
+    lora: Sequence[str] = (),
+    memory: str = "auto",
+    report: Callable[[str], None] | None = None,
+    cache: str | Path | None = None,
 ) -> Pipeline:
     """Load a model by its name in the zoo, from a folder, or from a .safetensors file with what it lacks beside it.
 
     dtype: of the weights as computed with; unless given, float32 on a CPU and the file's own on a GPU. lora: files,
-    each "FILE" or "FILE:SCALE", added to the weights. memory: see `minflux.memory`. Raises `ArgumentError` when there
-    is no such model, `CheckpointError` when something in it is missing or wrong.
+    each "FILE" or "FILE:SCALE", added to the weights. memory, report: see `minflux.memory.choose`. cache:
+    a folder for what the text encoders say. Raises `ArgumentError` when there is no such model, `CheckpointError` when
+    something in it is missing or wrong.
     """
     folder, file = find(model)
     dtype = dtype or (None if nx.on_gpu else "float32")
@@ -77,19 +88,20 @@ def load_model(
     configs = {kind: cfg for kind, (cfg, _) in parts.items()}
     check_drawable(model, configs["transformer"], configs["vae"].z_channels)
     changes = read_loras(lora, configs)
-    mode = choose(memory, nx, {kind: part for kind, (_, part) in parts.items()})
-    later = LATER[mode]
+    mode = choose(memory, nx, {kind: part for kind, (_, part) in parts.items()}, dtype, report)
+    when = WHEN[mode]
     if mode == "resident" and nx.name == "numpy":
         keep_freed_memory()
 
     def opened(kind: str) -> tuple[Any, Tree]:
         cfg, part = parts[kind]
         own = [change for change in changes if change.module.kind == kind]
-        if any(later(kind, whole_name(kind, part.naming, name)) for name in part.found):
-            return cfg, stream(part, nx, dtype, own, lambda name: later(kind, name))
+        if any(when(kind, whole_name(kind, part.naming, name)) != "kept" for name in part.found):
+            return cfg, stream(part, nx, dtype, own, lambda name: when(kind, name))
         p = load_part(part, nx, dtype)
         return cfg, tree(added(flatten(p), own)) if own else p
 
+    text = [change for change in changes if change.module.kind in TEXT]
     return Pipeline(
         nx=nx,
         flux=opened("transformer"),
@@ -102,6 +114,7 @@ def load_model(
         defaults=read_defaults(folder / DEFAULTS, configs["transformer"]),
         name=str(model),
         lora=tuple(lora),
+        cache=Cache(Path(cache), identity([parts[kind] for kind in TEXT], text, nx, dtype), nx) if cache else None,
     )
 
 
@@ -118,8 +131,11 @@ def find(model: str | Path) -> tuple[Path, Path | None]:
     if not (path / INDEX).exists():
         raise CheckpointError(f"{path}: expected a model in diffusers' layout, found no {INDEX}")
     pipeline = str(read_json(path / INDEX).get("_class_name"))
-    if not pipeline.startswith("Flux"):
-        raise CheckpointError(f"{path / INDEX}: expected a FluxPipeline, found a {pipeline}")
+    if not pipeline.startswith("Flux") or "Redux" in pipeline:
+        what = f", {PIPELINES[pipeline]}" if pipeline in PIPELINES else ""
+        raise CheckpointError(f"{path / INDEX}: expected a FluxPipeline, found a {pipeline}{what}")
+    if "Kontext" in pipeline:
+        warnings.warn(f"{path}: is {PIPELINES[KONTEXT]}; it is drawn with from the text alone", stacklevel=2)
     return path, None
 
 

@@ -8,7 +8,7 @@ nothing needs to be known of the file in advance, and only its header is read.
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from minflux.weights.files import FLOATS, Stored, contents, load
 from minflux.weights.folder import (
     KINDS,
     OWN_FILE,
+    Copy,
     check_finite,
     check_shapes,
     file_shapes,
@@ -50,6 +51,12 @@ class Layout:
 
 SHOWN = 5  # names listed in a message
 REDUX = "redux_up.weight"  # of flux1-redux-dev.safetensors
+PIPELINES = {  # what a model is by the class that its model_index.json names
+    "FluxKontextPipeline": "FLUX.1 Kontext, which takes a reference picture beside the text",
+    "FluxFillPipeline": "FLUX.1 Fill, which takes a masked picture beside the latents",
+    "FluxControlPipeline": "FLUX.1 Canny or Depth, which takes a control picture beside the latents",
+    "FluxPriorReduxPipeline": "FLUX.1 Redux, an adapter for picture prompts",
+}
 COMFY = "model.diffusion_model."
 LAYOUTS = (
     Layout("transformer", "bfl", "img_in.weight", (COMFY, "diffusion_model.", "")),
@@ -88,12 +95,13 @@ class Part:
     prefix: str
     found: dict[str, Stored]
     scales: dict[str, Stored]  # by the weight's name
+    copies: dict[str, list[Copy]] = field(default_factory=dict)  # what is there twice of a weight: itself, its scale
 
 
 def check_no_redux(path: Path, found: dict[str, Stored]) -> None:
     """Raise `CheckpointError` for Redux's file, which holds no part of the model itself."""
     if REDUX in found:
-        raise CheckpointError(f"{path}: is FLUX.1 Redux, an adapter for picture prompts: minflux can't draw with it")
+        raise CheckpointError(f"{path}: is {PIPELINES['FluxPriorReduxPipeline']}: minflux can't draw with it")
 
 
 def find_parts(found: dict[str, Stored]) -> tuple[list[Part], list[str]]:
@@ -131,14 +139,21 @@ def _is_inside(name: str, prefix: str, kind: str) -> bool:
 
 def _part(layout: Layout, prefix: str, inside: dict[str, Stored]) -> Part:
     bare = {name.removeprefix(prefix): stored for name, stored in inside.items() if not UNUSED.search(name)}
-    bare = standard_names(bare, KINDS[layout.kind])
-    scales = {
-        f"{stem}.weight": stored for name, stored in bare.items()
-        for stem, _, leaf in [name.rpartition(".")] if leaf in SCALES
-    }  # fmt: skip
+    bare, twice = standard_names(bare, KINDS[layout.kind], prefix)
+    scales, copies = {}, {name: [copy] for name, copy in twice.items()}
+    for name, stored in bare.items():
+        stem, _, leaf = name.rpartition(".")
+        if leaf in SCALES:
+            scales[weight := f"{stem}.weight"] = stored
+            if (weight in twice) != (name in twice):
+                some = twice.get(weight) or twice[name]
+                raise CheckpointError(
+                    f"{stored.path}: {some.name}, {some.other}: expected the weight and its scale under both names"
+                )
+            copies.setdefault(weight, []).extend(copies.pop(name, []))
     owned = {name for name in bare if name.rpartition(".")[2] in SCALES and f"{stem_of(name)}.weight" in bare}
     weights = {name: stored for name, stored in bare.items() if name not in owned}  # a scale of nothing is a stranger
-    return Part(layout.kind, layout.naming, prefix, weights, scales)
+    return Part(layout.kind, layout.naming, prefix, weights, scales, copies)
 
 
 # -- sizes ---------------------------------------------------------------------------------------------------
@@ -307,7 +322,8 @@ def find_component(folder: Path, kind: str) -> tuple[Any, Part]:
     cfg = read_config(folder / kind / "config.json", spec)
     path = weights_path(folder / kind, spec.stem)
     naming = (OWN_NAMING if path.name == OWN_FILE else FOLDER_NAMING)[kind]
-    part = Part(kind, naming, "", standard_names(contents(path), spec), {})
+    named, twice = standard_names(contents(path), spec)
+    part = Part(kind, naming, "", named, {}, {name: [copy] for name, copy in twice.items()})
     check_shapes(path, part.found, expected_of(part, cfg))
     return cfg, part
 
@@ -325,7 +341,12 @@ def to_ours(part: Part, flat: Flat) -> Flat:
 
 
 def load_weight(part: Part, name: str, nx: Backend, dtype: str | None = None) -> Array:
-    """Read one weight, a float8 one times its scale; raises `CheckpointError` at NaN or infinity."""
+    """Read one weight, a float8 one times its scale.
+
+    Raises `CheckpointError` at NaN or infinity, and where the file has it under two names with other numbers.
+    """
+    for copy in part.copies.get(name, ()):
+        copy.check()
     array = load(part.found[name], nx, dtype)
     if name in part.scales:
         array = (array * load_scale(part, name, nx)).astype(array.dtype)

@@ -1,15 +1,16 @@
 """A weight tree whose arrays stay in their file until they are used, and are forgotten after it.
 
-The model asks for its weights one at a time, `linear(x, **p["proj"])`, so a tree that reads each of them when asked
-needs no more memory than the largest matrix, however large the model. (On MLX, which computes nothing until it must, no
-more than the largest block: see `velocity`.) Nothing in the model knows of it. What is paid is time: every weight is
-read, and widened to float32, at every step.
+Each weight is read at one of three times: when the tree is made, to be kept with it ("kept"); before the steps of each
+picture, to be held until they are done ("steps"); or at each use ("use"). The model asks for its weights one at a time,
+`linear(x, **p["proj"])`, so a tree that reads each of them when asked needs no more memory than the largest matrix,
+however large the model. (On MLX, which computes nothing until it must, no more than the largest block: see `velocity`.)
+Nothing in the model knows of it. What is paid is time: every weight is read, and widened to float32, at every step.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from minflux.backend import Backend
 from minflux.shapes import Array, Tree
@@ -19,25 +20,52 @@ from minflux.weights.parts import Part, load_weight, to_ours, whole_name
 from minflux.weights.quantised import SCALES
 from minflux.weights.tree import tree
 
+When = Literal["kept", "steps", "use"]
+
 
 def stream(
     part: Part,
     nx: Backend,
     dtype: str | None = None,
     changes: Sequence[Change] = (),
-    later: Callable[[str], bool] = lambda name: True,
+    when: Callable[[str], When] = lambda name: "use",
 ) -> Tree:
-    """Make a part's tree, `changes` of LoRAs added, in which the weights whose names are `later` are read when used.
+    """Make a part's tree, `changes` of LoRAs added, in which each weight is read at the time that `when` says.
 
     Every weight is the one that `load_part` gives, to the bit. For errors see `load_weight`; they come at first use.
     """
     sources: dict[str, list[str]] = defaultdict(list)
     for name in part.found:
         sources[whole_name(part.kind, part.naming, name)].append(name)
-    leaves = {name: Leaf(part, name, tuple(found), nx, dtype, changes) for name, found in sources.items()}
-    flat = {name: leaf if later(name) else leaf.read() for name, leaf in leaves.items()}
+    leaves = {name: Leaf(part, name, tuple(found), nx, dtype, changes, when(name)) for name, found in sources.items()}
+    flat = {name: leaf.read() if leaf.when == "kept" else leaf for name, leaf in leaves.items()}
     scales = {name: leaves[name].read() for name in leaves if changes and name.endswith(f".{SCALES}")}
     return _streamed(tree(flat | beside(scales, changes)))
+
+
+def for_steps(p: Tree) -> Tree:
+    """Read what every step of a picture needs, to be held as long as the result is; a plain tree stays as it is.
+
+    Reading that takes more than a second is shown by a progress bar.
+    """
+    from tqdm import tqdm
+
+    total = sum(leaf.when == "steps" for leaf in _leaves(p))
+    with tqdm(total=total, desc="reading the transformer", unit="weight", delay=1, leave=False) as bar:
+
+        def read(node: Any) -> Any:
+            if isinstance(node, Branch):
+                return Branch({key: read(child) for key, child in node.nodes.items()})
+            if isinstance(node, Blocks):
+                return Blocks([read(block) for block in node])
+            if not isinstance(node, Leaf) or node.when != "steps":
+                return node
+            array = node.read()
+            node.nx.eval(array)
+            bar.update()
+            return array
+
+        return read(p) if total else p
 
 
 @dataclass
@@ -50,6 +78,7 @@ class Leaf:
     nx: Backend
     dtype: str | None
     changes: Sequence[Change]
+    when: When
 
     def read(self) -> Array:
         """Read it from its file."""
@@ -112,6 +141,15 @@ def _prefetch(nodes: Iterable[Any]) -> None:
     for node in nodes:
         if isinstance(node, Leaf | Branch | Blocks):
             node.prefetch()
+
+
+def _leaves(node: Any) -> Iterator[Leaf]:
+    """Yield every weight of a tree that is still in its file."""
+    if isinstance(node, Leaf):
+        yield node
+    elif isinstance(node, Branch | Blocks):
+        for child in node.nodes.values() if isinstance(node, Branch) else node.blocks:
+            yield from _leaves(child)
 
 
 def _streamed(node: Tree) -> Any:
