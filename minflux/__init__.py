@@ -5,13 +5,16 @@ pipe = minflux.load("tiny", backend="numpy")
 image = pipe("a cat left of an apple on a blue background", seed=7, steps=20)
 """
 
-from minflux.backend.blas import let_threads_sleep
+import os
+
 from minflux.errors import ArgumentError, BackendError, CheckpointError, MinfluxError
 
 __all__ = ["ArgumentError", "BackendError", "CheckpointError", "MinfluxError", "load"]
 __version__ = "0.1.0"
 
-let_threads_sleep()
+# OpenBLAS reads this when NumPy loads it: its threads are to sleep between two products. They would wait for the next
+# one awake, for some 25 ms, on the cores that `backend/threads.py` wants for other ops. The time is 2^4 clock ticks.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 
 def __getattr__(name: str):

@@ -20,8 +20,8 @@ __all__ = ["BACKENDS", "Backend", "available", "backend_of", "get_backend", "ser
 # tests, which run everything with the readable definitions, and with MLX's fused kernels, as well.
 BACKENDS = {
     "numpy": ("minflux.backend.numpy", "NumPyBackend"),
-    "numpy-readable": ("minflux.backend.numpy", "ReadableNumPyBackend"),
     "mlx": ("minflux.backend.mlx", "mlx_backend"),
+    "numpy-readable": ("minflux.backend.numpy", "ReadableNumPyBackend"),
     "mlx-fused": ("minflux.backend.mlx", "MLXBackend"),
     "mlx-readable": ("minflux.backend.mlx", "ReadableMLXBackend"),
 }

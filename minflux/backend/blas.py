@@ -1,4 +1,4 @@
-"""A fast matrix product for MLX on a Linux CPU, and threads that don't get in the way.
+"""A fast matrix product for MLX on a Linux CPU.
 
 MLX's wheel for Linux CPUs links the reference BLAS, about forty times slower than it need be (5 GFLOP/s against 200 on
 the two cores of docs/log.md). The dynamic linker takes `cblas_sgemm` from whichever library was loaded globally first:
@@ -39,15 +39,6 @@ def openblas_core() -> str | None:
     if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
         return "SKYLAKEX"
     return "HASWELL" if {"avx2", "fma"} <= flags else None
-
-
-def let_threads_sleep() -> None:
-    """Tell OpenBLAS, if it isn't loaded yet, that its threads shall sleep between two products.
-
-    They would wait for the next one awake, for some 25 ms, on the cores that `threads.py` wants for other ops. OpenBLAS
-    reads this variable once; `import minflux` sets it, unless it is set. The time is a power of two of clock ticks.
-    """
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 
 def candidates() -> list[str]:
