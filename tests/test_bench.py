@@ -154,6 +154,11 @@ def test_tables():
     assert "1 GFLOP.\n" in text
 
 
+def test_the_readme_has_the_ratios_of_steps_and_decoding():
+    assert report.briefly(record(name="M"))[:2] == [["", "width 1024"], ["ours", "0.50"]]
+    assert report.briefly(record()) == [[""]]  # "small" is none of them
+
+
 def test_a_work_without_a_count_or_a_reference_has_dashes():
     text = report.markdown(record(flop=0, laps=[vars(Lap("ours", [0.002]))]))
     assert "| ours | 2 | 2 to 2 | – | – | 0.00 | – | – |" in text

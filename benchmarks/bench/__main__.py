@@ -20,13 +20,12 @@ from typing import Any
 from benchmarks.bench import works
 from benchmarks.bench.contenders import CONTENDERS, REFERENCE, Contender
 from benchmarks.bench.race import Interrupted, Lap, race, stop_on_sigterm
-from benchmarks.bench.report import Record, entry, markdown
+from benchmarks.bench.report import PAGE, Record, entry, markdown
 from benchmarks.bench.works import Work
 from benchmarks.insert import insert
 from minflux import doctor
 from minflux.backend import get_backend
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "benchmarks.md"
 LIBRARIES = ("numpy", "mlx", "torch", "diffusers", "transformers", "mflux")
 MINUTES = 20  # that all takes on two cores
 ACTIVATIONS = 4e9  # bytes that a contender may need on a GPU beside its weights

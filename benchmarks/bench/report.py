@@ -1,5 +1,10 @@
-"""Tables of what was measured, from the record that docs/benchmarks.json keeps."""
+"""Tables of what was measured, from the record that docs/benchmarks.json keeps.
 
+python -m benchmarks.bench.report | python -m benchmarks.insert speed README.md
+"""
+
+import json
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -7,6 +12,10 @@ from benchmarks.bench.race import Lap
 from benchmarks.bench.works import Work
 from benchmarks.model_card import table
 
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+BRIEFLY = {
+    "S": "width 256", "M": "width 1024", "L": "width 3072, FLUX.1's", "VAE256": "decode 256²", "VAE512": "decode 512²",
+}  # fmt: skip
 HEADING = ["", "ms", "least to most", "GFLOP/s", "of the peak", "memory, GB", "against {}", "error"]
 Record = dict[str, Any]
 
@@ -85,3 +94,14 @@ def figures(x: float) -> str:
     ['0.0123', '1.23', '12.3', '123', '1234']
     """
     return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def briefly(record: Record) -> list[list[str]]:
+    """Make the README's table: the ratios of the steps and of decoding, the works under plainer names."""
+    works = [work | {"name": BRIEFLY[work["name"]]} for work in record["works"] if work["name"] in BRIEFLY]
+    (_, *names), *rows = ratios(works, record["reference"])
+    return [["", *names], *rows]
+
+
+if __name__ == "__main__":
+    print(table(briefly(json.loads(PAGE.with_suffix(".json").read_text())["cpu"])))
