@@ -84,6 +84,18 @@ def test_layer_norm(trial, shape, scaled, biased, eps, spread):
     trial.close("`layer_norm`", trial.nx.layer_norm(trial.array(x), *ours, eps), expected)
 
 
+@given(st.integers(1, 3), dims, dims, st.booleans())
+def test_layer_norm_with_a_scale_for_each_picture(trial, batch, length, width, biased):
+    x, scale, bias = (
+        trial.randn(batch, length, width + 2),
+        trial.randn(batch, 1, width + 2),
+        trial.randn(1, 1, width + 2),
+    )
+    expected = F.layer_norm(x, (width + 2,)) * scale + (bias if biased else 0)
+    got = trial.nx.layer_norm(trial.array(x), trial.array(scale), trial.array(bias) if biased else None, 1e-5)
+    trial.close("`layer_norm`", got, expected)
+
+
 @given(shapes, st.sampled_from([1e-6, 1e-5]), scales)
 def test_rms_norm(trial, shape, eps, spread):
     x, scale = trial.randn(*shape, scale=spread), trial.randn(shape[-1])
@@ -98,6 +110,23 @@ def test_group_norm(trial, batch, height, width, groups, per_group, spread):
     scale, bias = trial.randn(channels), trial.randn(channels)
     got = trial.nx.group_norm(nhwc(trial, x), groups, trial.array(scale), trial.array(bias))
     trial.close("`group_norm`", got, F.group_norm(x, groups, scale, bias, 1e-6).permute(0, 2, 3, 1))
+
+
+@given(shapes, dims, st.booleans())
+def test_linear(trial, shape, outputs, biased):
+    x, weight, bias = trial.randn(*shape), trial.randn(outputs, shape[-1]), trial.randn(outputs) if biased else None
+    got = trial.nx.linear(trial.array(x), trial.array(weight), None if bias is None else trial.array(bias))
+    trial.close("`linear`", got, F.linear(x, weight, bias))
+
+
+@given(st.integers(1, 3), dims, dims, dims)
+def test_rotate(trial, batch, heads, length, half):
+    """Against PyTorch's complex numbers: each pair times e to the power of i times the angle."""
+    x, angles = trial.randn(batch, heads, length, 2 * half), torch.randn(batch, 1, length, half)
+    got = trial.nx.rotate(trial.array(x), *(trial.array(f(angles), "float32") for f in (torch.cos, torch.sin)))
+    pairs = torch.view_as_complex(x.reshape(batch, heads, length, half, 2))
+    turned = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles))
+    trial.close("`rotate`", got, turned.reshape(x.shape))
 
 
 @given(st.integers(1, 3), dims, dims, dims, dims, st.sampled_from([None, 1.0, 0.3]), st.booleans(), scales)

@@ -1,8 +1,9 @@
 """The ops that FLUX.1 is made of, in their readable form.
 
 NumPy and MLX agree on the names of about thirty ops; those are handed through untouched. What one of them lacks is
-defined here once, as its textbook formula. NumPy runs these definitions as they stand; MLX replaces a few with fused
-kernels (`minflux/backend/mlx.py`), and the tests hold each replacement to the definition in this file.
+defined here once, as its textbook formula. Either library can run all of them as they stand. Where it pays they are
+replaced: on MLX by fused kernels (`minflux/backend/mlx.py`), on NumPy by the same formulas in chunks, on all cores
+(`minflux/backend/numpy.py`); and the tests hold each replacement to the definition in this file.
 
 Statistics (means, variances, softmax sums) are taken in float32 whatever the input's dtype, and the result has the
 input's dtype. `**` with an integer power is avoided: NumPy computes it by `pow`, fifty times slower than a product.
