@@ -63,6 +63,8 @@ NO_NUMBERS = (
     "mlx_backend",
     "elementwise",
     "can_compile",
+    "by_numpy",
+    "evaluated",
     "suits",
     "compile",
     "value_and_grad",
