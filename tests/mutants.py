@@ -66,6 +66,8 @@ NO_NUMBERS = (
     "evaluated",
     "elementwise",
     "can_compile",
+    "by_numpy",
+    "evaluated",
     "suits",
     "compile",
     "value_and_grad",

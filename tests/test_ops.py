@@ -180,7 +180,9 @@ def nhwc(trial, x: torch.Tensor):
     return trial.array(x.permute(0, 2, 3, 1).contiguous())
 
 
-@pytest.mark.parametrize("op", ["conv2d", "downsample", "upsample", "group_norm", "attention", "layer_norm"])
+@pytest.mark.parametrize(
+    "op", ["conv2d", "downsample", "upsample", "group_norm", "attention", "layer_norm", "gelu", "silu"]
+)
 @given(size=st.sampled_from([4, 6, 8, 10]), width=st.sampled_from([2, 4, 6]))
 def test_gradients(trial, op, size, width):
     """MLX's gradients are those of the readable definition, which PyTorch differentiates."""
@@ -197,6 +199,24 @@ def test_gradients(trial, op, size, width):
         trial.close(f"gradient of `{op}`", ours, theirs)
 
 
+@pytest.mark.parametrize("op", ["conv2d", "group_norm", "attention", "gelu", "silu"])
+def test_compiled(trial, op):
+    """What `mx.compile` traces, without numbers, gives the results and gradients of the op that sees numbers."""
+    mx = pytest.importorskip("mlx.core")
+    if trial.nx.name == "numpy":
+        pytest.skip("compiling is MLX's")
+    run, shapes = DIFFERENTIATED[op]
+    inputs = [trial.array(trial.randn(*(8 if n is None else 6 if n == "w" else n for n in s))) for s in shapes]
+
+    def loss(arrays):
+        return (run(trial.nx, *arrays) ** 3).sum()
+
+    for function in (lambda arrays: run(trial.nx, *arrays), mx.grad(loss)):
+        got, expected = trial.nx.compile(function)(inputs), function(inputs)
+        for ours, theirs in zip(got, expected, strict=True):
+            trial.close(f"compiled `{op}`", ours, torch.from_numpy(trial.nx.to_numpy(theirs)))
+
+
 # None is the picture's side, "w" the other; how to call the op; PyTorch's definition of the same
 DIFFERENTIATED = {
     "conv2d": (lambda nx, x, w, b: nx.conv2d(x, w, b, 1, 1), [(2, None, "w", 5), (3, 3, 3, 5), (3,)]),
@@ -205,6 +225,8 @@ DIFFERENTIATED = {
     "group_norm": (lambda nx, x, w, b: nx.group_norm(x, 2, w, b), [(2, None, "w", 6), (6,), (6,)]),
     "attention": (lambda nx, q, k, v: nx.attention(q, k, v), [(2, 3, None, 4), (2, 3, "w", 4), (2, 3, "w", 4)]),
     "layer_norm": (lambda nx, x: nx.layer_norm(x), [(2, "w", None)]),
+    "gelu": (lambda nx, x: nx.gelu(x), [(2, "w", None)]),
+    "silu": (lambda nx, x: nx.silu(x), [(2, "w", None)]),
 }
 
 
@@ -222,6 +244,8 @@ TORCH_DEFINITIONS = {
     "group_norm": channels_last(lambda x, w, b: F.group_norm(x, 2, w, b, 1e-6)),
     "attention": F.scaled_dot_product_attention,
     "layer_norm": lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-6),
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
 }
 
 

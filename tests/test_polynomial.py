@@ -83,6 +83,42 @@ def test_other_dtypes_pass_through_float32(name):
 def test_without_a_compiler_the_same_numbers(monkeypatch):
     """mx.compile on a CPU needs g++ at run time; without it the ops run one by one."""
     monkeypatch.setattr(polynomial, "can_compile", lambda: False)
-    plain = polynomial.elementwise(polynomial._tanh, lambda y: 1 - y * y)
+    plain = polynomial.elementwise(polynomial._tanh, lambda x, y: 1 - y * y)
     x = mx.linspace(-9, 9, 1001)
     np.testing.assert_allclose(np.array(plain(x)), np.array(polynomial.tanh(x)), rtol=2e-7)
+
+
+# -- SiLU and GELU: x times a sigmoid ------------------------------------------------------------------------------
+
+TWICE_U = {  # and its slope
+    "silu": (lambda x: x, lambda x: 1),
+    "gelu": (
+        lambda x: np.sqrt(8 / np.pi) * (x + 0.044715 * x**3),
+        lambda x: np.sqrt(8 / np.pi) * (1 + 3 * 0.044715 * x**2),
+    ),
+}
+activations = pytest.mark.parametrize("name", TWICE_U)
+
+
+def gate_and_activation(name, x):
+    gate = REFERENCES["sigmoid"](TWICE_U[name][0](x))
+    return gate, x * gate
+
+
+@activations
+def test_values_of_activations(name):
+    x = numbers(1e-30, 1e6)
+    _, expected = gate_and_activation(name, x.astype(np.float64))
+    got = np.array(getattr(polynomial, name)(mx.array(x)), dtype=np.float64)
+    assert (np.abs(got - expected) <= ACCURATE * np.abs(x) + TINY).all()
+    assert (got[x < -100] == 0).all()
+
+
+@activations
+def test_gradients_of_activations(name):
+    x = np.concatenate([np.linspace(-15, 15, 10_001), [-1e4, 1e4]]).astype(np.float32)
+    got = np.array(mx.grad(lambda v: getattr(polynomial, name)(v).sum())(mx.array(x)))
+    gate, y = gate_and_activation(name, x.astype(np.float64))
+    expected = gate + y * (1 - gate) * TWICE_U[name][1](x.astype(np.float64))
+    # where the sigmoid s is near 1, 1 - s has the error of s, and GELU multiplies it by up to 15
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=3e-6)

@@ -1,14 +1,17 @@
 """MLX: the readable definitions, with a kernel in place of each that a kernel does better.
 
 On a GPU the fused kernels read memory once where the definitions read it several times. On a Linux CPU the cost lies
-elsewhere, in exp and tanh, so there the definitions run with the polynomials of `polynomial.py`.
+elsewhere, in exp and tanh and in the cores that MLX leaves idle. There NumPy's backend computes the costly ops, and
+where it can't, inside `mx.compile`, the definitions run with the polynomials of `polynomial.py`.
 """
 
+import functools
+import inspect
 import sys
 
 import numpy as np
 
-from minflux.backend import blas
+from minflux.backend import blas, get_backend
 from minflux.backend.base import GROUP, Backend, packed_bits
 from minflux.errors import BackendError
 
@@ -107,11 +110,65 @@ class MLXBackend(ReadableMLXBackend):
         return mx.quantized_matmul(x, weight, scales, biases, transpose=True, group_size=GROUP, bits=bits)
 
 
+def by_numpy(definition):
+    """Let `NumPyBackend` compute the op, with MLX's `definition` for what NumPy can't see.
+
+    Both libraries can read the same memory, so NumPy takes the arrays where they lie, and only the result is copied.
+    While `mx.compile` traces a function there are no numbers yet: MLX refuses to evaluate, and the definition is traced
+    in NumPy's place. Gradients are the definition's too.
+    """
+    name, signature = definition.__name__, inspect.signature(definition)
+
+    @functools.wraps(definition)
+    def op(self, *args, **kwargs):
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        given = bound.args[1:]
+        places = [i for i, x in enumerate(given) if isinstance(x, mx.array)]
+        arrays = [given[i] for i in places]
+
+        def put(values):  # in the arrays' places
+            found = dict(zip(places, values, strict=True))
+            return [found.get(i, x) for i, x in enumerate(given)]
+
+        def define(*arrays):
+            return definition(self, *put(arrays))
+
+        if any(x.dtype != mx.float32 for x in arrays) or not evaluated(arrays):
+            return define(*arrays)
+
+        @mx.custom_function
+        def compute(*arrays):
+            return mx.array(getattr(get_backend("numpy"), name)(*put([np.array(x, copy=False) for x in arrays])))
+
+        @compute.vjp
+        def _(primals, gradient, output):
+            primals = [primals] if isinstance(primals, mx.array) else list(primals)
+            return tuple(mx.vjp(define, primals, [gradient])[1])
+
+        return compute(*arrays)
+
+    return op
+
+
+def evaluated(arrays) -> bool:
+    """Compute the arrays now, or tell that they can't be, for `mx.compile` is tracing them."""
+    try:
+        mx.eval(arrays)
+    except ValueError:
+        return False
+    return True
+
+
 class LinuxCPUBackend(MLXBackend):
-    """MLX on a Linux CPU: polynomial exp, sigmoid and tanh, and the definitions that are built on them."""
+    """MLX on a Linux CPU: NumPy's ops where there are numbers, and definitions with polynomials for `mx.compile`.
+
+    MLX runs all but products on one core here, and its exp and tanh number by number; `numpy.py` is the faster one.
+    """
 
     softmax = Backend.softmax
-    attention = Backend.attention
+    group_norm = by_numpy(Backend.group_norm)
+    attention = by_numpy(Backend.attention)
     quantized_matmul = Backend.quantized_matmul  # the kernel takes 30 times as long here (docs/log.md)
 
     def __init__(self):
@@ -121,6 +178,21 @@ class LinuxCPUBackend(MLXBackend):
         for op in ("exp", "sigmoid", "tanh"):
             setattr(self, op, getattr(polynomial, op))
 
+    @by_numpy
+    def silu(self, x):
+        """One kernel, and one for its gradient."""
+        from minflux.backend import polynomial
+
+        return polynomial.silu(x)
+
+    @by_numpy
+    def gelu(self, x):
+        """The same."""
+        from minflux.backend import polynomial
+
+        return polynomial.gelu(x)
+
+    @by_numpy
     def conv2d(self, x, weight, bias, stride=1, padding=0):
         """3×3 convolutions of few channels as products of whole tiles; others are MLX's."""
         from minflux.backend.convolution import conv3x3, suits
@@ -130,10 +202,12 @@ class LinuxCPUBackend(MLXBackend):
         return super().conv2d(x, weight, bias, stride, padding)
 
     def downsample(self, x, weight, bias):
-        """The same with stride 2; its gradient is what gains."""
+        """The same with stride 2, where its gradient is what gains; others are MLX's, and never NumPy's."""
         from minflux.backend.convolution import downsample3x3, suits
 
-        return downsample3x3(x, weight) + bias if suits(x, weight) else super().downsample(x, weight, bias)
+        if suits(x, weight):
+            return downsample3x3(x, weight) + bias
+        return MLXBackend.conv2d(self, mx.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]), weight, bias, stride=2)
 
 
 def mlx_backend() -> Backend:

@@ -1,13 +1,13 @@
-"""exp, sigmoid and tanh made of multiplications and additions alone, for MLX on a Linux CPU.
+"""exp, sigmoid, tanh, SiLU and GELU made of multiplications and additions alone, for MLX on a Linux CPU.
 
 There MLX's own exp and tanh run one number at a time (about 20 ns each on the machine of docs/log.md), ten to forty
 times slower than NumPy's, and would dominate every softmax and GELU. Products, sums and bit shifts are vectorised, so
 a polynomial is several times faster, the more so when `mx.compile` fuses it into one pass. Each is as accurate as
 float32: the relative error is below 4e-7 over the whole range (`tests/test_polynomial.py`), but for results below
-2^-125.5, about 1.7e-38, which become 0.
+2^-125.5, about 1.7e-38, which become 0. SiLU and GELU are x times a sigmoid, one kernel each.
 
-Gradients are written out, as exp' = exp, tanh' = 1 - tanh², sigmoid' = sigmoid · (1 - sigmoid): differentiating a
-polynomial would be slower, and the bit shift has no derivative.
+Gradients are written out, as exp' = exp, tanh' = 1 - tanh², sigmoid' = sigmoid · (1 - sigmoid) and so on:
+differentiating a polynomial would be slower, and the bit shift has no derivative.
 """
 
 import math
@@ -15,6 +15,8 @@ import shutil
 from typing import Any
 
 import mlx.core as mx
+
+from minflux.backend.base import GELU_TANH
 
 LOG2_E = math.log2(math.e)
 LN2_HIGH, LN2_LOW = (
@@ -75,18 +77,44 @@ def can_compile() -> bool:
 
 
 def elementwise(forward, derivative):
-    """Make an op of float32 arrays from `forward(x)` and `derivative(y)`; other dtypes pass through float32."""
-    forward = mx.compile(forward) if can_compile() else forward
+    """Make an op of float32 arrays from y = forward(x) and derivative(x, y); other dtypes pass through float32."""
+
+    def backward(x, y, gradient):
+        return gradient * derivative(x, y)
+
+    if can_compile():
+        forward, backward = mx.compile(forward), mx.compile(backward)
 
     op: Any = mx.custom_function(forward)
 
     @op.vjp
     def vjp(x, gradient, y):
-        return gradient * derivative(y)
+        return backward(x, y, gradient)
 
     return lambda x: op(x) if x.dtype == mx.float32 else op(x.astype(mx.float32)).astype(x.dtype)
 
 
-exp = elementwise(_exp, lambda y: y)
-sigmoid = elementwise(_sigmoid, lambda y: y * (1 - y))
-tanh = elementwise(_tanh, lambda y: 1 - y * y)
+def _gate(x):
+    """sigmoid(x), to be multiplied by a number far from 0: it has to vanish where that is large."""
+    return mx.where(x < EXP_UNDERFLOW, 0.0, _sigmoid(x))
+
+
+def _twice_u(x):
+    return 2 * GELU_TANH * (x + 0.044715 * (x * x * x))
+
+
+def _gelu_slope(x, y):
+    s = _gate(_twice_u(x))
+    return s + y * (1 - s) * (2 * GELU_TANH * (1 + 3 * 0.044715 * (x * x)))
+
+
+def _silu_slope(x, y):
+    s = _gate(x)
+    return s + y * (1 - s)
+
+
+exp = elementwise(_exp, lambda x, y: y)
+sigmoid = elementwise(_sigmoid, lambda x, y: y * (1 - y))
+tanh = elementwise(_tanh, lambda x, y: 1 - y * y)
+silu = elementwise(lambda x: x * _gate(x), _silu_slope)
+gelu = elementwise(lambda x: x * _gate(_twice_u(x)), _gelu_slope)  # (1 + tanh u) / 2 is sigmoid(2 u)
