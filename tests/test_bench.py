@@ -23,7 +23,7 @@ from benchmarks.bench import __main__ as bench
 from benchmarks.bench import commands, flops, growth, report, works
 from benchmarks.bench.contenders import CONTENDERS, REFERENCE
 from benchmarks.bench.peak import peak_memory
-from benchmarks.bench.race import Interrupted, Lap, agree, go_round, race, relative_error
+from benchmarks.bench.race import Interrupted, Lap, RaceError, Worker, agree, go_round, race, relative_error
 from benchmarks.bench.worker import Task, turn
 from minflux.weights.config import write_clip_config, write_flux_config, write_t5_config, write_vae_config
 from tests import tiny_model
@@ -364,3 +364,11 @@ def test_growth_is_measured():
     peak, seconds = growth.measure("numpy", growth.BARE)
     assert 2e7 < peak < 1e9
     assert 0 < seconds < 1
+
+
+def test_a_worker_that_is_late_is_ended():
+    worker = Worker.__new__(Worker)
+    worker.process = subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with pytest.raises(RaceError, match="not ready after 0 s"):
+        worker.answer(timeout=0.1)
+    assert worker.process.wait(10) < 0

@@ -4,10 +4,11 @@ import contextlib
 import json
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from benchmarks.synthetic_checkpoint import make_component
 
 COMPILING = 60  # seconds that a compiled contender may take until it is warm
 FEWEST = 3  # rounds
+FOREVER = threading.TIMEOUT_MAX
 ROOT = Path(__file__).parent.parent.parent
 
 Say = Callable[[str], None]
@@ -62,11 +64,16 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, what)
 
-    def answer(self, timeout: float | None = None) -> dict:
+    def answer(self, timeout: float = FOREVER) -> dict:
         """Wait for a line; raises `RaceError` when the worker fails, or takes longer than `timeout` seconds."""
-        if not select.select([self.process.stdout], [], [], timeout)[0]:
+        began, too_late = time.monotonic(), threading.Timer(timeout, self.signal, [signal.SIGKILL])
+        too_late.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            too_late.cancel()
+        if not line and time.monotonic() - began > timeout:
             raise RaceError(f"not ready after {timeout:.0f} s")
-        line = self.process.stdout.readline()
         if not line:
             raise RaceError(f"ended with exit code {self.process.wait()}: {self.last_words()}")
         answer = json.loads(line)
@@ -82,7 +89,7 @@ class Worker:
     def get_ready(self) -> None:
         """Wait until it has loaded, and is warm."""
         self.answer()
-        self.answer(COMPILING if self.task.contender.compiled else None)
+        self.answer(COMPILING if self.task.contender.compiled else FOREVER)
         self.signal(signal.SIGSTOP)
 
     def run(self) -> None:

@@ -22,7 +22,7 @@ from minflux.weights.parts import load_component
 def job(contender: Contender, work: Work, folder: Path, device: str) -> Job:
     """Load the weights, and bind the function that the work is."""
     nx = backend(contender.library, device)
-    if nx.name == "numpy" or work.kind == "train":
+    if not nx.on_gpu:
         keep_freed_memory()  # as drawing and training do
     arrays = {name: nx.array(x) for name, x in work.inputs().items()}
     loaded = [load_component(folder, part, nx, contender.dtype) for part in work.parts]

@@ -90,7 +90,7 @@ def load_model(
     changes = read_loras(lora, configs)
     mode = choose(memory, nx, {kind: part for kind, (_, part) in parts.items()}, dtype, report)
     when = WHEN[mode]
-    if mode == "resident" and nx.name == "numpy":
+    if mode == "resident" and not nx.on_gpu:
         keep_freed_memory()
 
     def opened(kind: str) -> tuple[Any, Tree]:
