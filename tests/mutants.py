@@ -66,8 +66,6 @@ NO_NUMBERS = (
     "evaluated",
     "elementwise",
     "can_compile",
-    "by_numpy",
-    "evaluated",
     "suits",
     "compile",
     "value_and_grad",
