@@ -13,8 +13,8 @@ __all__ = ["ArgumentError", "BackendError", "CheckpointError", "MinfluxError", "
 __version__ = "0.1.0"
 
 # OpenBLAS reads this when NumPy loads it: its threads are to sleep between two products. They would wait for the next
-# one awake, for some 25 ms, on the cores that `backend/threads.py` wants for other ops. The time is 2^4 clock ticks.
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+# one awake, for some 25 ms, on the cores that `backend/threads.py` wants for other ops. 2^16 ticks are 25 µs.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 
 def __getattr__(name: str):

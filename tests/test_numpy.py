@@ -65,6 +65,11 @@ def test_group_norm(batch, height, width, groups, each):
     same("group_norm", x, groups, random(groups * each), random(groups * each))
 
 
+def test_a_picture_of_a_batch_is_normalised_as_it_is_alone():
+    x, scale, bias = random(4, 30, 30, 6), random(6), random(6)
+    np.testing.assert_array_equal(FAST.group_norm(x, 2, scale, bias)[2:3], FAST.group_norm(x[2:3], 2, scale, bias))
+
+
 @given(st.integers(1, 3), widths, sizes, widths)
 def test_rotate(batch, heads, length, half):
     x = random(batch, length, heads, 2 * half).swapaxes(1, 2)  # as it comes out of the projection

@@ -235,8 +235,8 @@ def elementwise(task: Callable, x: np.ndarray) -> np.ndarray:
 
 
 def summed(f: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Add up f of chunks of x (B, N, C), cut along N; f gives (B, C)."""
-    step = max(1, CHUNK // (x.shape[0] * x.shape[2]))
+    """Add up f of chunks of x (B, N, C), cut along N; f gives (B, C), to the bit the same whatever else is in B."""
+    step = max(1, CHUNK // x.shape[2])
     parts = [np.empty(0)] * math.ceil(x.shape[1] / step)
 
     def some(i: int) -> None:
