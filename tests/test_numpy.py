@@ -65,6 +65,22 @@ def test_group_norm(batch, height, width, groups, each):
     same("group_norm", x, groups, random(groups * each), random(groups * each))
 
 
+def test_arrays_that_do_not_lie_in_one_piece():
+    """Transposed, turned around, or one row seen many times."""
+    square, row = random(6, 6), random(1, 1, 1, 6)
+    many, angles = np.broadcast_to(row, (2, 3, 40, 6)), random(1, 1, 40, 3)
+    for x in (square.T, square[:, ::-1], square[::2, 1::2], many):
+        for op, more in {"gelu": (), "silu": (), "layer_norm": (), "rms_norm": (random(x.shape[-1]),)}.items():
+            same(op, x, *more)
+    for x in (many, many[..., ::-1]):
+        same("rotate", x, np.cos(angles), np.sin(angles))
+    q = np.broadcast_to(row, (1, 3, 9, 6))
+    same("attention", q, q, q)
+    picture = random(5, 5, 4)[None].transpose(0, 2, 1, 3)
+    same("conv2d", picture, random(3, 3, 3, 4), random(3), 1, 1)
+    same("group_norm", picture, 2, random(4), random(4))
+
+
 def test_a_picture_of_a_batch_is_normalised_as_it_is_alone():
     x, scale, bias = random(4, 30, 30, 6), random(6), random(6)
     np.testing.assert_array_equal(FAST.group_norm(x, 2, scale, bias)[2:3], FAST.group_norm(x[2:3], 2, scale, bias))

@@ -213,6 +213,8 @@ class NumPyBackend(ReadableNumPyBackend):
 
 def rowwise(task: Callable, x: np.ndarray, *more: np.ndarray) -> np.ndarray:
     """Make an array y like x by task(x, y, *more) on chunks of them all, cut along the last axis but one."""
+    if x.strides[-1] != x.itemsize or 0 in x.strides:  # a transposed or a broadcast array
+        x = np.ascontiguousarray(x)
     arrays = [np.atleast_2d(a) for a in (x, np.empty_like(x), *more)]
     length = arrays[0].shape[-2]
     step = max(1, CHUNK * length // x.size if x.size > SMALL else length)
@@ -231,7 +233,7 @@ def elementwise(task: Callable, x: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):  # a thread's own
             task(x, y)
 
-    return rowwise(quietly, x.reshape(-1, x.shape[-1]) if x.ndim else x).reshape(x.shape)
+    return rowwise(quietly, x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
 def summed(f: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
