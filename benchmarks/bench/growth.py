@@ -32,7 +32,6 @@ from minflux.weights.shapes import flux_shapes
 CFG, TEXT = works.sized(1024, 8, 2, 4), 256
 TOKENS, BATCHES = (256, 512, 1024, 2048, 4096), (1, 2, 4, 8)
 NAMES = {"numpy": "NumPy", "mlx": "MLX"}
-BLOCKED = ("numpy",)  # whose attention holds a few of its logits at a time
 WEIGHTS = 4 * sum(map(math.prod, flux_shapes(CFG).values()))
 BARE = works.step("bare", works.sized(64, 2, 1, 1), 1, 1)  # a step so small that its process is all it takes
 
@@ -53,8 +52,8 @@ class Point:
 
     @property
     def logits(self) -> int:
-        """Bytes of one block's attention logits, for all heads."""
-        return 4 * self.rows * (TEXT + self.image) * CFG.num_heads
+        """Attention logits of a step, in all blocks and heads."""
+        return self.rows * (TEXT + self.image) * CFG.num_heads * (CFG.depth + CFG.depth_single_blocks)
 
     @property
     def flops(self) -> float:
@@ -105,15 +104,14 @@ def fitted(terms: np.ndarray, values: np.ndarray, fixed: float = 0.0) -> np.ndar
     return factors
 
 
-def memory_terms(points: list[Point], library: str) -> np.ndarray:
-    """(N, 3): bytes of one array (B, L, D), of the logits where all are held, and 1 for what a BLAS and caches keep."""
-    whole = library not in BLOCKED
-    return np.array([[4 * p.rows * CFG.hidden_size, whole * p.logits, 1] for p in points], float)
+def memory_terms(points: list[Point]) -> np.ndarray:
+    """(N, 2): bytes of one array (B, L, D), and 1 for what a BLAS and caches keep; logits are never all there."""
+    return np.array([[4 * p.rows * CFG.hidden_size, 1] for p in points], float)
 
 
 def time_terms(points: list[Point]) -> np.ndarray:
-    """(N, 2): operations of the products, and numbers in the logits of all blocks."""
-    return np.array([[p.flops, p.logits / 4 * (CFG.depth + CFG.depth_single_blocks)] for p in points], float)
+    """(N, 2): operations of the products, and logits."""
+    return np.array([[p.flops, p.logits] for p in points], float)
 
 
 def explain(library: str, found: dict[str, Any]) -> str:
@@ -121,22 +119,21 @@ def explain(library: str, found: dict[str, Any]) -> str:
     points = [Point(**point) for point in found["points"]]
     memory, seconds = np.array([p.memory for p in points], float), np.array([p.seconds for p in points])
     fixed = found["process"] + WEIGHTS
-    grown, terms = memory_terms(points, library), time_terms(points)
-    a, b, kept = fitted(grown, memory, fixed)
+    grown, terms = memory_terms(points), time_terms(points)
+    a, kept = fitted(grown, memory, fixed)
     c, d = fitted(terms, seconds)
-    predicted, expected = fixed + grown @ [a, b, kept], terms @ [c, d]
+    predicted, expected = fixed + grown @ [a, kept], terms @ [c, d]
     rows = [["image tokens", "batch", "GB", "formula", "off by", "seconds", "formula", "off by"]]
     for p, m, s in zip(points, predicted, expected, strict=True):
         rows.append([
             str(p.image), str(p.batch), f"{p.memory / 1e9:.2f}", f"{m / 1e9:.2f}", f"{m / p.memory - 1:+.0%}",
             figures(p.seconds), figures(s), f"{s / p.seconds - 1:+.0%}",
         ])  # fmt: skip
-    logits = "" if library in BLOCKED else f" + {b:.1f} · (B·H·L² · 4 bytes)"
     held = (
         f"{found['process'] / 1e6:.0f} MB (the process) + {WEIGHTS / 1e6:.0f} MB (weights) + {kept / 1e6:.0f} MB (kept)"
     )
     return (
-        f"**{NAMES[library]}**: memory = {held} + {a:.1f} · (B·L·D · 4 bytes){logits};"
+        f"**{NAMES[library]}**: memory = {held} + {a:.1f} · (B·L·D · 4 bytes);"
         f" time = products at {1e-9 / c:.0f} GFLOP/s + {1e9 * d:.2f} ns for each logit of each block.\n\n{table(rows)}"
     )
 
