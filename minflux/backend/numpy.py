@@ -118,7 +118,7 @@ class NumPyBackend(ReadableNumPyBackend):
 
     @in_float32
     def group_norm(self, x, groups, scale, bias, eps=1e-6):
-        """Every channel's sums first; then y = a x + b, with an a and a b for each channel."""
+        """Every channel's sums first; then (x - mean) · factor + bias, with one of each for every channel."""
         batch, channels = x.shape[0], x.shape[-1]
         pixels = x.reshape(batch, -1, channels)
 
@@ -128,12 +128,12 @@ class NumPyBackend(ReadableNumPyBackend):
 
         mean = over_group(summed(lambda x: x.sum(axis=1), pixels))
         variance = over_group(summed(lambda x: np.square(x - mean).sum(axis=1), pixels))
-        a = scale / np.sqrt(variance + eps)
-        b = bias - mean * a
+        factor = scale / np.sqrt(variance + eps)
 
         def norm(x, y):
-            np.multiply(x, a, out=y)
-            y += b
+            np.subtract(x, mean, out=y)
+            y *= factor
+            y += bias
 
         return rowwise(norm, pixels).reshape(x.shape)
 
