@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,17 @@ class Cache:
     folder: Path
     encoders: str
     nx: Backend
+
+    def recall(
+        self, clip_ids: np.ndarray, t5_ids: np.ndarray, encode: Callable[[np.ndarray, np.ndarray], tuple[Array, Array]]
+    ) -> tuple[Array, Array]:
+        """Give txt and y of prompts as they were kept; or have them encoded from their token ids, and keep them."""
+        path = self.path(clip_ids, t5_ids)
+        found = self.read(path)
+        if found is None:
+            found = encode(clip_ids, t5_ids)
+            self.write(path, *found)
+        return found
 
     def path(self, clip_ids: np.ndarray, t5_ids: np.ndarray) -> Path:
         """Name the file for prompts by the encoders and both arrays of token ids, shapes too.

@@ -145,12 +145,8 @@ class Pipeline:
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts with both text encoders, each prompt once; or, with a `cache`, give what they said before."""
         distinct = list(dict.fromkeys(prompts))
-        clip_ids, t5_ids = self.tokens(distinct)
-        path = self.cache.path(clip_ids, t5_ids) if self.cache else None
-        found = self.cache.read(path) if self.cache and path else None
-        txt, y = found or self.encoded(clip_ids, t5_ids)
-        if self.cache and path and not found:
-            self.cache.write(path, txt, y)
+        ids = self.tokens(distinct)
+        txt, y = self.cache.recall(*ids, self.encoded) if self.cache else self.encoded(*ids)
         if len(distinct) < len(prompts):
             rows = self.nx.array(np.array([distinct.index(prompt) for prompt in prompts], np.int32))
             txt, y = txt[rows], y[rows]
