@@ -17,16 +17,16 @@ from diffusers.models.transformers.transformer_flux import FluxSingleTransformer
 from safetensors import safe_open
 from tqdm import tqdm
 
+from minflux.arrays import Tree
 from minflux.backend import get_backend
+from minflux.checkpoints.config import write_flux_config
+from minflux.checkpoints.lazy import stream
+from minflux.checkpoints.parts import Part, find_component
 from minflux.model.blocks import double_block, final_layer, single_block
 from minflux.model.flux import FluxConfig, condition
 from minflux.model.latents import image_ids, text_ids
 from minflux.model.layers import linear
 from minflux.model.rope import rope
-from minflux.shapes import Tree
-from minflux.weights.config import write_flux_config
-from minflux.weights.parts import Part, find_component
-from minflux.weights.stream import stream
 
 TEXT_LENGTH = 256  # schnell's
 TIME = 0.75

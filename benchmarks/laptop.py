@@ -33,17 +33,18 @@ from PIL import Image
 from benchmarks.model_card import table
 from benchmarks.synthetic_checkpoint import make_component
 from minflux import load, zoo
+from minflux.checkpoints.formats.atomic import check_room
+from minflux.checkpoints.formats.json_files import write_json
+from minflux.checkpoints.parts import FOLDER_NAMING, expected, find_component
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.memory import count
+from minflux.inference.load import INDEX, INDEX_CONTENT, SCHEDULER
+from minflux.inference.memory import count
+from minflux.inference.text import Tokenizer
 from minflux.model.clip import CLIP_L
 from minflux.model.flux import SCHNELL
 from minflux.model.t5 import T5_XXL
 from minflux.model.vae import FLUX_VAE
-from minflux.sampling import Schedule
-from minflux.text import Tokenizer
-from minflux.weights.files import check_room, write_json
-from minflux.weights.model import INDEX, INDEX_CONTENT, SCHEDULER
-from minflux.weights.parts import FOLDER_NAMING, expected, find_component
+from minflux.sampling.timesteps import Schedule
 
 LIMIT = 4 << 30  # bytes of memory for the whole drawing
 TOLERANCE = 1e-4  # relative error against diffusers, as for every whole model in the tests

@@ -6,14 +6,14 @@ python -m benchmarks.large_models | python -m benchmarks.insert memory docs/larg
 from pathlib import Path
 
 from benchmarks.model_card import table
-from minflux.convert import with_quantised
-from minflux.memory import MODES, SPARE, held
+from minflux.checkpoints.formats.safetensors import Stored
+from minflux.checkpoints.parts import OWN_NAMING, Part, expected
+from minflux.commands.convert import with_quantised
+from minflux.inference.memory import MODES, SPARE, held
 from minflux.model.clip import CLIP_L
 from minflux.model.flux import DEV, SCHNELL, FluxConfig
 from minflux.model.t5 import T5_XXL
 from minflux.model.vae import FLUX_VAE
-from minflux.weights.files import Stored
-from minflux.weights.parts import OWN_NAMING, Part, expected
 
 MACHINES = (8, 16, 24, 32, 64, 96)  # GB
 MODELS = {"schnell": SCHNELL, "dev": DEV}

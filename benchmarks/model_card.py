@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from minflux import zoo
-from minflux.weights.files import contents
+from minflux.checkpoints.formats.safetensors import contents
 
 PARTS = {
     "transformer": "transformer",

@@ -17,12 +17,13 @@ from diffusers import FluxTransformer2DModel
 
 from benchmarks.block_by_block import Inputs, random_inputs, relative_error
 from benchmarks.model_card import table
+from minflux.arrays import Tree
 from minflux.backend import get_backend
+from minflux.checkpoints.config import write_flux_config
+from minflux.checkpoints.names import flux_to_bfl
+from minflux.checkpoints.tree import tree, tree_map
 from minflux.model.flux import FluxConfig, condition, velocity
 from minflux.model.rope import rope
-from minflux.shapes import Tree
-from minflux.weights import flux_to_bfl, tree, tree_map
-from minflux.weights.config import write_flux_config
 
 CFG = FluxConfig(vec_in_dim=256, context_in_dim=512, hidden_size=384, num_heads=3, guidance_embed=False)  # 19 + 38
 SIDE, TEXT_LENGTH = 256, 64

@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from minflux.checkpoints.expected import Shapes
+from minflux.checkpoints.folder import KINDS
+from minflux.checkpoints.formats.dtypes import DTYPES, to_bfloat16
+from minflux.checkpoints.formats.json_files import write_json
+from minflux.checkpoints.formats.safetensors import write_entries
+from minflux.checkpoints.parts import COMFY, FOLDER_NAMING, expected
 from minflux.model.flux import DEV, SCHNELL, FluxConfig
-from minflux.weights.files import DTYPES, to_bfloat16, write_entries, write_json
-from minflux.weights.folder import KINDS
-from minflux.weights.parts import COMFY, FOLDER_NAMING, expected
-from minflux.weights.shapes import Shapes
 
 VARIANTS = {
     "schnell": SCHNELL,

@@ -14,7 +14,7 @@ from IPython import get_ipython
 
 from minflux.backend import Backend, backend_of, get_backend
 from minflux.errors import BackendError
-from minflux.pictures import to_uint8
+from minflux.images import to_uint8
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#222222", "#8A8A8A"

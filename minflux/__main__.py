@@ -1,5 +1,5 @@
 """`python -m minflux` is the same as `minflux`."""
 
-from minflux.cli import main
+from minflux.commands.main import main
 
 main()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from minflux.backend import Backend
-from minflux.weights import tree
+from minflux.checkpoints.tree import tree
 
 RECORD = Path(__file__).parent.parent / ".parity.json"
 COMPONENT, MODEL = 1e-5, 1e-4  # float32's tolerances: for a component, for a full model

@@ -43,7 +43,7 @@ WATCHED = {
     "minflux.model.flux": ("test_parity_flux.py", "numpy"),
     "minflux.model.latents": ("test_parity_flux.py", "numpy"),
     "minflux.model.vae": ("test_parity_vae.py", "numpy"),
-    "minflux.model.bands": ("test_bands.py", "numpy"),
+    "minflux.model.vae_bands": ("test_bands.py", "numpy"),
     "minflux.model.t5": ("test_parity_text.py", "numpy"),
     "minflux.model.clip": ("test_parity_text.py", "numpy"),
     "minflux.sampling": ("test_sampling.py", "numpy"),

@@ -12,16 +12,16 @@ import numpy as np
 
 from minflux import zoo
 from minflux.backend import get_backend
+from minflux.checkpoints.expected import Shapes, clip_shapes, flux_shapes, t5_shapes, vae_shapes
+from minflux.checkpoints.tree import tree
+from minflux.inference.load import save_model
+from minflux.inference.pipeline import Defaults, Pipeline
+from minflux.inference.text import Tokenizer
 from minflux.model.clip import CLIPConfig
 from minflux.model.flux import FluxConfig
 from minflux.model.t5 import T5Config
 from minflux.model.vae import VAEConfig
-from minflux.pipeline import Defaults, Pipeline
-from minflux.sampling import Schedule
-from minflux.text import Tokenizer
-from minflux.weights.model import save_model
-from minflux.weights.shapes import Shapes, clip_shapes, flux_shapes, t5_shapes, vae_shapes
-from minflux.weights.tree import tree
+from minflux.sampling.timesteps import Schedule
 
 TOKENIZERS = {name: zoo.FOLDER / "tiny" / name for name in ("tokenizer", "tokenizer_2")}
 CLIP_TOKENS, T5_TOKENS = (Tokenizer.from_folder(folder).vocab_size for folder in TOKENIZERS.values())

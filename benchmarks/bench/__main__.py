@@ -23,8 +23,8 @@ from benchmarks.bench.race import Interrupted, Lap, race, stop_on_sigterm
 from benchmarks.bench.report import PAGE, Record, entry, markdown
 from benchmarks.bench.works import Work
 from benchmarks.insert import insert
-from minflux import doctor
 from minflux.backend import get_backend
+from minflux.commands import doctor
 
 LIBRARIES = ("numpy", "mlx", "torch", "diffusers", "transformers", "mflux")
 MINUTES = 20  # that all takes on two cores

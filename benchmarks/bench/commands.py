@@ -12,7 +12,7 @@ from benchmarks.bench.peak import peak_of_children
 from benchmarks.bench.works import PROMPT, Work
 from minflux import zoo
 
-MINFLUX = "from minflux.cli import main; main()"
+MINFLUX = "from minflux.commands.main import main; main()"
 DIFFUSERS = """
 import sys, torch
 from diffusers import FluxPipeline

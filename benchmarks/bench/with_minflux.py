@@ -10,13 +10,13 @@ from benchmarks.bench.contenders import Contender, Job
 from benchmarks.bench.peak import peak_memory
 from benchmarks.bench.works import STEPS_COMPARED, Work, latent_sides, of_training
 from minflux.backend import Backend, blas, get_backend
-from minflux.backend.heap import keep_freed_memory
-from minflux.model.bands import decode_any
+from minflux.backend.malloc import keep_freed_memory
+from minflux.checkpoints.parts import load_component
 from minflux.model.clip import clip_encoder
 from minflux.model.flux import flux
 from minflux.model.latents import image_ids, text_ids
 from minflux.model.t5 import t5_encoder
-from minflux.weights.parts import load_component
+from minflux.model.vae_bands import decode_any
 
 
 def job(contender: Contender, work: Work, folder: Path, device: str) -> Job:

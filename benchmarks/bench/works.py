@@ -10,16 +10,16 @@ import numpy as np
 from benchmarks.bench import flops
 from benchmarks.laptop import bytes_of
 from minflux import zoo
+from minflux.checkpoints.folder import KINDS
+from minflux.checkpoints.parts import find_component
+from minflux.inference.text import Tokenizer
 from minflux.model.clip import CLIP_L
 from minflux.model.flux import SCHNELL, FluxConfig
 from minflux.model.t5 import T5_XXL
 from minflux.model.vae import FLUX_VAE
-from minflux.text import Tokenizer
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of
 from minflux.train.optimizer import AdamW
 from minflux.train.recipe import Training, optimizer, part, read_recipe, section
-from minflux.weights.folder import KINDS
-from minflux.weights.parts import find_component
 
 Inputs = dict[str, np.ndarray]
 

@@ -10,9 +10,9 @@ one name, and the few that minflux defines itself (`minflux/backend/base.py`).
 from contextlib import contextmanager
 from importlib import import_module
 
+from minflux.arrays import Array
 from minflux.backend.base import Backend
 from minflux.errors import BackendError
-from minflux.shapes import Array
 
 __all__ = ["BACKENDS", "Backend", "available", "backend_of", "get_backend", "serving"]
 

@@ -13,8 +13,8 @@ import math
 from importlib import import_module
 from typing import Any
 
+from minflux.arrays import Array, Float, Int, shaped
 from minflux.errors import BackendError
-from minflux.shapes import Array, Float, Int, shaped
 
 SHARED = (
     "abs", "arange", "argmax", "broadcast_to", "concatenate", "cos", "exp", "log", "max", "maximum", "mean", "minimum",

@@ -3,8 +3,8 @@
 There MLX's own exp and tanh run one number at a time (about 20 ns each on the machine of docs/log.md), ten to forty
 times slower than NumPy's, and would dominate every softmax and GELU. Products, sums and bit shifts are vectorised, so
 a polynomial is several times faster, the more so when `mx.compile` fuses it into one pass. Each is as accurate as
-float32: the relative error is below 4e-7 over the whole range (`tests/test_polynomial.py`), but for results below
-2^-125.5, about 1.7e-38, which become 0. SiLU and GELU are x times a sigmoid, one kernel each.
+float32: the relative error is below 4e-7 over the whole range (`tests/backend/test_polynomial.py`), but for results
+below 2^-125.5, about 1.7e-38, which become 0. SiLU and GELU are x times a sigmoid, one kernel each.
 
 Gradients are written out, as exp' = exp, tanh' = 1 - tanh², sigmoid' = sigmoid · (1 - sigmoid) and so on:
 differentiating a polynomial would be slower, and the bit shift has no derivative.

@@ -1,8 +1,8 @@
 """Attention as FLUX.1 does it: queries and keys normalised per head, then rotated by their positions."""
 
+from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.rope import apply_rope
-from minflux.shapes import Array, Float, Tree, shaped
 
 
 @shaped

@@ -5,11 +5,11 @@ attention. A single-stream block treats the joined sequence as one, with attenti
 Source: BFL `flux/modules/layers.py`; the double block is the MMDiT of Esser et al. 2024 (arXiv 2403.03206).
 """
 
+from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.attention import attention, normed_qkv
 from minflux.model.layers import linear
 from minflux.model.modulation import modulate, modulation
-from minflux.shapes import Array, Float, Tree, shaped
 
 
 @shaped

@@ -7,10 +7,10 @@ and stands for it. Source: Radford et al. 2021 (arXiv 2103.00020); transformers 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.attention import merge_heads, split_heads
 from minflux.model.layers import embedding, linear, nothing
-from minflux.shapes import Array, Float, Int, Tree, shaped
 
 
 @dataclass(frozen=True)

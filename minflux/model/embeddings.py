@@ -6,9 +6,9 @@ Used for the timestep t (1 is noise, 0 the picture) and, on guidance-distilled m
 import math
 from ctypes import c_float
 
+from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.layers import linear
-from minflux.shapes import Array, Float, Tree, shaped
 
 
 def wave_frequencies(count: int, max_period: float) -> list[float]:

@@ -6,12 +6,12 @@ embed img, txt, and (t, guidance, pooled text) -> double blocks -> join -> singl
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.blocks import double_block, final_layer, single_block
 from minflux.model.embeddings import mlp_embedder, timestep_embedding
 from minflux.model.layers import linear, nothing
 from minflux.model.rope import rope
-from minflux.shapes import Array, Float, Int, Tree, shaped
 
 TIME_DIM = 256  # sinusoids of the timestep and guidance embeddings
 

@@ -3,8 +3,8 @@
 A 1024² picture is 128×128 latents of 16 channels, so 64×64 tokens of 64 numbers. Source: BFL `flux/sampling.py`.
 """
 
+from minflux.arrays import Array, Float, shaped
 from minflux.backend import backend_of
-from minflux.shapes import Array, Float, shaped
 
 
 @shaped

@@ -1,7 +1,7 @@
 """The two layers that everything else is made of. A component takes its weights by name: `linear(x, **p["proj"])`."""
 
+from minflux.arrays import Array, Float, Int, shaped
 from minflux.backend import backend_of
-from minflux.shapes import Array, Float, Int, shaped
 
 
 @shaped
@@ -24,7 +24,7 @@ def quantised(
     lora_down: Float[Array, "R I"] | None = None,
     lora_up: Float[Array, "O R"] | None = None,
 ) -> Float[Array, "*S O"]:
-    """x Wᵀ for W of 4 or 8 bits (minflux/weights/quantised.py), and + (x Aᵀ) Bᵀ for LoRAs, whose W can't be changed."""
+    """x Wᵀ for W of 4 or 8 bits (checkpoints/quantise.py), and + (x Aᵀ) Bᵀ for LoRAs, whose W can't be changed."""
     y = backend_of(x).quantized_matmul(x, weight, scales, biases)
     return y if lora_down is None or lora_up is None else y + (x @ lora_down.T) @ lora_up.T
 

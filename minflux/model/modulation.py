@@ -4,9 +4,9 @@ For each place it yields a shift, a scale and a gate: the block sees (1 + scale)
 is added back times the gate. Source: Peebles & Xie 2022 (arXiv 2212.09748) §3.2; BFL `flux/modules/layers.py`.
 """
 
+from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.layers import linear
-from minflux.shapes import Array, Float, Tree, shaped
 
 
 @shaped

@@ -6,8 +6,8 @@ the first axis (0 for text and picture, 1 for a reference picture) and 56 each t
 Source: Su et al. 2021 (arXiv 2104.09864); BFL `flux/math.py`.
 """
 
+from minflux.arrays import Array, Float, Int, shaped
 from minflux.backend import backend_of
-from minflux.shapes import Array, Float, Int, shaped
 
 
 def axis_frequencies(dim: int, theta: float) -> list[float]:

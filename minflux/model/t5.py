@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.attention import merge_heads, split_heads
 from minflux.model.layers import embedding, linear, nothing
-from minflux.shapes import Array, Float, Int, Tree, shaped
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ to every other. Source: Rombach et al. 2021 (arXiv 2112.10752); BFL `flux/module
 
 from dataclasses import dataclass
 
+from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.layers import linear
-from minflux.shapes import Array, Float, Tree, shaped
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from minflux.arrays import Tree
 from minflux.backend import Backend, get_backend
+from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
+from minflux.checkpoints.tree import flatten, tree
 from minflux.errors import CheckpointError
-from minflux.shapes import Tree
-from minflux.weights.files import read_safetensors, write_safetensors
-from minflux.weights.tree import flatten, tree
 
 NAME = "checkpoint.safetensors"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from minflux.checkpoints.formats.atomic import written_whole
 from minflux.errors import ArgumentError
-from minflux.pictures import grid
-from minflux.pipeline import Pipeline
-from minflux.sampling import check_seed
+from minflux.images import grid
+from minflux.inference.pipeline import Pipeline
+from minflux.sampling.noise import check_seed
 from minflux.train import reader, scenes
 from minflux.train.vae import reconstruct
-from minflux.weights.files import written_whole
 
 BATCH = 50
 CAPTION_SEED = 20_000  # added to the seed, so that prompts and noise are drawn apart

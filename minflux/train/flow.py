@@ -8,27 +8,27 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import Backend, backend_of
+from minflux.checkpoints.expected import clip_shapes, flux_shapes, t5_shapes, under
+from minflux.checkpoints.formats.atomic import written_whole
+from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.tree import leaves, tree_map
 from minflux.errors import CheckpointError
+from minflux.inference.pipeline import Defaults
+from minflux.inference.text import Tokenizer
 from minflux.model.clip import CLIPConfig, clip_encoder
 from minflux.model.flux import FluxConfig, flux
 from minflux.model.latents import image_ids, pack, text_ids
 from minflux.model.t5 import T5Config, t5_encoder
 from minflux.model.vae import VAEConfig, encode
-from minflux.pipeline import Defaults
-from minflux.sampling import Schedule, shifted
-from minflux.shapes import Array, Float, Int, Tree, shaped
-from minflux.text import Tokenizer
+from minflux.sampling.timesteps import Schedule, shifted
 from minflux.train import scenes
 from minflux.train.initial import initial
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.vae import pictures
 from minflux.train.workers import Team, assemble
-from minflux.weights.files import written_whole
-from minflux.weights.parts import load_component
-from minflux.weights.shapes import clip_shapes, flux_shapes, t5_shapes, under
-from minflux.weights.tree import leaves, tree_map
 
 CLIP_TOKENIZER, T5_TOKENIZER = "tokenizer", "tokenizer_2"
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minflux.weights.tree import tree
+from minflux.checkpoints.tree import tree
 
 ZERO = (
     *("modulation.lin", "img_mod.lin", "txt_mod.lin", "adaLN_modulation.1", "final_layer.linear"),  # transformer

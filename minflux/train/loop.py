@@ -14,15 +14,15 @@ from typing import TextIO
 import numpy as np
 from tqdm import tqdm
 
+from minflux.arrays import Array, Tree
 from minflux.backend import Backend
-from minflux.backend.heap import keep_freed_memory
+from minflux.backend.malloc import keep_freed_memory
+from minflux.checkpoints.formats.atomic import written_whole
+from minflux.checkpoints.tree import leaves, tree
 from minflux.errors import MinfluxError
-from minflux.shapes import Array, Tree
 from minflux.train import checkpoint
 from minflux.train.optimizer import AdamW, clipped, pace, start, update
 from minflux.train.workers import Team
-from minflux.weights.files import written_whole
-from minflux.weights.tree import leaves, tree
 
 LOG = "log.csv"
 Batch = tuple[np.ndarray, ...]

@@ -6,9 +6,9 @@ Written in ops that both backends share, so the same step can be followed on Num
 import math
 from dataclasses import dataclass
 
+from minflux.arrays import Array, Tree
 from minflux.backend import Backend
-from minflux.shapes import Array, Tree
-from minflux.weights.tree import leaves, tree_map
+from minflux.checkpoints.tree import leaves, tree_map
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,18 @@ import numpy as np
 
 from minflux import zoo
 from minflux.backend import get_backend
-from minflux.pictures import grid
-from minflux.pipeline import Defaults, Pipeline
-from minflux.sampling import Schedule
-from minflux.text import Tokenizer
+from minflux.checkpoints.folder import save_component
+from minflux.checkpoints.parts import load_component
+from minflux.images import grid
+from minflux.inference.load import save_model
+from minflux.inference.pipeline import Defaults, Pipeline
+from minflux.inference.text import Tokenizer
+from minflux.sampling.timesteps import Schedule
 from minflux.train import reader, scenes
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
 from minflux.train.loop import LOG
 from minflux.train.recipe import part, read_recipe, section
 from minflux.train.vae import reconstruct, train_vae
-from minflux.weights.folder import save_component
-from minflux.weights.model import save_model
-from minflux.weights.parts import load_component
 
 SAMPLES = 16
 

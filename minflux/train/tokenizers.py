@@ -31,7 +31,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
 
-from minflux.text import CLIP_END, CLIP_START, T5_END, T5_PAD, T5_UNKNOWN, clip_backend
+from minflux.inference.text import CLIP_END, CLIP_START, T5_END, T5_PAD, T5_UNKNOWN, clip_backend
 from minflux.train import scenes
 
 CAPTIONS = 10_000

@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import Backend, backend_of
+from minflux.checkpoints.expected import vae_shapes
+from minflux.checkpoints.tree import tree_map
+from minflux.images import to_uint8
 from minflux.model.vae import VAEConfig, decode, encode, encode_moments
-from minflux.pictures import to_uint8
-from minflux.shapes import Array, Float, Tree, shaped
 from minflux.train import scenes
 from minflux.train.initial import initial
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.workers import assemble
-from minflux.weights.shapes import vae_shapes
-from minflux.weights.tree import tree_map
 
 
 @shaped

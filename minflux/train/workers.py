@@ -17,10 +17,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from minflux.arrays import Tree
 from minflux.backend import Backend, blas
+from minflux.checkpoints.tree import leaves, tree_map
 from minflux.errors import MinfluxError
-from minflux.shapes import Tree
-from minflux.weights.tree import leaves, tree_map
 
 RANK, HOSTS = "MLX_RANK", "MLX_HOSTFILE"
 

@@ -1,0 +1,1 @@
+"""File formats, and how files are read and written safely."""

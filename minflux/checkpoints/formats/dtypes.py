@@ -1,0 +1,59 @@
+"""The dtypes that files store: their tags, what NumPy calls them, and how each is widened and rounded."""
+
+import numpy as np
+
+from minflux.arrays import Array
+from minflux.backend import Backend, backend_of
+from minflux.backend.bfloat16 import to_bfloat16
+from minflux.errors import ArgumentError
+
+# safetensors' name -> NumPy's; bfloat16 and float8, which it lacks, are read as the bits they are made of
+DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "uint16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
+    "BOOL": "bool", "F8_E4M3": "uint8", "F8_E5M2": "uint8",
+}  # fmt: skip
+FLOAT8 = ("F8_E4M3", "F8_E5M2")
+CODES = {name: code for code, name in DTYPES.items() if code not in ("BF16", *FLOAT8)} | {"bfloat16": "BF16"}
+FLOATS = ("F64", "F32", "F16", "BF16", *FLOAT8)
+CASTS = ("float32", "float16", "bfloat16")  # what a caller may ask for
+
+
+def checked_cast(name: str | None) -> str | None:
+    """Return the name of a dtype to cast to, or raise `ArgumentError` if it is none."""
+    if name not in (None, *CASTS):
+        raise ArgumentError(f"dtype: expected one of {', '.join(CASTS)}, got {name!r}")
+    return name
+
+
+def float_dtype(nx: Backend, name: str | None):
+    """Return the dtype of `nx` called `name`, float32 if it is None."""
+    dtype = getattr(nx.xp, checked_cast(name) or "float32", None)
+    if dtype is None:
+        raise ArgumentError(f"dtype: {nx.name} has no {name}, use 'float32'")
+    return dtype
+
+
+def from_float8(bits: np.ndarray, code: str) -> np.ndarray:
+    """Widen float8, given as uint8, to float32, exactly.
+
+    E5M2 is the upper half of a float16. E4M3 has its mantissa's bits and one exponent bit fewer: laid into a float16
+    it is 2⁸ too small. It has no infinity, and all ones is its only NaN (Micikevicius et al. 2022, arXiv 2209.05433).
+    """
+    wide = bits.astype(np.uint16)
+    if code == "F8_E5M2":
+        return (wide << 8).view(np.float16).astype(np.float32)
+    half = ((wide & 0x7F) << 7 | (wide & 0x80) << 8).view(np.float16)
+    return np.where(wide & 0x7F == 0x7F, np.float32(np.nan), 256 * half.astype(np.float32))
+
+
+def stored_code(array: Array, dtype: str | None) -> str:
+    """Name the dtype an array is to be stored in: its own, or `dtype` if it holds floats."""
+    own = str(array.dtype).rpartition(".")[2]  # MLX says "mlx.core.float32"
+    return CODES[checked_cast(dtype) or own] if CODES[own] in FLOATS else CODES[own]
+
+
+def to_bytes(array: Array, code: str) -> bytes:
+    """Return an array's bytes in the dtype `code`, row by row."""
+    array = backend_of(array).to_numpy(array)
+    return (to_bfloat16(array) if code == "BF16" else array.astype(DTYPES[code])).tobytes()

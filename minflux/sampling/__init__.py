@@ -1,0 +1,1 @@
+"""Sampling: noise, timesteps, the solvers that follow a velocity, guidance."""

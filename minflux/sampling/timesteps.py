@@ -1,0 +1,45 @@
+"""The timesteps at which a sampler looks: from t = 1, noise, to t = 0, the image."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the steps are spread over t, under the names of diffusers' FlowMatchEulerDiscreteScheduler.
+
+    schnell and the small model: evenly, or with a fixed `shift`. dev: `use_dynamic_shifting`, which spends more of
+    the steps near the noise the more tokens the picture has.
+    """
+
+    shift: float = 1.0
+    use_dynamic_shifting: bool = False
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    base_image_seq_len: int = 256
+    max_image_seq_len: int = 4096
+
+    def times(self, steps: int, tokens: int) -> np.ndarray:
+        """Return t₀ = 1 > t₁ > … > 0, float32 (steps + 1,), for a picture of `tokens` image tokens."""
+        t = np.linspace(1, 1 / steps, steps)
+        if self.use_dynamic_shifting:
+            e_mu = math.exp(self.mu(tokens))
+            t = e_mu / (e_mu + (1 / t - 1))
+        else:
+            t = shifted(t, self.shift)
+        return np.append(t, 0).astype(np.float32)
+
+    def mu(self, tokens: int) -> float:
+        """Interpolate the shift's logarithm: base_shift at 256 tokens, max_shift at 4096."""
+        slope = (self.max_shift - self.base_shift) / (self.max_image_seq_len - self.base_image_seq_len)
+        return self.base_shift + slope * (tokens - self.base_image_seq_len)
+
+
+def shifted(t: np.ndarray, shift: float) -> np.ndarray:
+    """Move times in (0, 1] towards the noise: t' = s·t / (1 + (s - 1)·t), which adds log s to each time's logit.
+
+    Source: Esser et al. 2024 (arXiv 2403.03206) §5.3.2.
+    """
+    return shift * t / (1 + (shift - 1) * t)

@@ -1,0 +1,251 @@
+"""LoRAs under every family of names: against diffusers on the same files, and against plain arithmetic."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from click.testing import CliRunner
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from peft import LoraConfig, get_peft_model_state_dict
+
+import minflux
+from minflux.backend import get_backend
+from minflux.checkpoints import lora
+from minflux.checkpoints.formats.safetensors import contents, write_safetensors
+from minflux.checkpoints.lora import added, read_lora
+from minflux.checkpoints.names import flux_to_bfl
+from minflux.checkpoints.tree import flatten, tree_map
+from minflux.commands import main as cli
+from minflux.errors import ArgumentError, CheckpointError
+from tests import tiny_model
+
+CONFIGS = {"transformer": tiny_model.FLUX, "text_encoder": tiny_model.CLIP, "text_encoder_2": tiny_model.T5}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model.make(tmp_path_factory.mktemp("lora") / "model")
+
+
+@pytest.fixture(scope="module")
+def peft_lora(model, tmp_path_factory):
+    """A random LoRA over every matrix of the transformer, written by diffusers, with an alpha unlike its rank."""
+    torch.manual_seed(0)
+    theirs = FluxTransformer2DModel.from_pretrained(model / "transformer")
+    stems = [n.removesuffix(".weight") for n, w in theirs.named_parameters() if w.ndim == 2 and n.endswith("weight")]
+    theirs.add_adapter(LoraConfig(r=3, lora_alpha=5, target_modules=stems, init_lora_weights=False))
+    folder = tmp_path_factory.mktemp("peft")
+    settings = theirs.peft_config["default"].to_dict()
+    FluxPipeline.save_lora_weights(
+        folder, get_peft_model_state_dict(theirs), transformer_lora_adapter_metadata=settings
+    )
+    return next(folder.glob("*.safetensors"))
+
+
+# -- against diffusers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1.0, -0.4])
+def test_a_picture_with_a_lora_is_diffusers_picture(nx, model, peft_lora, scale):
+    theirs = FluxPipeline.from_pretrained(model)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.load_lora_weights(peft_lora, adapter_name="a")
+    theirs.set_adapters(["a"], [scale])
+    noise = np.random.default_rng(2).standard_normal((1, 4, 8, 8), np.float32)
+    settings = {"width": 64, "height": 64, "num_inference_steps": 3, "guidance_scale": 1.0, "max_sequence_length": 24}
+    packed = FluxPipeline._pack_latents(torch.from_numpy(noise), 1, 4, 8, 8)
+    latents = theirs("a cat", latents=packed, output_type="latent", **settings).images
+    pipe = minflux.load(model, nx.name, lora=[f"{peft_lora}:{scale}"])
+    last = list(pipe.generate("a cat", latents=noise, steps=3, guidance=1.0))[-1]
+    ours = nx.to_numpy(last.x).transpose(0, 3, 1, 2)
+    expected = FluxPipeline._unpack_latents(latents, 64, 64, theirs.vae_scale_factor).numpy()
+    assert np.linalg.norm(ours - expected) < 1e-4 * np.linalg.norm(expected)
+    plain = list(minflux.load(model, nx.name).generate("a cat", latents=noise, steps=3, guidance=1.0))[-1]
+    assert np.linalg.norm(nx.to_numpy(plain.x - last.x)) > 0.01 * np.linalg.norm(expected)  # it does something
+
+
+# -- every family of names -----------------------------------------------------------------------------------
+
+
+def random_pair(shape: tuple[int, ...], rank: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(sum(shape))
+    return rng.standard_normal((rank, shape[1]), np.float32), rng.standard_normal((shape[0], rank), np.float32)
+
+
+def changed_weights(path, scale: float = 1.0) -> dict[str, np.ndarray]:
+    """What a file changes in a transformer whose weights are all zero."""
+    zeros = tree_map(np.zeros_like, tiny_model.pipeline().flux[1])
+    flat = added(flatten(zeros), read_lora(path, CONFIGS, scale))
+    return {name: w for name, w in flat.items() if np.any(w)}
+
+
+NAMES = {
+    "kohya": ("lora_unet_double_blocks_0_img_attn_qkv", "lora_down.weight", "lora_up.weight"),
+    "bfl": ("double_blocks.0.img_attn.qkv", "lora_A.weight", "lora_B.weight"),
+    "comfy": ("diffusion_model.double_blocks.0.img_attn.qkv", "lora_A.weight", "lora_B.weight"),
+}
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_a_joint_matrix_is_changed_whole(tmp_path, family):
+    stem, down_name, up_name = NAMES[family]
+    down, up = random_pair((96, 32))
+    pair = {f"{stem}.{down_name}": down, f"{stem}.{up_name}": up, f"{stem}.alpha": np.array(6, np.float32)}
+    write_safetensors(tmp_path / "l.safetensors", pair)
+    got = changed_weights(tmp_path / "l.safetensors", scale=0.5)
+    assert list(got) == ["double_blocks.0.img_attn.qkv.weight"]
+    np.testing.assert_allclose(got["double_blocks.0.img_attn.qkv.weight"], 0.5 * 6 / 3 * up @ down, rtol=1e-5)
+
+
+def test_parts_of_joint_matrices_are_fused_as_weights_are(tmp_path, peft_lora):
+    pairs = contents(peft_lora)
+    got = changed_weights(peft_lora)
+    deltas = {}
+    for name in pairs:
+        if name.endswith("lora_A.weight"):
+            stem = name.removesuffix(".lora_A.weight")
+            both = safetensors.torch.load_file(peft_lora)
+            delta = 5 / 3 * both[f"{stem}.lora_B.weight"] @ both[name]
+            deltas[f"{stem.removeprefix('transformer.')}.weight"] = delta.numpy()
+    expected = flux_to_bfl(deltas)
+    assert got.keys() == expected.keys()
+    for name, delta in expected.items():
+        np.testing.assert_allclose(got[name], delta, rtol=1e-4, atol=1e-5)
+
+
+def test_a_lora_of_the_text_encoder_and_of_kohya_s_underscores(tmp_path):
+    stem = "text_model.encoder.layers.1.self_attn.q_proj"
+    down, up = random_pair((16, 16))
+    for prefix, spelled in (("lora_te1_", stem.replace(".", "_")), ("text_encoder.", stem)):
+        write_safetensors(
+            tmp_path / "l.safetensors",
+            {f"{prefix}{spelled}.lora_down.weight": down, f"{prefix}{spelled}.lora_up.weight": up},
+        )
+        (change,) = read_lora(tmp_path / "l.safetensors", CONFIGS)
+        assert (change.module.kind, change.module.stem) == ("text_encoder", stem)
+        np.testing.assert_array_equal(change.up @ change.down, up @ down)
+
+
+def test_several_loras_add_up(model, tmp_path, peft_lora):
+    once = minflux.load(model, lora=[f"{peft_lora}:0.5"]).flux[1]
+    twice = minflux.load(model, lora=[f"{peft_lora}:0.25", f"{peft_lora}:0.25"]).flux[1]
+    tree_map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), once, twice)
+
+
+def test_an_alpha_for_all_modules_of_a_name(tmp_path):
+    """PEFT's pattern fits a module's whole name or its end."""
+    down, up = random_pair((96, 32), rank=4)
+    stem = "transformer.double_blocks.0.img_attn.qkv"
+    pair = {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+    text = json.dumps({"transformer.lora_alpha": 3, "transformer.alpha_pattern": {"attn.qkv": 5, "img_attn.qkv": 8}})
+    write_safetensors(tmp_path / "l.safetensors", pair, metadata={"lora_adapter_metadata": text})
+    got = changed_weights(tmp_path / "l.safetensors")
+    np.testing.assert_allclose(got["double_blocks.0.img_attn.qkv.weight"], 8 / 4 * up @ down, rtol=1e-5)
+
+
+def test_a_bias_and_the_root_of_the_rank(tmp_path):
+    bias = np.ones(96, np.float32)
+    down, up = random_pair((96, 32), rank=4)
+    stem = "transformer.double_blocks.0.img_attn.qkv"
+    pair = {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up, f"{stem}.lora_B.bias": bias}
+    text = json.dumps({"transformer.lora_alpha": 3, "transformer.use_rslora": True})
+    write_safetensors(tmp_path / "l.safetensors", pair, metadata={"lora_adapter_metadata": text})
+    got = changed_weights(tmp_path / "l.safetensors", scale=2.0)
+    np.testing.assert_allclose(got["double_blocks.0.img_attn.qkv.weight"], 2 * 3 / 2 * up @ down, rtol=1e-5)
+    np.testing.assert_array_equal(got["double_blocks.0.img_attn.qkv.bias"], 2 * 3 / 2 * bias)
+
+
+# -- what can't be added -------------------------------------------------------------------------------------
+
+PAIR = {"img_in.lora_A.weight": np.ones((2, 16), np.float32), "img_in.lora_B.weight": np.ones((32, 2), np.float32)}
+PAIR_UP = PAIR["img_in.lora_B.weight"]
+
+
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+@pytest.mark.parametrize("scale", ["3e38", "1e39", "-3e38"])
+def test_a_scale_that_leads_to_infinity(model, tmp_path, nx, mode, scale):
+    write_safetensors(tmp_path / "l.safetensors", PAIR)
+    with pytest.raises(CheckpointError, match=r"l.safetensors: img_in: too large for .*float32 when added; use a sma"):
+        minflux.load(model, nx.name, lora=f"{tmp_path / 'l.safetensors'}:{scale}", memory=mode)("a cat")
+
+
+def test_infinity_beside_a_quantised_matrix():
+    change = lora.Change("l: here", lora.Module("transformer", "x"), np.ones((2, 64), np.float32), PAIR_UP)
+    scales = {"x.scales": np.ones((32, 1), np.float32)}
+    assert set(lora.beside(scales, [change])) == {"x.lora_down", "x.lora_up"}
+    for up, down in ((np.inf, 1), (3e38, 9), (9, 3e38)):
+        large = replace(change, up=PAIR_UP * np.float32(up), down=change.down * np.float32(down))
+        with pytest.raises(CheckpointError, match="l: here: too large for float32"):
+            lora.beside(scales, [change, large])
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ({"nothing.lora_A.weight": np.ones((2, 2), np.float32)}, "none of its 1 keys fits this model"),
+        ({"img_in.lora_A.weight": PAIR["img_in.lora_A.weight"]}, "img_in: expected a pair, found down alone"),
+        (PAIR | {"img_in.lora_A.weight": np.ones((2, 17), np.float32)}, "img_in: expected (32, r) and (r, 16)"),
+        (PAIR | {"img_in.lora_B.weight": np.ones((32, 3), np.float32)}, "img_in: expected (32, r) and (r, 16)"),
+        (PAIR | {"img_in.lora_down.weight": PAIR["img_in.lora_A.weight"]}, "is there twice"),
+        (PAIR | {"img_in.dora_scale": np.ones(32, np.float32)}, "img_in.dora_scale: is of another kind of adapter"),
+        (PAIR | {"img_in.alpha": np.ones(2, np.float32)}, "img_in: expected two matrices and at most one number"),
+        (PAIR | {"img_in.lora_A.weight": np.float32(1)}, "img_in: expected two matrices"),
+        (PAIR | {"img_in.lora_B.weight": np.full((32, 2), np.nan, np.float32)}, "img_in: expected finite numbers"),
+    ],
+)  # fmt: skip
+def test_a_lora_that_does_not_fit_is_refused(tmp_path, held, words):
+    write_safetensors(tmp_path / "l.safetensors", held)
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        read_lora(tmp_path / "l.safetensors", CONFIGS)
+
+
+def test_keys_that_fit_nothing_are_told(tmp_path):
+    write_safetensors(tmp_path / "l.safetensors", PAIR | {"stray.lora_A.weight": np.ones((2, 2), np.float32)})
+    with pytest.warns(UserWarning, match="left out 1 keys that fit nothing: stray.lora_A.weight"):
+        assert len(read_lora(tmp_path / "l.safetensors", CONFIGS)) == 1
+
+
+@pytest.mark.parametrize("text", ["x.safetensors:", "x.safetensors:much", "x.safetensors:nan"])
+def test_a_scale_that_is_no_number(text):
+    with pytest.raises(ArgumentError, match="expected FILE or FILE:SCALE"):
+        lora.parse(text)
+
+
+def test_the_scale_is_what_follows_the_last_colon(tmp_path):
+    file = tmp_path / "a:2"
+    file.touch()
+    assert [scale for _, scale in map(lora.parse, ["a:b.safetensors:-0.5", "b", str(file)])] == [-0.5, 1.0, 1.0]
+
+
+# -- the command ---------------------------------------------------------------------------------------------
+
+
+def test_a_picture_remembers_its_lora(model, peft_lora, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ["generate", "a cat", "--model", str(model), "--steps", "1", "--out"]
+    for extra in (["plain.png"], ["with.png", "--lora", f"{peft_lora}:0.7"]):
+        result = CliRunner().invoke(cli.main, args + extra)
+        assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(cli.main, ["generate", "--from", "with.png", "--out", "again.png"])
+    assert result.exit_code == 0, result.output
+    plain, first, again = ((tmp_path / f"{name}.png").read_bytes() for name in ("plain", "with", "again"))
+    assert plain != first == again
+
+
+def test_a_missing_lora_is_told_before_anything_is_drawn(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.main, ["generate", "a cat", "--model", str(model), "--lora", "no.safetensors:2"])
+    assert (result.exit_code, result.output) == (2, "minflux: no.safetensors: no such file or directory\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bf16_weights_keep_their_dtype(peft_lora):
+    pytest.importorskip("mlx.core")
+    mlx = get_backend("mlx")
+    flat = flatten(tree_map(lambda w: mlx.array(w).astype(mlx.xp.bfloat16), tiny_model.pipeline().flux[1]))
+    changed = added(flat, read_lora(peft_lora, CONFIGS))
+    assert {str(w.dtype) for w in changed.values()} == {"mlx.core.bfloat16"}

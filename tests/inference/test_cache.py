@@ -1,0 +1,263 @@
+"""Conditioning kept on disk, and encoded once: the same bits, the encoders untouched, and never another prompt's."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import minflux
+from minflux.backend import available
+from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
+from minflux.checkpoints.lazy import Leaf
+from minflux.commands import main as cli
+from minflux.errors import ArgumentError
+from minflux.inference import pipeline
+from minflux.inference.cache import default_folder
+from minflux.inference.memory import MODES
+from tests import tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model.make(tmp_path_factory.mktemp("cache") / "model")
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Count how many prompts go through the text encoders."""
+    counted = []
+    encoder = pipeline.t5_encoder
+    monkeypatch.setattr(
+        pipeline, "t5_encoder", lambda p, cfg, ids, *rest: counted.append(len(ids)) or encoder(p, cfg, ids, *rest)
+    )
+    return counted
+
+
+# -- on disk -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("mode", MODES)
+def test_a_prompt_seen_before_is_not_encoded_again(model, tmp_path, runs, backend, mode, monkeypatch):
+    expected = minflux.load(model, backend, memory=mode).encode(["a cat", "an owl"])
+    runs.clear()
+    minflux.load(model, backend, memory=mode, cache=tmp_path / "c").encode(["a cat", "an owl"])
+    assert runs == [2]
+    pipe = minflux.load(model, backend, memory=mode, cache=tmp_path / "c")
+    monkeypatch.setattr(Leaf, "read", None)  # no weight is read either
+    kept = pipe.encode(["a cat", "an owl"])
+    assert runs == [2]
+    for ours, theirs in ((kept.txt, expected.txt), (kept.y, expected.y)):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(pipe.nx.to_numpy(ours), pipe.nx.to_numpy(theirs))
+
+
+@pytest.mark.parametrize(("backend", "dtype"), [("numpy", "float16"), ("mlx", "float16"), ("mlx", "bfloat16")])
+def test_in_every_dtype(model, tmp_path, runs, backend, dtype):
+    if backend not in available():
+        pytest.skip(f"no {backend} here")
+    first, again = (minflux.load(model, backend, dtype, cache=tmp_path).encode(["a cat"]) for _ in range(2))
+    assert runs == [1]
+    assert first.txt.dtype == again.txt.dtype
+    assert first.y.dtype == again.y.dtype
+    assert bool((first.txt == again.txt).all())
+    assert bool((first.y == again.y).all())
+
+
+def test_the_picture_is_the_same_to_the_bit(model, tmp_path):
+    expected = minflux.load(model)("a cat", seed=3).tobytes()
+    for _ in range(2):
+        assert minflux.load(model, cache=tmp_path)("a cat", seed=3).tobytes() == expected
+
+
+def test_without_being_asked_nothing_is_kept(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINFLUX_CACHE", str(tmp_path / "cache"))
+    minflux.load(model)("a cat", steps=1)
+    assert not (tmp_path / "cache").exists()
+
+
+def with_lora(pipe: Path, folder: Path) -> str:
+    stem = "text_encoder_2.encoder.block.0.layer.0.SelfAttention.q"
+    pair = {"lora_A.weight": np.ones((1, 24), np.float32), "lora_B.weight": np.ones((16, 1), np.float32)}
+    write_safetensors(folder / "l.safetensors", {f"{stem}.{role}": x for role, x in pair.items()})
+    return f"{folder / 'l.safetensors'}:0.3"
+
+
+OTHERS = ["prompt", "prompts", "order", "length", "dtype", "backend", "lora", "weights", "touched", "config", "moved"]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_differs_is_encoded_for_itself(model, tmp_path, runs, other):
+    model = shutil.copytree(model, tmp_path / "model")
+    prompts, how = ["a cat", "an owl"], {"cache": tmp_path / "c"}
+    minflux.load(model, **how).encode(prompts)
+    path = model / "text_encoder_2" / "model.safetensors"
+    match other:
+        case "prompt":
+            prompts = ["a cat", "an oak"]
+        case "prompts":
+            prompts = ["a cat"]
+        case "order":
+            prompts = prompts[::-1]
+        case "dtype":
+            how["dtype"] = "float16"
+        case "backend":
+            if "mlx" not in available():
+                pytest.skip("no mlx here")
+            how["backend"] = "mlx"
+        case "lora":
+            how["lora"] = with_lora(model, tmp_path)
+        case "weights":
+            flat = read_safetensors(path, minflux.load(model).nx)
+            flat["shared.weight"] *= 2
+            write_safetensors(path, flat)
+        case "touched":
+            os.utime(path, ns=(1, 1))
+        case "config":
+            config = model / "text_encoder" / "config.json"
+            config.write_text(config.read_text().replace('"num_attention_heads": 2', '"num_attention_heads": 1'))
+        case "moved":
+            model = shutil.copytree(model, tmp_path / "other")
+    pipe = minflux.load(model, **how)
+    if other == "length":
+        pipe = replace(pipe, defaults=replace(pipe.defaults, text_length=20))
+    pipe.encode(prompts)
+    assert len(runs) == 2
+    assert len(list((tmp_path / "c").iterdir())) == 2
+
+
+def test_the_transformer_s_lora_leaves_the_text_alone(model, tmp_path, runs):
+    pair = {"img_in.lora_A.weight": np.ones((2, 16), np.float32), "img_in.lora_B.weight": np.ones((32, 2), np.float32)}
+    write_safetensors(tmp_path / "l.safetensors", pair)
+    for lora in ((), str(tmp_path / "l.safetensors")):
+        minflux.load(model, lora=lora, cache=tmp_path / "c").encode(["a cat"])
+    assert runs == [1]
+
+
+# -- damage --------------------------------------------------------------------------------------------------
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def without_y(file: Path) -> None:
+    write_safetensors(file, {"txt": np.ones(3, np.float32)})
+
+
+def whole_numbers(file: Path) -> None:
+    write_safetensors(file, {"txt": np.ones(3, np.int32), "y": np.ones(3, np.float64)})
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty, without_y, whole_numbers])
+def test_a_damaged_file_is_made_afresh_with_a_warning(model, tmp_path, runs, damage):
+    pipe = minflux.load(model, cache=tmp_path)
+    expected = pipe.encode(["a cat"])
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    damage(file)
+    with pytest.warns(UserWarning, match=r"damaged \(.*\); the prompt is encoded afresh"):
+        np.testing.assert_array_equal(pipe.encode(["a cat"]).txt, expected.txt)
+    assert runs == [1, 1]
+    assert file.read_bytes() == whole
+
+
+def test_another_prompt_s_file_under_this_name_is_not_taken(model, tmp_path):
+    pipe = minflux.load(model, cache=tmp_path)
+    pipe.encode(["a cat"])
+    (first,) = tmp_path.iterdir()
+    expected = pipe.encode(["an owl"])
+    (second,) = set(tmp_path.iterdir()) - {first}
+    shutil.copy(first, second)
+    with pytest.warns(UserWarning, match="other numbers than were written"):
+        np.testing.assert_array_equal(pipe.encode(["an owl"]).txt, expected.txt)
+
+
+def test_a_folder_that_can_t_be_written_does_not_stop_the_picture(model, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    expected = minflux.load(model)("a cat", steps=1).tobytes()
+    with pytest.warns(UserWarning, match="the conditioning is not kept"):
+        assert minflux.load(model, cache=tmp_path / "file")("a cat", steps=1).tobytes() == expected
+
+
+# -- each prompt once ----------------------------------------------------------------------------------------
+
+
+def test_a_prompt_that_is_there_twice_is_encoded_once(model, runs):
+    pipe = minflux.load(model)
+    several = pipe.encode(["a cat", "an owl", "a cat", "an owl"])
+    assert runs == [2]
+    two = pipe.encode(["a cat", "an owl"])
+    np.testing.assert_array_equal(several.txt, np.concatenate([two.txt, two.txt]))
+    np.testing.assert_array_equal(several.y, np.concatenate([two.y, two.y]))
+
+
+@pytest.mark.parametrize("backend", available())
+def test_a_batch_of_one_prompt_encodes_it_and_its_negative_once(model, runs, backend):
+    first, second, third = map(np.asarray, minflux.load(model, backend)(["a cat"] * 3, seed=[4, 5, 4], steps=2))
+    assert runs == [2]
+    assert np.abs(first.astype(int) - third).max() <= 1  # rows of a batch may round otherwise
+    assert np.abs(first.astype(int) - second).max() > 1
+
+
+def test_conditioning_that_was_given_is_used(model, runs):
+    pipe = minflux.load(model)
+    text, *_, last = pipe.generate("a cat", seed=3)
+    _, *_, again = pipe.generate("something else", seed=3, text=text)
+    assert runs == [2]
+    np.testing.assert_array_equal(last.x, again.x)
+    with pytest.raises(ArgumentError, match="text must be of 4 prompts, negative ones too, got 2"):
+        pipe.generate(["a cat", "an owl"], text=text)
+
+
+# -- the command ---------------------------------------------------------------------------------------------
+
+
+def test_the_command_encodes_once_for_several_seeds(model, tmp_path, runs, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ["generate", "a cat", "--model", str(model), "--backend", "numpy", "--steps", "2"]
+    result = CliRunner().invoke(cli.main, [*args, "--seed", "3", "--seed", "4"])
+    assert result.exit_code == 0, result.output
+    assert runs == [2]
+    assert CliRunner().invoke(cli.main, [*args, "--seed", "4", "--out", "alone.png"]).exit_code == 0
+    assert Path("alone.png").read_bytes() == Path("minflux-4.png").read_bytes() != Path("minflux-3.png").read_bytes()
+
+
+def test_the_command_keeps_on_request(model, tmp_path, runs, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINFLUX_CACHE", str(tmp_path / "cache"))
+    args = ["generate", "a cat", "--model", str(model), "--backend", "numpy", "--steps", "1"]
+    for out, option in (("a.png", "--cache"), ("b.png", "--cache"), ("c.png", "--memory=auto")):
+        result = CliRunner().invoke(cli.main, [*args, "--out", out, option])
+        assert result.exit_code == 0, result.output
+    assert CliRunner().invoke(cli.main, ["generate", "--from", "a.png", "--out", "d.png", "--cache"]).exit_code == 0
+    assert runs == [2, 2]
+    assert len({Path(out).read_bytes() for out in ("a.png", "b.png", "c.png", "d.png")}) == 1
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_where_it_is_kept(monkeypatch, tmp_path):
+    for name in ("MINFLUX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    assert default_folder() == Path.home() / ".cache" / "minflux"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert default_folder() == Path.home() / "Library" / "Caches" / "minflux"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "minflux"
+    monkeypatch.setenv("MINFLUX_CACHE", str(tmp_path / "mine"))
+    assert default_folder() == tmp_path / "mine"

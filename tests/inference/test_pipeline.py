@@ -1,0 +1,337 @@
+"""From a prompt to a picture: the same as diffusers' FluxPipeline at every step, and clear about bad input."""
+
+import shutil
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+
+import minflux
+from minflux import zoo
+from minflux.backend import get_backend
+from minflux.checkpoints.formats.safetensors import write_safetensors
+from minflux.checkpoints.tree import flatten
+from minflux.errors import ArgumentError, BackendError, CheckpointError
+from minflux.inference import pipeline
+from minflux.inference.load import DEFAULTS, DEV_DEFAULTS, SCHNELL_DEFAULTS, load_model
+from minflux.inference.pipeline import Conditioning, Pipeline
+from minflux.inference.text import PromptTruncated
+from minflux.sampling.noise import noise
+from minflux.sampling.solvers import Step
+from tests import compare, tiny_model
+from tests.conftest import CHOSEN
+
+FLOAT32 = pytest.mark.parametrize("trial", [(name, "float32") for name in CHOSEN], indirect=True, ids=CHOSEN)
+PROMPTS = ["a cat left of an apple on a blue background", ""]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """A random model of each kind: "plain" is guided by two passes a step, "dev" has its guidance built in."""
+    kinds = {"plain": False, "dev": True}
+    return {kind: tiny_model.make(tmp_path_factory.mktemp(kind), guidance) for kind, guidance in kinds.items()}
+
+
+@pytest.fixture
+def folder(folders) -> Path:
+    return folders["plain"]
+
+
+@pytest.fixture
+def pipe(folder) -> Pipeline:
+    return minflux.load(folder)
+
+
+# -- the same as diffusers -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to draw, and with which model."""
+
+    kind: str
+    guidance: float
+    negative_prompt: str | None = None
+    width: int = 64
+    height: int = 64
+    steps: int = 4
+
+    def ours(self) -> dict:
+        """Say it in minflux's words."""
+        return {name: value for name, value in vars(self).items() if name != "kind"}
+
+    def theirs(self) -> dict:
+        """Say it in diffusers' words."""
+        size = {"width": self.width, "height": self.height, "num_inference_steps": self.steps}
+        if self.kind == "dev":
+            return {**size, "guidance_scale": self.guidance}
+        negative = [self.negative_prompt or ""] * len(PROMPTS)
+        return {**size, "true_cfg_scale": self.guidance, "negative_prompt": negative}
+
+
+CASES = {
+    "one pass": Case("plain", guidance=1.0),
+    "away from nothing": Case("plain", guidance=3.0, steps=3),
+    "away from a negative prompt, wide": Case("plain", 2.0, "a hat, red background", width=96),
+    "dev": Case("dev", guidance=3.5),
+    "dev, tall, one step": Case("dev", guidance=1.0, height=112, steps=1),
+}
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+def drawn(request, folders):
+    """A case, its initial latents, and what diffusers made of them."""
+    case = request.param
+    latents = torch.randn(len(PROMPTS), 4, case.height // 8, case.width // 8)
+    return case, latents, *draw_by_diffusers(folders[case.kind], PROMPTS, latents, **case.theirs())
+
+
+def draw_by_diffusers(folder: Path, prompts: list[str], latents: torch.Tensor, length: int = 24, **settings):
+    """Return every step's latents (B, h, w, C), and the pictures (B, H, W, 3) in [0, 1]."""
+    pipe, steps = FluxPipeline.from_pretrained(folder), []
+    pipe.set_progress_bar_config(disable=True)
+
+    def keep(pipe, index, t, tensors):
+        height, width = (8 * n for n in latents.shape[2:])
+        steps.append(pipe._unpack_latents(tensors["latents"], height, width, 8).permute(0, 2, 3, 1))
+        return tensors
+
+    pictures = pipe(
+        prompts, latents=pipe._pack_latents(latents, *latents.shape), max_sequence_length=length, output_type="np",
+        callback_on_step_end=keep, **settings,
+    )  # fmt: skip
+    return steps, pictures.images
+
+
+@FLOAT32
+def test_every_step_and_the_picture_are_diffusers(trial, drawn, folders):
+    case, latents, expected, pictures = drawn
+    pipe = load_model(folders[case.kind], trial.nx)
+    steps = list(pipe.generate(PROMPTS, latents=latents.numpy(), **case.ours()))[1:]
+    for step, theirs in zip(steps, expected, strict=True):
+        trial.close("pipeline, each step's latents", step.x, theirs, compare.MODEL)
+    assert np.abs(pipe.decode(steps[-1].x) / 255 - pictures).max() <= 2 / 255
+    assert pictures.std() * 255 > 20  # no flat picture, which would be easy to get right
+
+
+@FLOAT32
+def test_a_seed_draws_what_it_draws_in_diffusers(trial, folder):
+    theirs = FluxPipeline.from_pretrained(folder)
+    theirs.set_progress_bar_config(disable=True)
+    expected = theirs(
+        PROMPTS[0], generator=torch.Generator().manual_seed(7), num_inference_steps=2, width=64, height=48,
+        max_sequence_length=24, output_type="np",
+    ).images[0]  # fmt: skip
+    got = load_model(folder, trial.nx)(PROMPTS[0], seed=7, steps=2, width=64, height=48, guidance=1.0)
+    assert np.abs(np.asarray(got) / 255 - expected).max() <= 2 / 255
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("backend", [name for name in CHOSEN if name in ("numpy", "mlx")])
+def test_the_shipped_model_draws_what_diffusers_draws_with_it(backend):
+    tiny = zoo.FOLDER / "tiny"
+    prompts, latents = ["a small bee above a car on a pink background", PROMPTS[0]], noise(7, (2, 16, 8, 8))
+    pipe = minflux.load("tiny", backend)
+    settings = {"num_inference_steps": 20, "true_cfg_scale": 2.0, "negative_prompt": ["", ""]}
+    settings |= {"width": 64, "height": 64, "length": pipe.defaults.text_length}
+    _, pictures = draw_by_diffusers(tiny, prompts, torch.from_numpy(latents), **settings)
+    images = pipe(prompts, latents=latents, steps=20, guidance=2.0)
+    assert np.abs(np.stack(images) / 255 - pictures).max() <= 2 / 255
+
+
+# -- seeds and batches ---------------------------------------------------------------------------------------
+
+
+def test_the_noise_is_the_same_on_every_backend(nx, folder):
+    got = load_model(folder, nx).initial_latents(2, 5, height=48, width=64, given=None)
+    expected = np.concatenate([noise(seed, (1, 4, 6, 8)) for seed in (5, 6)]).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(nx.to_numpy(got), expected, strict=True)
+
+
+def test_numbers_of_numpy_are_numbers(pipe):
+    whole = {"seed": np.int64(3), "steps": np.uint8(1), "width": np.int32(64), "guidance": np.float32(2)}
+    assert pipe("a cat", **whole) == pipe("a cat", seed=3, steps=1, width=64, guidance=2)
+
+
+@pytest.mark.parametrize("kind", ["plain", "dev"])
+def test_a_batch_is_its_single_runs(nx, kind, folders):
+    pipe, seeds = load_model(folders[kind], nx), [3, 2**40]
+    *_, batch = pipe.generate(PROMPTS, seed=seeds, steps=3)
+    for i, (prompt, seed) in enumerate(zip(PROMPTS, seeds, strict=True)):
+        *_, single = pipe.generate(prompt, seed=seed, steps=3)
+        assert compare.relative_error(nx.to_numpy(batch.x)[i], nx.to_numpy(single.x)[0]) <= 1e-5
+        assert np.abs(pipe.decode(batch.x)[i].astype(int) - pipe.decode(single.x)[0]).max() <= 1
+
+
+def test_one_seed_for_a_batch_counts_on(pipe):
+    first, second = pipe(["a cat", "a cat"], seed=[3, 4], steps=1)
+    again = pipe(["a cat", "a cat"], seed=3, steps=1)
+    assert [first, second] == again
+    assert first != second
+
+
+def test_latents_take_the_place_of_the_seed(nx, folder):
+    pipe, nchw = load_model(folder, nx), noise(7, (1, 4, 6, 8))
+    _, expected = pipe.generate("a cat", steps=1, width=64, height=48, seed=7)
+    for latents in (nchw, nx.array(nchw), torch.from_numpy(nchw), nchw.tolist()):
+        _, got = pipe.generate("a cat", steps=1, width=64, height=48, latents=latents)
+        np.testing.assert_array_equal(nx.to_numpy(got.x), nx.to_numpy(expected.x))
+
+
+# -- one step at a time --------------------------------------------------------------------------------------
+
+
+def test_the_conditioning_comes_first_then_every_step(nx, folder):
+    conditioning, *steps = load_model(folder, nx).generate(PROMPTS, steps=3, guidance=1.0)
+    assert isinstance(conditioning, Conditioning)
+    assert conditioning.txt.shape == (2, 24, 24)
+    assert conditioning.y.shape == (2, 16)
+    assert [(step.index, step.x.shape) for step in steps] == [(i, (2, 8, 8, 4)) for i in range(3)]
+
+
+def test_a_run_may_be_stopped_early(pipe, monkeypatch):
+    calls = []
+    count = pipeline.velocity
+    monkeypatch.setattr(pipeline, "velocity", lambda *args: calls.append(args) or count(*args))
+    whole = list(pipe.generate("a cat", steps=5, guidance=1.0))
+    calls.clear()
+    part = list(islice(pipe.generate("a cat", steps=5, guidance=1.0), 3))
+    assert len(calls) == 2
+    np.testing.assert_array_equal(part[2].x, whole[2].x)
+
+
+def test_on_step_is_called_after_every_step(pipe):
+    steps: list[Step] = []
+    image = pipe("a cat", steps=3, on_step=steps.append)
+    assert [step.index for step in steps] == [0, 1, 2]
+    np.testing.assert_array_equal(np.asarray(image), pipe.decode(steps[-1].predicted)[0])
+
+
+def test_what_is_not_given_is_the_models_default(pipe):
+    """DEFAULTS of tests/tiny_model.py."""
+    image = pipe("a cat", seed=0, steps=4, guidance=2.0, negative_prompt="", width=64, height=64)
+    assert pipe("a cat") == image
+    assert pipe("a cat", guidance=2.5) != image
+
+
+def test_a_prompt_too_long_is_cut_with_one_warning(pipe):
+    """T5 reads 24 tokens of it; that CLIP reads no more either goes without saying."""
+    with pytest.warns(PromptTruncated) as caught:
+        pipe.encode(["a cat " * 30])
+    assert len(caught) == 1
+
+
+# -- bad input -----------------------------------------------------------------------------------------------
+
+NAN = np.full((1, 4, 8, 8), np.nan, np.float32)
+BAD = {
+    "prompt": [{"prompt": bad} for bad in (3, None, [], (), ["a cat", 3], b"a cat", {"a": "cat"})],
+    "steps": [{"steps": bad} for bad in (0, -1, 2.0, "4", True)],
+    "seed": [{"seed": bad} for bad in (-1, 0.5, "7", True, 2**64, [1, 2], [], [-1])],
+    "guidance": [{"guidance": bad} for bad in (-1, float("nan"), float("inf"), "2", True)],
+    "negative_prompt": [{"negative_prompt": bad} for bad in (3, ["a hat"])],
+    "width": [{"width": bad} for bad in (65, 8, 0, -64, 64.0, "64", True, float("nan"), float("inf"))],
+    "height": [{"height": bad} for bad in (60, 2**70 + 1)],
+    "latents": [{"latents": bad} for bad in (NAN, NAN[0], np.ones((1, 8, 8, 4)), np.ones((2, 4, 8, 8)), "noise", {})],
+}
+
+
+@pytest.mark.parametrize(
+    ("argument", "settings"),
+    [pytest.param(name, bad, id=f"{bad}"[:40]) for name, several in BAD.items() for bad in several],
+)
+def test_bad_input_is_named_in_one_line(pipe, argument, settings):
+    with pytest.raises(ArgumentError, match=rf"^{argument}\b") as caught:
+        pipe(**{"prompt": "a cat", "steps": 1} | settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_nearest_size_is_named(pipe):
+    with pytest.raises(ArgumentError, match="width must be a multiple of 16 pixels, got 70; the nearest is 64"):
+        pipe("a cat", width=70)
+
+
+def test_bad_input_is_told_before_anything_is_drawn(pipe):
+    with pytest.raises(ArgumentError, match="steps must be"):
+        pipe.generate("a cat", steps=0)  # not iterated
+
+
+def test_a_negative_prompt_without_guidance_is_refused(pipe):
+    with pytest.raises(ArgumentError, match="negative_prompt has no effect at guidance 1"):
+        pipe("a cat", guidance=1.0, negative_prompt="a hat")
+
+
+def test_built_in_guidance_takes_no_negative_prompt(folders):
+    with pytest.raises(ArgumentError, match="negative_prompt: this model has its guidance built in"):
+        minflux.load(folders["dev"])("a cat", negative_prompt="a hat")
+
+
+def test_latents_that_cannot_be_decoded(nx, folder):
+    with pytest.raises(ArgumentError, match="latents: the picture came out as NaN"):
+        load_model(folder, nx).decode(nx.array(NAN.transpose(0, 2, 3, 1)))
+
+
+# -- loading -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["plain", "dev"])
+def test_a_saved_model_is_the_same_model(kind, folders):
+    made, loaded = tiny_model.pipeline(guidance=kind == "dev"), minflux.load(folders[kind])
+    assert (loaded.schedule, loaded.defaults, loaded.name) == (made.schedule, made.defaults, str(folders[kind]))
+    for part in ("flux", "vae", "clip", "t5"):
+        (cfg, p), (expected_cfg, expected) = getattr(loaded, part), getattr(made, part)
+        assert cfg == expected_cfg
+        for name, weight in flatten(expected).items():
+            np.testing.assert_array_equal(flatten(p)[name], weight, err_msg=name, strict=True)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("plain", SCHNELL_DEFAULTS), ("dev", DEV_DEFAULTS)])
+def test_a_folder_of_others_is_drawn_with_as_schnell_or_dev(kind, expected, folders, tmp_path):
+    copy = shutil.copytree(folders[kind], tmp_path / "model")
+    (copy / DEFAULTS).unlink()
+    assert minflux.load(copy).defaults == expected
+
+
+@pytest.mark.parametrize("kind", ["plain", "dev"])
+def test_a_transformer_under_bfls_names_inside_a_folder(kind, folders, tmp_path):
+    """As flux1-dev.safetensors lies in FLUX.1-dev; the file itself says whether guidance is built in."""
+    file = shutil.copytree(folders["plain"], tmp_path / "model") / "flux1.safetensors"
+    write_safetensors(file, flatten(minflux.load(folders[kind]).flux[1]))
+    (got_cfg, got), (cfg, expected) = minflux.load(file).flux, minflux.load(folders[kind]).flux
+    assert got_cfg == cfg
+    for name, weight in flatten(expected).items():
+        np.testing.assert_array_equal(flatten(got)[name], weight, err_msg=name, strict=True)
+
+
+def test_auto_is_numpy_unless_mlx_has_a_gpu(folder, monkeypatch):
+    pytest.importorskip("mlx.core")
+    for on_gpu, expected in ((False, "numpy"), (True, "mlx")):
+        monkeypatch.setattr(type(get_backend("mlx")), "on_gpu", on_gpu)
+        assert minflux.load(folder, backend="auto").nx.name == expected
+
+
+def test_an_unknown_model():
+    with pytest.raises(ArgumentError, match=r"^model 'nonsense' is neither a folder nor a file"):
+        minflux.load("nonsense")
+
+
+def test_an_unknown_backend(folder):
+    with pytest.raises(BackendError, match="unknown backend 'torch': choose one of 'numpy', 'mlx'"):
+        minflux.load(folder, backend="torch")
+
+
+def test_a_folder_that_is_no_model(tmp_path):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: expected a model in diffusers' layout"):
+        minflux.load(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "scheduler"])
+def test_a_model_with_a_part_missing(missing, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "model")
+    shutil.rmtree(copy / missing)
+    with pytest.raises(CheckpointError, match=f"{copy / missing}"):
+        minflux.load(copy)
