@@ -288,8 +288,8 @@ def beside(scales: dict[str, Array], changes: Sequence[Change]) -> dict[str, Arr
             ups = [_placed(change.up, array.shape[0], rows_of(change.module, change.down.shape[1])) for change in own]
             down = np.concatenate([change.down for change in own])
             for role, branch in (("down", down), ("up", np.concatenate(ups, axis=1))):
-                branches[f"{stem}.lora_{role}"] = nx.array(branch).astype(array.dtype)
-                check_sum(branches[f"{stem}.lora_{role}"], own)
+                branches[f"{stem}.lora.{role}"] = nx.array(branch).astype(array.dtype)
+                check_sum(branches[f"{stem}.lora.{role}"], own)
             with np.errstate(over="ignore"):
                 most = np.array([np.abs(change.up).max() * np.abs(change.down).max() for change in own])
             check_sum(nx.array(most).astype(array.dtype), own)

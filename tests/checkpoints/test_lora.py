@@ -176,7 +176,7 @@ def test_a_scale_that_leads_to_infinity(model, tmp_path, nx, mode, scale):
 def test_infinity_beside_a_quantised_matrix():
     change = lora.Change("l: here", lora.Module("transformer", "x"), np.ones((2, 64), np.float32), PAIR_UP)
     scales = {"x.scales": np.ones((32, 1), np.float32)}
-    assert set(lora.beside(scales, [change])) == {"x.lora_down", "x.lora_up"}
+    assert set(lora.beside(scales, [change])) == {"x.lora.down", "x.lora.up"}
     for up, down in ((np.inf, 1), (3e38, 9), (9, 3e38)):
         large = replace(change, up=PAIR_UP * np.float32(up), down=change.down * np.float32(down))
         with pytest.raises(CheckpointError, match="l: here: too large for float32"):
