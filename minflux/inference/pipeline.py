@@ -166,10 +166,14 @@ class Pipeline:
         """Run both text encoders: txt (B, T, E) from T5, y (B, P) from CLIP."""
         clip_cfg, clip = self.clip
         t5_cfg, t5 = self.t5
-        _, y = clip_encoder(clip, clip_cfg, self.nx.array(clip_ids), self.nx.eval)
-        txt = t5_encoder(t5, t5_cfg, self.nx.array(t5_ids), self.nx.eval)
+        _, y = clip_encoder(clip, clip_cfg, self.nx.array(clip_ids), self.compute)
+        txt = t5_encoder(t5, t5_cfg, self.nx.array(t5_ids), self.compute)
         self.nx.eval(txt, y)
         return txt, y
+
+    def compute(self, name: str, seen: dict[str, Any]) -> None:
+        """Have what a block gave computed now: MLX then needs the weights of one block at a time."""
+        self.nx.eval(seen)
 
     def negative_prompt(self, given: str | None, guidance: float) -> str | None:
         """Return what guidance leads away from, or None where a single pass is enough."""
@@ -216,7 +220,7 @@ class Pipeline:
         def v(x: Array, t: float) -> Array:
             mod = announced.get(float(t)) or self.modulations(text.y, guidance, [t])[float(t)]
             tokens = pack(nx.concatenate([x, x], axis=0) if negative else x)
-            out = unpack(velocity(p, tokens, text.txt, mod, pe, nx.eval), height, width)
+            out = unpack(velocity(p, tokens, text.txt, mod, pe, self.compute), height, width)
             return guided(nx.as_float32(out), guidance) if negative else out
 
         return v
@@ -228,7 +232,7 @@ class Pipeline:
         strength = nx.array(np.full(steps * rows, guidance, np.float32)) if cfg.guidance_embed else None
         t = nx.array(np.repeat(np.asarray(times, np.float32), rows))
         vec = condition(p, t, nx.concatenate([y] * steps, axis=0), strength)  # (steps · B, D)
-        every = modulations(p, vec, nx.eval)
+        every = modulations(p, vec, self.compute)
 
         def at(step: int) -> Tree:
             return tree_map(lambda x: x[step * rows : (step + 1) * rows], every)
