@@ -20,7 +20,7 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 def __getattr__(name: str):
     """Import `load` only when it is asked for: `import minflux` itself costs nothing."""
     if name == "load":
-        from minflux.inference.pipeline import load
+        from minflux.inference.load import load
 
         return load
     raise AttributeError(f"module 'minflux' has no attribute {name!r}")

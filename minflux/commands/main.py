@@ -11,7 +11,7 @@ from minflux import __version__
 from minflux.errors import ArgumentError, MinfluxError
 
 FORMATS = click.Choice(["bfl", "diffusers", "minflux"])
-PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+COMPONENTS = click.Choice(["transformer", "vae", "text_encoder", "text_encoder_2"])
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 MODEL_HELP = "A model that ships here, a folder or file, or on the Hugging Face Hub schnell, dev or OWNER/NAME."
 BACKENDS = click.Choice(["auto", "numpy", "mlx"])
@@ -119,7 +119,7 @@ def generate(
     """
     from minflux.commands import generate as g
     from minflux.inference.cache import default_folder
-    from minflux.inference.pipeline import load
+    from minflux.inference.load import load
 
     how = {"memory": memory, "report": _tell, "cache": default_folder() if cache else None}
     g.check_target(out, "--out", (".png",))
@@ -179,7 +179,7 @@ def _check_nothing_beside(source: Path) -> None:
 def evaluate(model, backend, prompts, steps, guidance, seed, grid, json_path):
     """Measure how often the model draws what held-out prompts say."""
     from minflux.commands.generate import check_target
-    from minflux.inference.pipeline import load
+    from minflux.inference.load import load
     from minflux.train import evaluate as e
 
     for path, option, suffix in ((grid, "--grid", ".png"), (json_path, "--json", ".json")):
@@ -238,9 +238,9 @@ def inspect(model):
     """
     from minflux.commands.inspect import inspect
 
-    found = inspect(model)
-    click.echo(found.text())
-    if not found.whole:
+    report = inspect(model)
+    click.echo(report.text())
+    if not report.ok:
         click.get_current_context().exit(1)
 
 
@@ -250,7 +250,7 @@ def inspect(model):
 @click.option(
     "--format", "format_", type=click.Choice(["bfl", "diffusers", "minflux"]), required=True, help="Whose names."
 )
-@click.option("--part", type=click.Choice(PARTS), help="This part alone; for bfl the transformer unless given.")
+@click.option("--part", type=COMPONENTS, help="This part alone; for bfl the transformer unless given.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), help="Unless given, as in SOURCE (of float8: bf16).")
 @click.option("--quantize", "bits", type=click.Choice(["4", "8"]), help="Bits a weight (minflux's format only).")
 @LORA

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -314,31 +313,6 @@ def check_latents(latents: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 # -- loading ---------------------------------------------------------------------------------------------------
-
-
-def load(
-    model: str | Path = "tiny",
-    backend: str = "numpy",
-    dtype: str | None = None,
-    lora: str | Sequence[str] = (),
-    memory: str = "auto",
-    report: Callable[[str], None] | None = None,
-    cache: str | Path | None = None,
-) -> Pipeline:
-    """Load a model by name ("tiny") or from a folder in diffusers' layout, onto "numpy", "mlx" or "auto".
-
-    "auto" is MLX where it has a GPU and NumPy elsewhere. dtype: of the weights; unless given, "float32" on a CPU and
-    the file's own on a GPU. lora: files of LoRAs to add, each "FILE" or "FILE:SCALE". memory: "resident", "staged",
-    "streamed", or "auto" for the first of them that fits into what is free (see `inference/memory.py`); `report` is
-    told which one that is and why, and without it a slow one is warned of. cache: a folder in which what the text
-    encoders say is kept, so that for the same prompts they need not run again (see `inference/cache.py`). Raises
-    `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model or a LoRA of another,
-    `BackendError` for a backend that isn't installed.
-    """
-    from minflux.inference.load import load_model
-
-    nx = get_backend(backend if backend != "auto" else best_backend())
-    return load_model(model, nx, dtype, [lora] if isinstance(lora, str) else lora, memory, report, cache)
 
 
 def best_backend() -> str:

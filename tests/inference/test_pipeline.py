@@ -17,7 +17,7 @@ from minflux.checkpoints.formats.safetensors import write_safetensors
 from minflux.checkpoints.tree import flatten
 from minflux.errors import ArgumentError, BackendError, CheckpointError
 from minflux.inference import pipeline
-from minflux.inference.load import DEFAULTS, DEV_DEFAULTS, SCHNELL_DEFAULTS, load_model
+from minflux.inference.load import DEFAULTS, DEV_DEFAULTS, SCHNELL_DEFAULTS, load
 from minflux.inference.pipeline import Conditioning, Pipeline
 from minflux.inference.text import PromptTruncated
 from minflux.sampling.noise import noise
@@ -110,7 +110,7 @@ def draw_by_diffusers(folder: Path, prompts: list[str], latents: torch.Tensor, l
 @FLOAT32
 def test_every_step_and_the_picture_are_diffusers(trial, drawn, folders):
     case, latents, expected, pictures = drawn
-    pipe = load_model(folders[case.kind], trial.nx)
+    pipe = load(folders[case.kind], trial.nx)
     steps = list(pipe.generate(PROMPTS, latents=latents.numpy(), **case.ours()))[1:]
     for step, theirs in zip(steps, expected, strict=True):
         trial.close("pipeline, each step's latents", step.x, theirs, compare.MODEL)
@@ -126,7 +126,7 @@ def test_a_seed_draws_what_it_draws_in_diffusers(trial, folder):
         PROMPTS[0], generator=torch.Generator().manual_seed(7), num_inference_steps=2, width=64, height=48,
         max_sequence_length=24, output_type="np",
     ).images[0]  # fmt: skip
-    got = load_model(folder, trial.nx)(PROMPTS[0], seed=7, steps=2, width=64, height=48, guidance=1.0)
+    got = load(folder, trial.nx)(PROMPTS[0], seed=7, steps=2, width=64, height=48, guidance=1.0)
     assert np.abs(np.asarray(got) / 255 - expected).max() <= 2 / 255
 
 
@@ -147,7 +147,7 @@ def test_the_shipped_model_draws_what_diffusers_draws_with_it(backend):
 
 
 def test_the_noise_is_the_same_on_every_backend(nx, folder):
-    got = load_model(folder, nx).initial_latents(2, 5, height=48, width=64, given=None)
+    got = load(folder, nx).initial_latents(2, 5, height=48, width=64, given=None)
     expected = np.concatenate([noise(seed, (1, 4, 6, 8)) for seed in (5, 6)]).transpose(0, 2, 3, 1)
     np.testing.assert_array_equal(nx.to_numpy(got), expected, strict=True)
 
@@ -159,7 +159,7 @@ def test_numbers_of_numpy_are_numbers(pipe):
 
 @pytest.mark.parametrize("kind", ["plain", "dev"])
 def test_a_batch_is_its_single_runs(nx, kind, folders):
-    pipe, seeds = load_model(folders[kind], nx), [3, 2**40]
+    pipe, seeds = load(folders[kind], nx), [3, 2**40]
     *_, batch = pipe.generate(PROMPTS, seed=seeds, steps=3)
     for i, (prompt, seed) in enumerate(zip(PROMPTS, seeds, strict=True)):
         *_, single = pipe.generate(prompt, seed=seed, steps=3)
@@ -175,7 +175,7 @@ def test_one_seed_for_a_batch_counts_on(pipe):
 
 
 def test_latents_take_the_place_of_the_seed(nx, folder):
-    pipe, nchw = load_model(folder, nx), noise(7, (1, 4, 6, 8))
+    pipe, nchw = load(folder, nx), noise(7, (1, 4, 6, 8))
     _, expected = pipe.generate("a cat", steps=1, width=64, height=48, seed=7)
     for latents in (nchw, nx.array(nchw), torch.from_numpy(nchw), nchw.tolist()):
         _, got = pipe.generate("a cat", steps=1, width=64, height=48, latents=latents)
@@ -186,7 +186,7 @@ def test_latents_take_the_place_of_the_seed(nx, folder):
 
 
 def test_the_conditioning_comes_first_then_every_step(nx, folder):
-    conditioning, *steps = load_model(folder, nx).generate(PROMPTS, steps=3, guidance=1.0)
+    conditioning, *steps = load(folder, nx).generate(PROMPTS, steps=3, guidance=1.0)
     assert isinstance(conditioning, Conditioning)
     assert conditioning.txt.shape == (2, 24, 24)
     assert conditioning.y.shape == (2, 16)
@@ -272,7 +272,7 @@ def test_built_in_guidance_takes_no_negative_prompt(folders):
 
 def test_latents_that_cannot_be_decoded(nx, folder):
     with pytest.raises(ArgumentError, match="latents: the picture came out as NaN"):
-        load_model(folder, nx).decode(nx.array(NAN.transpose(0, 2, 3, 1)))
+        load(folder, nx).decode(nx.array(NAN.transpose(0, 2, 3, 1)))
 
 
 # -- loading -------------------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ def test_an_unknown_backend(folder):
 
 
 def test_a_folder_that_is_no_model(tmp_path):
-    with pytest.raises(CheckpointError, match=f"{tmp_path}: expected a model in diffusers' layout"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: holds no part of FLUX.1"):
         minflux.load(tmp_path)
 
 
