@@ -26,7 +26,7 @@ from minflux.checkpoints.stored import StoredComponent
 from minflux.model.blocks import double_block, final_layer, single_block
 from minflux.model.flux import FluxConfig, condition
 from minflux.model.latents import image_ids, text_ids
-from minflux.model.layers import linear
+from minflux.model.linear import linear
 from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 
