@@ -43,9 +43,10 @@ def parallel_for(task: Callable[[Any], None], pieces: Iterable) -> None:
     What a task raises is raised here, and the pieces not yet begun are given up.
     """
     pieces = deque(pieces)
-    threads = min(thread_count(), len(pieces))
-    if threads < 2 or not _forked.acquire(blocking=False):
-        _work(task, pieces)
+    threads = min(thread_count(), len(pieces)) if len(pieces) > 1 else 1
+    if threads == 1 or not _forked.acquire(blocking=False):
+        for piece in pieces:
+            task(piece)
         return
     try:
         with products_on_one_core():
