@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
+
 from minflux import zoo
 from minflux.checkpoints import hub
 from minflux.checkpoints.folder import KINDS, read_config, weights_path
@@ -226,3 +228,24 @@ def _bytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
+
+
+# -- the command ---------------------------------------------------------------------------------------------
+
+
+@click.command("inspect")
+@click.argument("model")
+def command(model):
+    """Say what MODEL is, a folder or a .safetensors file: its parts, their sizes, and every weight that is not right.
+
+    Reads headers only, and fetches nothing: a name on the Hugging Face Hub is looked up in the cache. Exit code 1 when
+    a weight is missing, unexpected or of a wrong shape.
+
+    \b
+    minflux inspect tiny
+    minflux inspect flux1-dev.safetensors
+    """
+    found = inspect(model)
+    click.echo(found.text())
+    if not found.whole:
+        click.get_current_context().exit(1)

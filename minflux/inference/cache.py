@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from minflux import __version__
 from minflux.arrays import Array
 from minflux.backend import Backend
 from minflux.checkpoints.formats.dtypes import CODES, stored_code, to_bytes
@@ -22,6 +21,7 @@ from minflux.checkpoints.formats.safetensors import METADATA, contents, load, re
 from minflux.checkpoints.lora import Change
 from minflux.checkpoints.parts import Part
 from minflux.errors import CheckpointError
+from minflux.version import __version__
 
 NAMES = ("txt", "y")
 

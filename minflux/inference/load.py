@@ -11,12 +11,13 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from minflux import zoo
 from minflux.arrays import Tree
-from minflux.backend import Backend
+from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
 from minflux.checkpoints import hub
 from minflux.checkpoints.folder import KINDS, check_shapes, save_component
@@ -40,8 +41,9 @@ from minflux.checkpoints.parts import (
 from minflux.checkpoints.tree import flatten, tree
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.cache import Cache, identity
+from minflux.inference.flux1 import Flux1
 from minflux.inference.memory import TEXT, WHEN, choose
-from minflux.inference.pipeline import Defaults, Pipeline
+from minflux.inference.pipeline import Defaults
 from minflux.inference.text import Tokenizer
 from minflux.model.flux import FluxConfig
 from minflux.sampling.timesteps import Schedule
@@ -63,6 +65,37 @@ DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 
 
+def load(
+    model: str | Path = "tiny",
+    backend: str = "auto",
+    dtype: str | None = None,
+    lora: str | Sequence[str] = (),
+    memory: str = "auto",
+    report: Callable[[str], None] | None = None,
+    cache: str | Path | None = None,
+) -> Flux1:
+    """Load a model: a name ("tiny", "schnell", "dev"), a folder, a .safetensors file, or OWNER/NAME on the Hub.
+
+    backend: "numpy", "mlx", or "auto", which is MLX where it has a GPU and NumPy elsewhere. dtype: of the weights;
+    unless given, "float32" on a CPU and the file's own on a GPU. lora: files of LoRAs to add, each "FILE" or
+    "FILE:SCALE". memory: "resident", "staged", "streamed", or "auto" for the first of them that fits into what is free
+    (see `minflux.inference.memory`). report: a function that is called with a line when "auto" chooses a slow one;
+    without it, there is a warning. cache: a folder in which encoded prompts are kept, so that the text
+    encoders need not run for them again (see `minflux.inference.cache`). Raises `ArgumentError` for an unknown name,
+    `CheckpointError` for a folder that is no model or a LoRA of another, `BackendError` for a backend that isn't
+    installed.
+    """
+    nx = get_backend(best_backend() if backend == "auto" else backend)
+    return load_model(model, nx, dtype, [lora] if isinstance(lora, str) else lora, memory, report, cache)
+
+
+def best_backend() -> str:
+    """Return the name of the faster backend here: "mlx" where MLX has a GPU, "numpy" on a CPU (docs/log.md)."""
+    if find_spec("mlx") is None:
+        return "numpy"
+    return "mlx" if get_backend("mlx").on_gpu else "numpy"
+
+
 def load_model(
     model: str | Path,
     nx: Backend,
@@ -71,7 +104,7 @@ def load_model(
     memory: str = "auto",
     report: Callable[[str], None] | None = None,
     cache: str | Path | None = None,
-) -> Pipeline:
+) -> Flux1:
     """Load a model by its name in the zoo, from a folder, or from a .safetensors file with what it lacks beside it.
 
     dtype: of the weights as computed with; unless given, float32 on a CPU and the file's own on a GPU. lora: files,
@@ -104,7 +137,7 @@ def load_model(
         return cfg, tree(added(flatten(p), own)) if own else p
 
     text = [change for change in changes if change.module.kind in TEXT]
-    return Pipeline(
+    return Flux1(
         nx=nx,
         flux=opened("transformer"),
         vae=opened("vae"),
@@ -228,7 +261,7 @@ def _of(kind: type, values: dict[str, Any], path: Path) -> Any:
     return kind(**given)
 
 
-def save_model(pipe: Pipeline, folder: Path, dtype: str | None = None) -> None:
+def save_model(pipe: Flux1, folder: Path, dtype: str | None = None) -> None:
     """Write the model's weights, configs, index and settings so that diffusers and `load_model` open the folder.
 
     Floats are stored as `dtype`, or as they are. The tokenizers' folders are not written: they are there before a model

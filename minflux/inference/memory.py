@@ -47,8 +47,8 @@ def choose(
 ) -> str:
     """Check a mode, or for "auto" choose the first that fits into the free memory.
 
-    dtype: of the floats once they are read, None for each file's own. `report` is told what "auto" chose and why;
-    without it, there is a warning if the mode is a slow one. Where not even "streamed" fits, there is a warning in any
+    dtype: of the floats once they are read, None for each file's own. Where "auto" chooses a slow mode, `report` is
+    told so and why; without it, there is a warning. Where not even "streamed" fits, there is a warning in any
     case, for the system may still find room by swapping. On a GPU with memory of its own, which can't be asked for
     here, "auto" is "resident". Raises `ArgumentError` for an unknown mode.
     """
@@ -56,19 +56,16 @@ def choose(
         raise ArgumentError(f"memory must be one of {', '.join(('auto', *MODES))}, got {mode!r}")
     if mode != "auto":
         return mode
-    tell = report or (lambda line: None)
     if nx.on_gpu and sys.platform != "darwin":
-        tell("memory: resident (how much is free on this GPU can't be asked for)")
         return "resident"
     free, itemsize = available(), None if dtype is None else 4 if dtype == "float32" else 2
     amounts = {mode: held(parts, mode, itemsize, blockwise=nx.name == "mlx") for mode in MODES}
     chosen = next((mode for mode in MODES if amounts[mode] <= SPARE * free), None)
-    room = f"all weights take {amounts['resident'] / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
     if chosen == "resident":
-        tell(f"memory: resident ({room})")
         return chosen
+    room = f"all weights take {size_text(amounts['resident'])}, {size_text(free)} are free"
     slow = chosen or "streamed"
-    line = f"memory: {slow}, which is slower and takes {amounts[slow] / 1e9:.1f} GB ({room})"
+    line = f"memory: {slow}, which is slower and takes {size_text(amounts[slow])} ({room})"
     if chosen is None:
         warnings.warn(
             f"{line}: too little even so; the system may swap, or end the process: close other programs", stacklevel=2
@@ -78,6 +75,15 @@ def choose(
     else:
         report(line)
     return slow
+
+
+def size_text(count: int) -> str:
+    """Write a number of bytes for reading.
+
+    >>> size_text(26_900_000), size_text(24_000_000_000)
+    ('27 MB', '24.0 GB')
+    """
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def held(parts: dict[str, Part], mode: str, itemsize: int | None = 4, blockwise: bool = False) -> int:
