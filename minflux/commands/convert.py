@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import click
 import numpy as np
 from tqdm import tqdm
 
 from minflux.backend import get_backend
 from minflux.backend.base import GROUP
-from minflux.checkpoints.components import TRANSFORMER, Naming
+from minflux.checkpoints.components import COMPONENTS, TRANSFORMER, Naming
 from minflux.checkpoints.components.base import NEVER, block_of
 from minflux.checkpoints.components.renaming import Flat
 from minflux.checkpoints.folder import CONFIG, OWN_FILE
@@ -37,6 +38,7 @@ from minflux.checkpoints.quantise import (
 )
 from minflux.checkpoints.read import read_weight
 from minflux.checkpoints.stored import StoredComponent
+from minflux.commands.options import LORA
 from minflux.errors import ArgumentError, CheckpointError
 
 FORMATS = ("bfl", "diffusers", "minflux")
@@ -324,3 +326,37 @@ class Errors(dict[str, tuple[float, float]]):
 def squared(x: np.ndarray) -> float:
     """Return the sum of squares."""
     return float(np.vdot(x, x))
+
+
+# -- the command ---------------------------------------------------------------------------------------------
+
+DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+
+
+@click.command("convert")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="Whose names.")
+@click.option(
+    "--part", type=click.Choice(list(COMPONENTS)), help="This part alone; for bfl the transformer unless given."
+)
+@click.option("--dtype", type=click.Choice(list(DTYPES)), help="Unless given, as in SOURCE (of float8: bf16).")
+@click.option(
+    "--quantize", "bits", type=click.Choice(list(map(str, BITS))), help="Bits a weight, with --format minflux."
+)
+@LORA
+def command(source, target, format_, part, dtype, bits, lora):
+    """Write the model in SOURCE to TARGET: a file under BFL's names, or a folder under diffusers' or minflux's own.
+
+    \b
+    minflux convert FLUX.1-dev flux1-dev.safetensors --format bfl
+    minflux convert flux1-dev.safetensors FLUX.1-dev --format diffusers --dtype f16 --lora style.safetensors:0.8
+    minflux convert FLUX.1-dev FLUX.1-dev-4bit --format minflux --quantize 4
+
+    Quantised weights take a quarter of the memory that bfloat16 takes, or half; what that changes is measured and said.
+    """
+    if bits and format_ != "minflux":
+        raise ArgumentError(f"--quantize: the format {format_!r} holds no quantised weights; use --format minflux")
+    bits = int(bits) if bits else None
+    for path in convert(source, target, format_, part, DTYPES.get(dtype), lora, bits, click.echo):
+        click.echo(path)

@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.open import Checkpoint, open_model
 from minflux.checkpoints.quantise import bits_of, is_packed
@@ -101,3 +103,24 @@ def size_on_disk(path: Path) -> int:
     """Return how many bytes a file, or all files of a folder, take."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+# -- the command ---------------------------------------------------------------------------------------------
+
+
+@click.command("inspect")
+@click.argument("model")
+def command(model):
+    """Say what MODEL is, a folder or a .safetensors file: its parts, their sizes, and every weight that is not right.
+
+    Reads headers only, and fetches nothing: a name on the Hugging Face Hub is looked up in the cache. Exit code 1 when
+    a weight is missing, unexpected or of a wrong shape.
+
+    \b
+    minflux inspect tiny
+    minflux inspect flux1-dev.safetensors
+    """
+    report = inspect(model)
+    click.echo(report.text())
+    if not report.ok:
+        click.get_current_context().exit(1)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from minflux import __version__
 from minflux.arrays import Array
 from minflux.backend import Backend
 from minflux.checkpoints.formats.dtypes import dtype_tag, to_bytes
@@ -21,6 +20,7 @@ from minflux.checkpoints.formats.safetensors import contents, read_as_stored, re
 from minflux.checkpoints.lora import Change
 from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import CheckpointError
+from minflux.version import __version__
 
 NAMES = ("txt", "y")
 

@@ -30,8 +30,9 @@ from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import flatten, tree
 from minflux.errors import CheckpointError
 from minflux.inference.cache import Cache, identity
+from minflux.inference.flux1 import Flux1
 from minflux.inference.memory import choose, when_read
-from minflux.inference.pipeline import Defaults, Pipeline, best_backend
+from minflux.inference.pipeline import Defaults
 from minflux.inference.text import Tokenizer
 from minflux.model.flux import FluxConfig
 from minflux.sampling.timesteps import Schedule
@@ -61,7 +62,7 @@ def load(
     memory: str = "auto",
     report: Callable[[str], None] | None = None,
     cache: str | Path | None = None,
-) -> Pipeline:
+) -> Flux1:
     """Load a model by name ("tiny"), from a folder or a file, onto "numpy", "mlx" or "auto".
 
     model: a model that ships here, a folder in diffusers' layout, a .safetensors file with what it lacks beside it, or
@@ -75,7 +76,7 @@ def load(
     Raises `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model, a weight that is
     missing or wrong, or a LoRA of another model, `BackendError` for a backend that isn't installed.
     """
-    nx = backend if isinstance(backend, Backend) else get_backend(best_backend() if backend == "auto" else backend)
+    nx = backend if isinstance(backend, Backend) else get_backend(backend)
     loras = [lora] if isinstance(lora, str) else lora
     return load_checkpoint(open_model(model, fetch=True), nx, str(model), dtype, loras, memory, report, cache)
 
@@ -89,7 +90,7 @@ def load_checkpoint(
     memory: str = "auto",
     report: Callable[[str], None] | None = None,
     cache: str | Path | None = None,
-) -> Pipeline:
+) -> Flux1:
     """Read the weights of a model that was opened; `name` is what it is called, and the rest as for `load`."""
     dtype = dtype or (None if nx.on_gpu else "float32")
     components = take_components(checkpoint)
@@ -102,7 +103,7 @@ def load_checkpoint(
         name: read_in_mode(stored, nx, dtype, of_component(changes, name), mode) for name, stored in components.items()
     }
     folder = checkpoint.folder
-    return Pipeline(
+    return Flux1(
         nx=nx,
         flux=(configs[TRANSFORMER.name], trees[TRANSFORMER.name]),
         vae=(configs[VAE.name], trees[VAE.name]),
@@ -244,7 +245,7 @@ def is_of(kind: type, value: Any) -> bool:
 # -- saving --------------------------------------------------------------------------------------------------
 
 
-def save_model(pipe: Pipeline, folder: Path, dtype: str | None = None) -> None:
+def save_model(pipe: Flux1, folder: Path, dtype: str | None = None) -> None:
     """Write the model's weights, configs, index and settings so that diffusers and `load` open the folder.
 
     Floats are stored as `dtype`, or as they are. The tokenizers' folders are not written: they are there before a model

@@ -165,7 +165,7 @@ def test_convert_and_inspect_say_what_was_done(tmp_path):
 
 
 def final_latents(pipe) -> np.ndarray:
-    return pipe.nx.to_numpy([*pipe.generate(PROMPT, seed=1, steps=2)][-1].x)
+    return pipe.nx.to_numpy([*pipe.sample(pipe.encode(PROMPT), seed=1, steps=2)][-1].x)
 
 
 @pytest.mark.parametrize("backend", [*available(), *(["mlx-fused"] if "mlx" in available() else [])])
