@@ -36,16 +36,20 @@ MAKE = (
 class Checkout:
     """One checkout, and a folder for what it writes."""
 
-    def __init__(self, source: Path, folder: Path):
+    def __init__(self, source: Path, folder: Path, threads: int):
         self.source, self.folder = source.resolve(), folder
+        self.env = os.environ | {
+            "PYTHONPATH": str(self.source),
+            "MINFLUX_CACHE": str(folder / "cache"),
+            "OMP_NUM_THREADS": str(threads),
+        }
         folder.mkdir()
         if not (self.source / "minflux" / "__init__.py").exists():
             raise SystemExit(f"{source}: expected a checkout of minflux, found no minflux/__init__.py")
 
     def python(self, *args: str) -> str:
         """Run Python with this checkout's modules, in its folder; return "" or the last line of its error."""
-        env = os.environ | {"PYTHONPATH": str(self.source), "MINFLUX_CACHE": str(self.folder / "cache")}
-        done = subprocess.run([sys.executable, *args], cwd=self.folder, env=env, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, *args], cwd=self.folder, env=self.env, capture_output=True, text=True)
         return "" if done.returncode == 0 else (done.stderr.strip() or "no message").splitlines()[-1]
 
     def draw(self, chosen: list[Case], name: str) -> str:
@@ -84,10 +88,11 @@ def main() -> None:
     parser.add_argument("new", type=Path)
     parser.add_argument("--quick", action="store_true", help="a subset of the grid, in less than a minute")
     parser.add_argument("--backends", default="numpy,mlx", help="names with commas between")
+    parser.add_argument("--threads", type=int, default=1, help="of each checkout; both run at the same time")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="same-images-") as name:
         root = Path(name)
-        pair = [Checkout(args.old, root / "old"), Checkout(args.new, root / "new")]
+        pair = [Checkout(args.old, root / "old", args.threads), Checkout(args.new, root / "new", args.threads)]
         report = compare(pair, root / SHARED, args.backends.split(","), args.quick)
     print(report.summary())
     sys.exit(1 if report.different else 0)

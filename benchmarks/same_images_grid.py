@@ -50,7 +50,7 @@ CALLS: list[tuple[str | list[str], dict[str, Any]]] = [
     (CAT, {"seed": 0, "steps": 1}),
     (CAT, {"seed": 7, "steps": 2}),
     (BEE, {"seed": 123456789, "steps": 5}),
-    (CAT, {"seed": 3}),  # and all else by default
+    (CAT, {"seed": 3, "steps": 9}),
     ("", {"seed": 1, "steps": 2}),
     (LONG, {"seed": 1, "steps": 2}),
     (CAT, {"seed": 7, "steps": 3, "guidance": 1.0}),
