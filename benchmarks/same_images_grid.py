@@ -249,7 +249,7 @@ def joint(diffusers: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
 
 
 def _peft(prefix: str, shapes: dict[str, tuple[int, int]], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    pairs = {}
+    pairs: dict[str, np.ndarray] = {}
     for name, shape in shapes.items():
         down, up = _pair(shape, 4, rng)
         pairs |= {f"{prefix}{name}.lora_A.weight": down, f"{prefix}{name}.lora_B.weight": up}
@@ -257,7 +257,7 @@ def _peft(prefix: str, shapes: dict[str, tuple[int, int]], rng: np.random.Genera
 
 
 def _kohya(shapes: dict[str, tuple[int, int]], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    pairs = {}
+    pairs: dict[str, np.ndarray] = {}
     for name, shape in shapes.items():
         down, up = _pair(shape, 3, rng)
         pairs |= {f"lora_unet_{name}.lora_down.weight": down, f"lora_unet_{name}.lora_up.weight": up}
