@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench.contenders import Contender, Job
+from benchmarks.bench.job import Contender, Job
 from benchmarks.bench.peak import peak_memory
 from benchmarks.bench.works import STEPS_COMPARED, Work, latent_sides, of_training
 from minflux.backend import Backend, blas, get_backend
