@@ -26,6 +26,7 @@ from minflux.model.blocks import double_block, final_layer, single_block
 from minflux.model.flux import FluxConfig, condition
 from minflux.model.latents import image_ids, text_ids
 from minflux.model.layers import linear
+from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 
 TEXT_LENGTH = 256  # schnell's
@@ -74,16 +75,17 @@ def compare(cfg: FluxConfig, p: Tree, theirs: "Reference", inputs: Inputs) -> di
     img = note("img_in", linear(inputs.img, **p["img_in"]), their.img)
     txt = note("txt_in", linear(inputs.txt, **p["txt_in"]), their.txt)
     pe = rope(inputs.ids, tuple(cfg.axes_dim), cfg.theta)
+    mod = modulations(p, vec)
     for i, block in enumerate(tqdm(p["double_blocks"], "beside diffusers, double")):
-        img, txt = double_block(block, img, txt, vec, pe)
+        img, txt = double_block(block, img, txt, mod["double"][i], pe)
         their = theirs.double(i, their)
         x = note(f"double_blocks.{i}", np.concatenate([txt, img], axis=1), their.joint())
         txt, img = np.split(x, [txt.shape[1]], axis=1)
     x = np.concatenate([txt, img], axis=1)
     for i, block in enumerate(tqdm(p["single_blocks"], "beside diffusers, single")):
         their = theirs.single(i, their)
-        x = note(f"single_blocks.{i}", single_block(block, x, vec, pe), their.joint())
-    velocity = final_layer(p["final_layer"], x[:, txt.shape[1] :], vec)
+        x = note(f"single_blocks.{i}", single_block(block, x, mod["single"][i], pe), their.joint())
+    velocity = final_layer(p["final_layer"], x[:, txt.shape[1] :], mod["final"])
     note("final layer", velocity, theirs.final(their))
     found["the whole step"] = relative_error(velocity[:1], theirs.final(their).numpy())
     return found

@@ -70,7 +70,6 @@ NO_NUMBERS = (
     "compile",
     "value_and_grad",
     "nothing",
-    "with_products",
     "euler",
     "check_seed",
 )  # what they return is no number

@@ -107,9 +107,6 @@ class Branch(Mapping):
     def __len__(self) -> int:
         return len(self.nodes)
 
-    def __or__(self, other: Mapping) -> "Branch":
-        return Branch(self.nodes | dict(other))
-
     def prefetch(self) -> None:
         """Have the system bring all of it from disk meanwhile."""
         _prefetch(self.nodes.values())

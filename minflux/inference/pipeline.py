@@ -25,7 +25,7 @@ from minflux.inference.text import PromptTruncated, Tokenizer
 from minflux.model.clip import CLIPConfig, clip_encoder
 from minflux.model.flux import FluxConfig, condition, velocity
 from minflux.model.latents import image_ids, pack, text_ids, unpack
-from minflux.model.modulation import modulation_products, with_products
+from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 from minflux.model.t5 import T5Config, t5_encoder
 from minflux.model.vae import VAEConfig
@@ -138,7 +138,7 @@ class Pipeline:
             yield conditioning
             # the weights that are held for the steps are v's, and gone with it when the last step is done
             yield from euler(
-                self.velocity(conditioning, guidance, negative is not None, rows, columns, times), start, times
+                self.velocity(conditioning, guidance, negative is not None, rows, columns, times[:-1]), start, times
             )
 
         return draw()
@@ -202,39 +202,38 @@ class Pipeline:
     def velocity(
         self, text: Conditioning, guidance: float, negative: bool, height: int, width: int, times: np.ndarray
     ) -> Callable[[Array, float], Array]:
-        """Make v(x, t) on latents x (B, height, width, C) at the `times`, with text and guidance fixed.
+        """Make v(x, t) on latents x (B, height, width, C), for every t in [0, 1], with text and guidance fixed.
 
-        `negative` says that the second half of `text` is what guidance leads away from. All that does not depend on x
-        is worked out here, once.
+        `negative` says that the second half of `text` is what guidance leads away from. What depends on t alone is
+        computed here for all `times` at once; at another t it is computed when v is asked for it.
         """
         cfg, nx = self.flux[0], self.nx
         ids = nx.concatenate([text_ids(text.txt), image_ids(text.txt, height, width)], axis=1)
         pe = rope(ids, cfg.axes_dim, cfg.theta)  # the same in every step
-        steered = self.steered(text.y, guidance, times)
+        announced = self.modulations(text.y, guidance, times)
+        p = for_steps(self.flux[1])
 
         def v(x: Array, t: float) -> Array:
-            p, vec = steered[t]
+            mod = announced.get(float(t)) or self.modulations(text.y, guidance, [t])[float(t)]
             tokens = pack(nx.concatenate([x, x], axis=0) if negative else x)
-            out = unpack(velocity(p, tokens, text.txt, vec, pe, nx.eval), height, width)
+            out = unpack(velocity(p, tokens, text.txt, mod, pe, nx.eval), height, width)
             return guided(nx.as_float32(out), guidance) if negative else out
 
         return v
 
-    def steered(self, y: Array, guidance: float, times: np.ndarray) -> dict[float, tuple[Tree, Array]]:
-        """Work out what steers the blocks at every time but the last: t -> (weights with modulation ready, vec)."""
+    def modulations(self, y: Array, guidance: float, times: Sequence[float] | np.ndarray) -> dict[float, Tree]:
+        """Compute all modulations for every timestep in one pass; returns {t: modulations}."""
         cfg, p = self.flux
-        nx, steps, rows = self.nx, len(times) - 1, len(y)
+        nx, steps, rows = self.nx, len(times), len(y)
         strength = nx.array(np.full(steps * rows, guidance, np.float32)) if cfg.guidance_embed else None
-        t = nx.array(np.repeat(times[:-1], rows))
+        t = nx.array(np.repeat(np.asarray(times, np.float32), rows))
         vec = condition(p, t, nx.concatenate([y] * steps, axis=0), strength)  # (steps · B, D)
-        products = modulation_products(p, vec)
-        p = for_steps(p)
+        every = modulations(p, vec, nx.eval)
 
-        def at(step: int) -> tuple[Tree, Array]:
-            own = slice(step * rows, (step + 1) * rows)
-            return with_products(p, tree_map(lambda x: x[own], products)), vec[own]
+        def at(step: int) -> Tree:
+            return tree_map(lambda x: x[step * rows : (step + 1) * rows], every)
 
-        return {float(t): at(step) for step, t in enumerate(times[:-1])}
+        return {float(t): at(step) for step, t in enumerate(times)}
 
     def decode(self, latents: Array) -> np.ndarray:
         """Decode latents (B, h, w, C) to pictures, uint8 (B, H, W, 3); large ones in bands, to save memory.
