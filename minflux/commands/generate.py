@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from minflux.checkpoints.formats.atomic import written_whole
-from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, check_target, tell
+from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, ReadingBar, check_target, tell
 from minflux.commands.png import Settings, read_settings, save_image
 from minflux.errors import ArgumentError
 from minflux.images import grid
@@ -81,7 +81,8 @@ def command(prompt, model, backend, seeds, size, out, preview, source, lora, mem
     given |= {"width": size[0], "height": size[1]}
     check_files(out, preview)
     check_settings(seeds, given)
-    how = {"memory": memory, "report": tell, "cache": default_folder() if cache else None}
+    how: dict[str, Any] = {"memory": memory, "report": tell, "progress": ReadingBar()}
+    how["cache"] = default_folder() if cache else None
     if source is not None:
         check_nothing_beside(source)
         jobs = [read_settings(source)]
