@@ -221,7 +221,7 @@ def has_nvidia_gpu() -> bool:
 # -- the command -----------------------------------------------------------------------------------------------
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Show backends and their speed, and what would be faster.")
 def command():
     """Show backends, devices and BLAS with their measured speed, and what to install to be faster."""
     click.echo(report())

@@ -11,7 +11,7 @@ from minflux.sampling.noise import check_seed
 from minflux.train import evaluate as e
 
 
-@click.command("evaluate")
+@click.command("evaluate", short_help="Measure how often a model's images show what prompts say.")
 @MODEL
 @BACKEND
 @click.option("--prompts", type=int, default=500, show_default=True, help="How many held-out prompts.")

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, check_target, tell
-from minflux.commands.png import Settings, read_settings, save_image
+from minflux.commands.png import ImageSettings, read_png_settings, save_png
 from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.arguments import check_side, check_steps, check_strength
@@ -38,7 +38,7 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     return int(width), int(height)
 
 
-@click.command("generate")
+@click.command("generate", short_help="Generate an image of a prompt.")
 @click.argument("prompt", required=False)
 @MODEL
 @BACKEND
@@ -84,7 +84,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, lora, mem
     how = {"memory": memory, "report": tell, "cache": default_folder() if cache else None}
     if source is not None:
         check_nothing_beside(source)
-        jobs = [read_settings(source)]
+        jobs = [read_png_settings(source)]
         check_settings([jobs[0].seed], asdict(jobs[0]))
         pipe = load(jobs[0].model, jobs[0].backend, lora=jobs[0].lora, **how)
     elif prompt is None:
@@ -137,16 +137,16 @@ def check_nothing_beside(source: Path) -> None:
 # -- images ------------------------------------------------------------------------------------------------------
 
 
-def complete(pipe: Flux1, prompt: str, seed: int, given: dict) -> Settings:
+def complete(pipe: Flux1, prompt: str, seed: int, given: dict) -> ImageSettings:
     """Return an image's settings, those that were not given from the model's defaults."""
     defaults = {name: getattr(pipe.defaults, name) for name in ("steps", "guidance", "width", "height")}
     if not pipe.built_in_guidance and given["true_cfg_scale"] is not None:
         defaults["guidance"] = None  # both are one scale
     chosen: dict[str, Any] = {name: defaults.get(name) if value is None else value for name, value in given.items()}
-    return Settings(prompt=prompt, seed=seed, model=pipe.name, backend=pipe.nx.name, lora=pipe.lora, **chosen)
+    return ImageSettings(prompt=prompt, seed=seed, model=pipe.name, backend=pipe.nx.name, lora=pipe.lora, **chosen)
 
 
-def generate(pipe: Flux1, jobs: Sequence[Settings], out: Path, preview: Path | None) -> None:
+def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Path | None) -> None:
     """Generate and write images that differ in their seeds alone, and print where they are."""
     text = None
     for job in jobs:
@@ -155,7 +155,7 @@ def generate(pipe: Flux1, jobs: Sequence[Settings], out: Path, preview: Path | N
             bar.set_description(f"seed {job.seed}")
             image, frames = sample(pipe, job, text, bar, previews=preview is not None)
         path = numbered(out, job.seed, len(jobs))
-        save_image(image, path, job)
+        save_png(image, path, job)
         click.echo(path)
         if preview is not None:
             path = numbered(preview, job.seed, len(jobs))
@@ -163,14 +163,14 @@ def generate(pipe: Flux1, jobs: Sequence[Settings], out: Path, preview: Path | N
             click.echo(path)
 
 
-def encode(pipe: Flux1, job: Settings) -> Conditioning:
+def encode(pipe: Flux1, job: ImageSettings) -> Conditioning:
     """Encode an image's prompt, and its negative prompt where guidance needs one."""
     strength = {"guidance": job.guidance, "true_cfg_scale": job.true_cfg_scale}
     return pipe.encode(job.prompt, job.negative_prompt, **strength)
 
 
 def sample(
-    pipe: Flux1, job: Settings, text: Conditioning, bar: tqdm, previews: bool
+    pipe: Flux1, job: ImageSettings, text: Conditioning, bar: tqdm, previews: bool
 ) -> tuple[Image.Image, list[np.ndarray]]:
     """Sample one image; return it, and each step's denoised image when asked for."""
     frames = []

@@ -233,7 +233,7 @@ def _bytes(count: int) -> str:
 # -- the command ---------------------------------------------------------------------------------------------
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Say what a model is and whether it is whole.")
 @click.argument("model")
 def command(model):
     """Say what MODEL is, a folder or a .safetensors file: its parts, their sizes, and every weight that is not right.

@@ -74,7 +74,7 @@ class Plan:
     solver: Solver
 
 
-class Settings(TypedDict, total=False):
+class CallSettings(TypedDict, total=False):
     """The types of a call's settings, for type checkers; `Pipeline.__call__` has their defaults."""
 
     seed: int | Sequence[int]
@@ -110,10 +110,10 @@ class Pipeline(ABC):
     # -- the whole way -----------------------------------------------------------------------------------------
 
     @overload
-    def __call__(self, prompt: str, **settings: Unpack[Settings]) -> Image.Image: ...
+    def __call__(self, prompt: str, **settings: Unpack[CallSettings]) -> Image.Image: ...
 
     @overload
-    def __call__(self, prompt: list[str], **settings: Unpack[Settings]) -> list[Image.Image]: ...
+    def __call__(self, prompt: list[str], **settings: Unpack[CallSettings]) -> list[Image.Image]: ...
 
     def __call__(
         self,
