@@ -12,7 +12,11 @@ import numpy as np
 
 from minflux import zoo
 from minflux.backend import get_backend
-from minflux.checkpoints.expected import Shapes, clip_shapes, flux_shapes, t5_shapes, vae_shapes
+from minflux.checkpoints.components.clip import clip_shapes
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.shapes import Shapes
+from minflux.checkpoints.components.t5 import t5_shapes
+from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.tree import tree
 from minflux.inference.flux1 import Flux1
 from minflux.inference.load import save_model

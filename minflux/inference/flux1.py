@@ -9,7 +9,10 @@ import numpy as np
 
 from minflux.arrays import Array, Tree
 from minflux.backend import backend_of
-from minflux.checkpoints.expected import clip_shapes, flux_shapes, t5_shapes, vae_shapes
+from minflux.checkpoints.components.clip import clip_shapes
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.t5 import t5_shapes
+from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.lazy import for_steps
 from minflux.checkpoints.tree import tree_map
 from minflux.errors import ArgumentError

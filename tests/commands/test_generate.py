@@ -125,7 +125,7 @@ def test_a_warning_is_one_line(here, model):
 
 BAD = {  # arguments after `minflux generate "a cat" --model MODEL`, and what the line must say
     "--model nonsense": "model 'nonsense' is neither a folder nor a file",
-    "--model .": "found no model_index.json",
+    "--model .": "holds no part of FLUX.1",
     "--backend torch": "'--backend': 'torch' is not one of 'auto', 'numpy', 'mlx'",
     "--size 65x64": "width must be a multiple of 16 pixels, got 65; the nearest is 64",
     "--size 64x8": "height must be a multiple of 16 pixels",

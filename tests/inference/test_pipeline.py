@@ -17,7 +17,7 @@ from minflux.checkpoints.formats.safetensors import write_safetensors
 from minflux.checkpoints.tree import flatten
 from minflux.errors import ArgumentError, BackendError, CheckpointError
 from minflux.inference import flux1
-from minflux.inference.load import DEFAULTS, DEV_DEFAULTS, SCHNELL_DEFAULTS, load_model
+from minflux.inference.load import DEFAULTS, DEV_DEFAULTS, SCHNELL_DEFAULTS, load
 from minflux.inference.pipeline import Pipeline
 from minflux.inference.text import PromptTruncated
 from minflux.sampling.guidance import Guidance
@@ -123,7 +123,7 @@ def draw_by_diffusers(folder: Path, prompts: list[str], latents: torch.Tensor, l
 @FLOAT32
 def test_every_step_and_the_picture_are_diffusers(trial, drawn, folders):
     case, latents, expected, pictures = drawn
-    pipe = load_model(folders[case.kind], trial.nx)
+    pipe = load(folders[case.kind], trial.nx)
     steps = steps_of(pipe, PROMPTS, latents=latents.numpy(), **case.ours())
     for step, theirs in zip(steps, expected, strict=True):
         trial.close("pipeline, each step's latents", step.x, theirs, compare.MODEL)
@@ -139,7 +139,7 @@ def test_a_seed_draws_what_it_draws_in_diffusers(trial, folder):
         PROMPTS[0], generator=torch.Generator().manual_seed(7), num_inference_steps=2, width=64, height=48,
         max_sequence_length=24, output_type="np",
     ).images[0]  # fmt: skip
-    got = load_model(folder, trial.nx)(PROMPTS[0], seed=7, steps=2, width=64, height=48, guidance=1.0)
+    got = load(folder, trial.nx)(PROMPTS[0], seed=7, steps=2, width=64, height=48, guidance=1.0)
     assert np.abs(np.asarray(got) / 255 - expected).max() <= 2 / 255
 
 
@@ -160,7 +160,7 @@ def test_the_shipped_model_draws_what_diffusers_draws_with_it(backend):
 
 
 def test_the_noise_is_the_same_on_every_backend(nx, folder):
-    pipe = load_model(folder, nx)
+    pipe = load(folder, nx)
     (step,) = pipe.sample(pipe.encode(PROMPTS), 5, 1, height=48, width=64)
     expected = np.concatenate([noise(seed, (1, 4, 6, 8)) for seed in (5, 6)]).transpose(0, 2, 3, 1)
     (same,) = pipe.sample(pipe.encode(PROMPTS), 9, 1, start=nx.array(expected))
@@ -174,7 +174,7 @@ def test_numbers_of_numpy_are_numbers(pipe):
 
 @pytest.mark.parametrize("kind", ["plain", "dev"])
 def test_a_batch_is_its_single_runs(nx, kind, folders):
-    pipe, seeds = load_model(folders[kind], nx), [3, 2**40]
+    pipe, seeds = load(folders[kind], nx), [3, 2**40]
     *_, batch = steps_of(pipe, PROMPTS, seed=seeds, steps=3)
     for i, (prompt, seed) in enumerate(zip(PROMPTS, seeds, strict=True)):
         *_, single = steps_of(pipe, prompt, seed=seed, steps=3)
@@ -190,7 +190,7 @@ def test_one_seed_for_a_batch_counts_on(pipe):
 
 
 def test_latents_take_the_place_of_the_seed(nx, folder):
-    pipe, nchw = load_model(folder, nx), noise(7, (1, 4, 6, 8))
+    pipe, nchw = load(folder, nx), noise(7, (1, 4, 6, 8))
     (expected,) = steps_of(pipe, "a cat", steps=1, width=64, height=48, seed=7)
     for latents in (nchw, nx.array(nchw), torch.from_numpy(nchw), nchw.tolist()):
         (got,) = steps_of(pipe, "a cat", steps=1, width=64, height=48, latents=latents)
@@ -202,7 +202,7 @@ def test_latents_take_the_place_of_the_seed(nx, folder):
 
 def test_the_call_is_made_of_its_steps(nx, folders):
     for folder in folders.values():
-        pipe = load_model(folder, nx)
+        pipe = load(folder, nx)
         text = pipe.encode(PROMPTS)
         *_, last = pipe.sample(text, seed=3, steps=2)
         images = pipe(PROMPTS, seed=3, steps=2)
@@ -241,7 +241,7 @@ def test_a_run_may_be_stopped_early(pipe, monkeypatch):
 def test_sampling_goes_on_from_where_it_stopped(nx, folders):
     """As img2img does: other latents to begin with, and the timesteps that are left."""
     for folder in folders.values():
-        pipe = load_model(folder, nx)
+        pipe = load(folder, nx)
         text = pipe.encode(PROMPTS)
         timesteps = pipe.schedule.timesteps(5, tokens=24)
         whole = list(pipe.sample(text, seed=3, steps=5, width=96, height=64))
@@ -261,7 +261,7 @@ def test_a_velocity_that_is_wrapped_is_followed(pipe):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_comes_to_its_own_image(nx, folder, solver):
-    pipe = load_model(folder, nx)
+    pipe = load(folder, nx)
     settings = {"seed": 3, "steps": 6, "guidance": 1.0}
     euler, other = (np.asarray(pipe("a cat", **settings, solver=name), float) for name in ("euler", solver))
     assert np.abs(euler - other).mean() < 20
@@ -281,7 +281,7 @@ def test_what_a_solver_needs_is_computed_ahead(pipe, monkeypatch, solver):
 def test_a_velocity_is_there_at_every_t(nx, folders):
     """At a t that was announced, and at one that was not."""
     for folder in folders.values():
-        pipe = load_model(folder, nx)
+        pipe = load(folder, nx)
         guidance = Guidance(3.5 if pipe.built_in_guidance else None)
         text, x = pipe.encode("a cat"), nx.array(noise(3, (1, 8, 8, 4)))
         announced = pipe.velocity(text, (8, 8), guidance, [0.0, 0.3, 1.0])
@@ -404,7 +404,7 @@ def test_a_negative_prompt_beside_built_in_guidance_alone_is_refused(folders):
 
 def test_latents_that_cannot_be_decoded(nx, folder):
     with pytest.raises(ArgumentError, match="latents: the image came out as NaN"):
-        load_model(folder, nx).decode(nx.array(NAN.transpose(0, 2, 3, 1)))
+        load(folder, nx).decode(nx.array(NAN.transpose(0, 2, 3, 1)))
 
 
 # -- loading -------------------------------------------------------------------------------------------------
@@ -457,7 +457,7 @@ def test_an_unknown_backend(folder):
 
 
 def test_a_folder_that_is_no_model(tmp_path):
-    with pytest.raises(CheckpointError, match=f"{tmp_path}: expected a model in diffusers' layout"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: holds no part of FLUX.1"):
         minflux.load(tmp_path)
 
 
