@@ -6,9 +6,8 @@ from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-import minflux
 from minflux.checkpoints.tree import leaves
-from minflux.inference.load import load_model
+from minflux.inference.load import load
 from minflux.inference.memory import MODES
 from tests import compare, tiny_model
 
@@ -29,12 +28,12 @@ def test_an_image_s_latents_are_diffusers(nx, folder, image):
     vae = AutoencoderKL.from_pretrained(folder / "vae")
     mean = vae.encode(VaeImageProcessor().preprocess(image)).latent_dist.mode()
     expected = (mean - vae.config.shift_factor) * vae.config.scaling_factor
-    got = load_model(folder, nx).encode_image(image)
+    got = load(folder, nx).encode_image(image)
     compare.assert_close(nx, got, expected.permute(0, 2, 3, 1), compare.MODEL)
 
 
 def test_several_images_at_once(nx, folder, image):
-    pipe, pixels = load_model(folder, nx), np.asarray(image)
+    pipe, pixels = load(folder, nx), np.asarray(image)
     both = nx.to_numpy(pipe.encode_image(np.stack([pixels, 255 - pixels])))
     one, other = (nx.to_numpy(pipe.encode_image(single)) for single in (image, 255 - pixels))
     assert compare.relative_error(both, np.concatenate([one, other])) <= 1e-5
@@ -43,7 +42,7 @@ def test_several_images_at_once(nx, folder, image):
 @pytest.mark.weights
 def test_the_shipped_vae_gives_an_image_back():
     """Its own training scenes come back within a few levels of 255."""
-    pipe = minflux.load("tiny", backend="numpy")
+    pipe = load("tiny", "numpy")
     image = pipe("a cat left of an apple on a blue background", seed=7)
     again = pipe.decode(pipe.encode_image(image))[0]
     assert np.abs(again.astype(int) - np.asarray(image)).mean() < 4
@@ -51,7 +50,7 @@ def test_the_shipped_vae_gives_an_image_back():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_repr_is_one_line_in_every_mode(folder, mode):
-    pipe = minflux.load(folder, "numpy", memory=mode)
+    pipe = load(folder, "numpy", memory=mode)
     numbers = sum(a.size for _, p in map(networks(tiny_model.pipeline()), range(4)) for _, a in leaves(p))
     assert pipe.count_numbers() == numbers
     assert repr(pipe) == f'Pipeline("{folder}", {numbers / 1e6:.1f}M numbers, numpy)'

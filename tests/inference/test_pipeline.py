@@ -365,9 +365,7 @@ def test_a_negative_prompt_without_guidance_is_refused(pipe, guidance):
 
 
 def test_two_names_of_one_scale_are_refused(pipe):
-    with pytest.raises(
-        ArgumentError, match=r"true_cfg_scale: this model has no built-in guidance, .* give one of them"
-    ):
+    with pytest.raises(ArgumentError, match=r"true_cfg_scale: this model has no built-in guidance, .* one of them"):
         pipe("a cat", guidance=2.0, true_cfg_scale=2.0)
     assert pipe("a cat", true_cfg_scale=2.0) == pipe("a cat", guidance=2.0)
 
