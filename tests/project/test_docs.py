@@ -1,4 +1,4 @@
-"""What the README and docs/ say is so: the code runs, and the files, tests, commands, functions they name are there."""
+"""What the README and docs/ say is so: the code runs, and the files, tests, commands and functions named are there."""
 
 import doctest
 import io
