@@ -112,10 +112,12 @@ def draw(folder: Path, backend: str = "numpy") -> dict[str, Any]:
     clock = [time.perf_counter()]
     pipe = load(folder, backend, memory="streamed")
     clock.append(time.perf_counter())
-    for item in pipe.generate(PROMPT, width=SIZE, height=SIZE, steps=STEPS):
-        last = item
+    conditioning = pipe.encode(PROMPT)
+    clock.append(time.perf_counter())
+    for step in pipe.sample(conditioning, width=SIZE, height=SIZE, steps=STEPS):
+        latents = step.x
         clock.append(time.perf_counter())
-    (picture,) = pipe.decode(last.x)
+    (picture,) = pipe.decode(latents)
     clock.append(time.perf_counter())
     Image.fromarray(picture).save(folder / "picture.png")
     opening, text, *steps, decoding = (after - before for before, after in pairwise(clock))

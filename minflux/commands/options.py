@@ -26,7 +26,7 @@ STEPS = click.option("--steps", type=int, help="Denoising steps; unless given, w
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-def tell(line: str) -> None:
+def print_note(line: str) -> None:
     """Print a line that is good to know, beside what was asked for."""
     click.echo(line, err=True)
 
@@ -47,7 +47,7 @@ class ReadingBar:
             self.bar = None
 
 
-def check_target(path: Path, option: str, suffixes: tuple[str, ...]) -> Path:
+def check_output(path: Path, option: str, suffixes: tuple[str, ...]) -> Path:
     """Return the path if a file of one of these kinds can be written there; raise `ArgumentError` if not.
 
     Looked at before anything is computed, for an image may take minutes.
