@@ -25,9 +25,8 @@ def quantised(
     lora_up: Float[Array, "O R"] | None = None,
 ) -> Float[Array, "*S O"]:
     """x Wᵀ for W of 4 or 8 bits (checkpoints/quantise.py), and + (x Aᵀ) Bᵀ for LoRAs, whose W can't be changed."""
-    nx = backend_of(x)
-    y = nx.quantized_matmul(x, weight, scales, biases)
-    return y if lora_down is None or lora_up is None else y + nx.linear(nx.linear(x, lora_down), lora_up)
+    y = backend_of(x).quantized_matmul(x, weight, scales, biases)
+    return y if lora_down is None or lora_up is None else y + (x @ lora_down.T) @ lora_up.T
 
 
 @shaped

@@ -11,7 +11,7 @@ import numpy as np
 from minflux import zoo
 from minflux.backend import Backend, blas, get_backend
 from minflux.checkpoints.folder import save_component
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.read import load_component
 from minflux.images import grid
 from minflux.inference.load import save_model
 from minflux.inference.pipeline import Defaults, Pipeline
