@@ -19,13 +19,15 @@ from tqdm import tqdm
 
 from minflux.arrays import Tree
 from minflux.backend import get_backend
-from minflux.checkpoints.config import write_flux_config
+from minflux.checkpoints.components.flux import write_config as write_flux_config
 from minflux.checkpoints.lazy import stream
-from minflux.checkpoints.parts import Part, find_component
+from minflux.checkpoints.open import open_component
+from minflux.checkpoints.stored import StoredComponent
 from minflux.model.blocks import double_block, final_layer, single_block
 from minflux.model.flux import FluxConfig, condition
 from minflux.model.latents import image_ids, text_ids
-from minflux.model.layers import linear
+from minflux.model.linear import linear
+from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 
 TEXT_LENGTH = 256  # schnell's
@@ -54,7 +56,8 @@ def random_inputs(cfg: FluxConfig, side: int, text_length: int = TEXT_LENGTH) ->
 
 def step_errors(folder: Path, side: int, text_length: int = TEXT_LENGTH) -> dict[str, float]:
     """Run one step both ways; return the relative error of every part by itself, then of the whole step."""
-    cfg, part = find_component(folder, "transformer")
+    part = open_component(folder, "transformer")
+    cfg = part.config
     inputs = random_inputs(cfg, side, text_length)
     with torch.no_grad():
         return compare(cfg, stream(part, get_backend("numpy")), Reference(cfg, part), inputs)
@@ -74,16 +77,17 @@ def compare(cfg: FluxConfig, p: Tree, theirs: "Reference", inputs: Inputs) -> di
     img = note("img_in", linear(inputs.img, **p["img_in"]), their.img)
     txt = note("txt_in", linear(inputs.txt, **p["txt_in"]), their.txt)
     pe = rope(inputs.ids, tuple(cfg.axes_dim), cfg.theta)
+    mod = modulations(p, vec)
     for i, block in enumerate(tqdm(p["double_blocks"], "beside diffusers, double")):
-        img, txt = double_block(block, img, txt, vec, pe)
+        img, txt = double_block(block, img, txt, mod["double"][i], pe)
         their = theirs.double(i, their)
         x = note(f"double_blocks.{i}", np.concatenate([txt, img], axis=1), their.joint())
         txt, img = np.split(x, [txt.shape[1]], axis=1)
     x = np.concatenate([txt, img], axis=1)
     for i, block in enumerate(tqdm(p["single_blocks"], "beside diffusers, single")):
         their = theirs.single(i, their)
-        x = note(f"single_blocks.{i}", single_block(block, x, vec, pe), their.joint())
-    velocity = final_layer(p["final_layer"], x[:, txt.shape[1] :], vec)
+        x = note(f"single_blocks.{i}", single_block(block, x, mod["single"][i], pe), their.joint())
+    velocity = final_layer(p["final_layer"], x[:, txt.shape[1] :], mod["final"])
     note("final layer", velocity, theirs.final(their))
     found["the whole step"] = relative_error(velocity[:1], theirs.final(their).numpy())
     return found
@@ -115,7 +119,7 @@ class State:
 class Reference:
     """diffusers' transformer, of which no more than one block is held."""
 
-    def __init__(self, cfg: FluxConfig, part: Part):
+    def __init__(self, cfg: FluxConfig, part: StoredComponent):
         self.part = part
         self.sizes = (cfg.hidden_size, cfg.num_heads, cfg.hidden_size // cfg.num_heads)
         frame = write_flux_config(cfg) | {"num_layers": 0, "num_single_layers": 0}
@@ -125,13 +129,13 @@ class Reference:
         """Build a module and give it the weights under `prefix`, in float32; without a prefix, all but the blocks'."""
         with torch.device("meta"):
             module = make()
-        names = [n for n in self.part.found if n.startswith(prefix) and (prefix or "transformer_blocks." not in n)]
+        names = [n for n in self.part.tensors if n.startswith(prefix) and (prefix or "transformer_blocks." not in n)]
         module.load_state_dict({n.removeprefix(prefix): self.read(n) for n in names}, assign=True)
         return module.eval()
 
     def read(self, name: str) -> torch.Tensor:
         """Read one weight with the safetensors library."""
-        with safe_open(self.part.found[name].path, "pt") as file:
+        with safe_open(self.part.tensors[name].path, "pt") as file:
             return file.get_tensor(name).float()
 
     def embed(self, inputs: Inputs) -> State:

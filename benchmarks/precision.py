@@ -19,10 +19,11 @@ from benchmarks.block_by_block import Inputs, random_inputs, relative_error
 from benchmarks.model_card import table
 from minflux.arrays import Tree
 from minflux.backend import get_backend
-from minflux.checkpoints.config import write_flux_config
-from minflux.checkpoints.names import flux_to_bfl
+from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
+from minflux.checkpoints.components.flux import write_config as write_flux_config
 from minflux.checkpoints.tree import tree, tree_map
 from minflux.model.flux import FluxConfig, condition, velocity
+from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 
 CFG = FluxConfig(vec_in_dim=256, context_in_dim=512, hidden_size=384, num_heads=3, guidance_embed=False)  # 19 + 38
@@ -46,8 +47,8 @@ def ours(p: Tree, cfg: FluxConfig, inputs: Inputs, dtype: str) -> list[np.ndarra
     p = tree_map(lambda x: nx.array(x).astype(getattr(nx.xp, dtype)), p)
     img, txt, y, timesteps, ids = (nx.array(x) for x in vars(inputs).values())
     states: list[np.ndarray] = []
-    vec, pe = condition(p, timesteps, y), rope(ids, cfg.axes_dim, cfg.theta)
-    out = velocity(p, img, txt, vec, pe, lambda *x: states.append(nx.to_numpy(x[0])))
+    mod, pe = modulations(p, condition(p, timesteps, y)), rope(ids, cfg.axes_dim, cfg.theta)
+    out = velocity(p, img, txt, mod, pe, lambda *x: states.append(nx.to_numpy(x[0])))
     return [*states, nx.to_numpy(out)]
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from threadpoolctl import threadpool_info
 
@@ -213,6 +214,15 @@ def slow_cpu(mlx: Backend) -> list[str]:
 def has_nvidia_gpu() -> bool:
     """Tell whether Linux has an NVIDIA driver loaded."""
     return Path("/proc/driver/nvidia/version").exists()
+
+
+# -- the command -----------------------------------------------------------------------------------------------
+
+
+@click.command("doctor")
+def command():
+    """Show backends, devices and BLAS with their measured speed, and what to install to be faster."""
+    click.echo(report())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ Source: BFL `flux/modules/layers.py`; the double block is the MMDiT of Esser et 
 from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.attention import attention, normed_qkv
-from minflux.model.layers import linear
-from minflux.model.modulation import modulate, modulation
+from minflux.model.linear import linear
+from minflux.model.modulation import chunks, modulate
 
 
 @shaped
@@ -20,14 +20,15 @@ def mlp(p: Tree, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
 
 @shaped
 def double_block(
-    p: Tree, img: Float[Array, "B I D"], txt: Float[Array, "B T D"], vec: Float[Array, "B D"], pe: tuple
+    p: Tree, img: Float[Array, "B I D"], txt: Float[Array, "B T D"], mod: Tree, pe: tuple
 ) -> tuple[Float[Array, "B I D"], Float[Array, "B T D"]]:
     """Let both streams attend to each other, then think apart: (img, txt) -> (img, txt).
 
-    In the joint sequence txt comes before img; `pe` is for both, (B, 1, T + I, K/2) each.
+    In the joint sequence txt comes before img; `pe` is for both, (B, 1, T + I, K/2) each; `mod` is the block's own of
+    `modulations`, {"img", "txt"} of (B, 6 D).
     """
-    nx = backend_of(img, txt, vec)
-    txt_mod, img_mod = modulation(p["txt_mod"], vec, 6), modulation(p["img_mod"], vec, 6)
+    nx = backend_of(img, txt)
+    txt_mod, img_mod = chunks(mod["txt"], 6), chunks(mod["img"], 6)
 
     # each stream: shift, scale, project to q, k, v
     txt_qkv = normed_qkv(p["txt_attn"]["norm"], linear(modulate(txt, *txt_mod[:2]), **p["txt_attn"]["qkv"]))
@@ -51,24 +52,24 @@ def _finish_stream(proj: Tree, mlp_weights: Tree, x: Array, attended: Array, mod
 
 
 @shaped
-def single_block(p: Tree, x: Float[Array, "B L D"], vec: Float[Array, "B D"], pe: tuple) -> Float[Array, "B L D"]:
+def single_block(p: Tree, x: Float[Array, "B L D"], mod: Float[Array, "B O"], pe: tuple) -> Float[Array, "B L D"]:
     """Attention and MLP from one projection, joined by another: x + gate · linear2(attention ‖ gelu(mlp)).
 
     linear1 gives (q, k, v, mlp) of widths D, D, D and 4 D; linear2 takes 5 D. Running them side by side is due to
     Dehghani et al. 2023 (arXiv 2302.05442).
     """
-    nx = backend_of(x, vec)
-    shift, scale, gate = modulation(p["modulation"], vec, 3)
+    nx = backend_of(x, mod)
+    shift, scale, gate = chunks(mod, 3)
     qkv, hidden = nx.split(linear(modulate(x, shift, scale), **p["linear1"]), [3 * x.shape[-1]], axis=-1)
     both = nx.concatenate([attention(*normed_qkv(p["norm"], qkv), pe), nx.gelu(hidden)], axis=-1)
     return x + gate * linear(both, **p["linear2"])
 
 
 @shaped
-def final_layer(p: Tree, x: Float[Array, "B I D"], vec: Float[Array, "B D"]) -> Float[Array, "B I O"]:
+def final_layer(p: Tree, x: Float[Array, "B I D"], mod: Float[Array, "B M"]) -> Float[Array, "B I O"]:
     """The last modulated norm and the projection to velocity tokens; its chunks are shift, scale in BFL's order.
 
     diffusers stores the two the other way round (`norm_out`).
     """
-    shift, scale = modulation(p["adaLN_modulation"], vec, 2)
+    shift, scale = chunks(mod, 2)
     return linear(modulate(x, shift, scale), **p["linear"])

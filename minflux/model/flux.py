@@ -10,7 +10,9 @@ from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.blocks import double_block, final_layer, single_block
 from minflux.model.embeddings import mlp_embedder, timestep_embedding
-from minflux.model.layers import linear, nothing
+from minflux.model.layers import nothing
+from minflux.model.linear import linear
+from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 
 TIME_DIM = 256  # sinusoids of the timestep and guidance embeddings
@@ -83,8 +85,8 @@ def flux(
         raise ValueError(f"this model takes {'a' if cfg.guidance_embed else 'no'} guidance strength")
     nx = backend_of(img, img_ids, txt, txt_ids, timesteps, y, guidance)
     pe = rope(nx.concatenate([txt_ids, img_ids], axis=1), tuple(cfg.axes_dim), cfg.theta)
-    vec = condition(p, timesteps, y, guidance)
-    return velocity(p, img, txt, vec, pe, after_block)
+    mod = modulations(p, condition(p, timesteps, y, guidance))
+    return velocity(p, img, txt, mod, pe, after_block)
 
 
 @shaped
@@ -92,23 +94,23 @@ def velocity(
     p: Tree,
     img: Float[Array, "B I C"],
     txt: Float[Array, "B T E"],
-    vec: Array,
+    mod: Tree,
     pe: tuple,
     after_block: Callable = nothing,
 ) -> Float[Array, "B I O"]:
-    """Run the blocks, given the conditioning `vec` and the rotations `pe` (which are the same in every block).
+    """Run the blocks, given their modulations `mod` and the rotations `pe` (which are the same in every block).
 
     after_block is called with what each block gave. MLX computes nothing until it must; told to do so there, it needs
     the weights of one block at a time.
     """
-    nx = backend_of(img, txt, vec)
-    img = linear(img.astype(vec.dtype), **p["img_in"])  # (B, I, D)
-    txt = linear(txt.astype(vec.dtype), **p["txt_in"])  # (B, T, D)
-    for block in p["double_blocks"]:
-        img, txt = double_block(block, img, txt, vec, pe)
+    nx, dtype = backend_of(img, txt, mod["final"]), mod["final"].dtype
+    img = linear(img.astype(dtype), **p["img_in"])  # (B, I, D)
+    txt = linear(txt.astype(dtype), **p["txt_in"])  # (B, T, D)
+    for block, block_mod in zip(p["double_blocks"], mod["double"], strict=True):
+        img, txt = double_block(block, img, txt, block_mod, pe)
         after_block(img, txt)
     x = nx.concatenate([txt, img], axis=1)  # (B, T + I, D)
-    for block in p["single_blocks"]:
-        x = single_block(block, x, vec, pe)
+    for block, block_mod in zip(p["single_blocks"], mod["single"], strict=True):
+        x = single_block(block, x, block_mod, pe)
         after_block(x)
-    return final_layer(p["final_layer"], x[:, txt.shape[1] :], vec)
+    return final_layer(p["final_layer"], x[:, txt.shape[1] :], mod["final"])

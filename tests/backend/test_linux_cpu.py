@@ -174,13 +174,8 @@ main()
 def test_without_a_blas_generate_says_nothing_of_it(tmp_path):
     """In a process of its own, as only there MLX is not loaded yet."""
     args = ["generate", "a cat", "--backend", "mlx", "--steps", "1", "--out", str(tmp_path / "cat.png")]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WITHOUT_BLAS, *args],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_BLAS, *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "cat.png").exists()
     assert "BLAS" not in done.stderr
@@ -199,6 +194,5 @@ def test_training_without_a_blas_says_once_what_to_install(monkeypatch, capsys, 
     nothing_to_do = Plan(tmp_path, steps=0), AdamW(), {"w": x}, lambda rng: (), lambda p: p["w"].sum()
     with nullcontext() if rank == 0 else pytest.raises(SystemExit):
         train(get_backend("mlx"), Team(rank), *nothing_to_do)
-    assert (
-        capsys.readouterr().err.count(f"no fast BLAS found, so a step takes many times longer: {blas.INSTALL}") == told
-    )
+    line = f"no fast BLAS found, so a step takes many times longer: {blas.INSTALL}\n"
+    assert capsys.readouterr().err.count(line) == told

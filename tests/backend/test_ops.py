@@ -19,7 +19,7 @@ from minflux import backend
 from minflux.backend import available, backend_of, get_backend, serving
 from minflux.backend.base import SHARED
 from minflux.errors import BackendError
-from minflux.model.layers import linear
+from minflux.model.linear import linear
 
 dims = st.integers(1, 9)
 shapes = st.lists(dims, min_size=1, max_size=4).map(tuple)

@@ -13,16 +13,14 @@ from diffusers.models.transformers.transformer_flux import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minflux.backend import get_backend
-from minflux.checkpoints.config import write_flux_config
-from minflux.checkpoints.names import flux_to_bfl
-from minflux.checkpoints.quantise import quantise
+from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
+from minflux.checkpoints.components.flux import write_config as write_flux_config
 from minflux.checkpoints.tree import tree, tree_map
 from minflux.model.attention import attention, merge_heads, normed_qkv, qk_norm, split_heads
 from minflux.model.blocks import double_block, final_layer, mlp, single_block
-from minflux.model.embeddings import mlp_embedder, timestep_embedding
-from minflux.model.layers import embedding, linear
-from minflux.model.modulation import modulate, modulation, modulation_products, with_products
+from minflux.model.embeddings import embedding, mlp_embedder, timestep_embedding
+from minflux.model.linear import linear
+from minflux.model.modulation import chunks, modulate, modulation, modulations
 from minflux.model.rope import apply_rope, rope
 from tests.compare import COMPONENT
 from tests.strategies import batches, flux_configs, tokens
@@ -44,32 +42,6 @@ def pair(trial, ids, cfg):
 def diffusers_tree(trial, module, prefix):
     """A diffusers module's weights, as the tree that BFL's names make."""
     return tree(flux_to_bfl(trial.flat(module, prefix)))
-
-
-@given(batches, dims, dims, st.booleans())
-def test_linear(trial, batch, inputs, outputs, bias):
-    module = trial.random(torch.nn.Linear(inputs, outputs, bias=bias))
-    x = trial.randn(batch, 3, inputs)
-    trial.close("linear", linear(trial.array(x), **trial.tree(module)), module(x))
-
-
-@given(batches, st.integers(1, 2), dims, st.booleans(), st.booleans())
-def test_quantised_linear(trial, batch, groups, outputs, bias, lora):
-    """A matrix of 4 bits, and a LoRA beside it, against PyTorch's linear of the matrix that both stand for."""
-    w = torch.randn(outputs, 64 * groups) / 8
-    arrays = dict(zip(("weight", "scales", "biases"), quantise(w.numpy(), 4, "BF16"), strict=True))
-    p = {
-        name: trial.nx.array(x) if name == "weight" else trial.array(torch.from_numpy(x)) for name, x in arrays.items()
-    }
-    whole = torch.from_numpy(get_backend("numpy").dequantized(*arrays.values()))
-    down, up = trial.randn(3, 64 * groups, scale=0.1), trial.randn(outputs, 3)
-    if lora:
-        p |= {"lora_down": trial.array(down), "lora_up": trial.array(up)}
-        whole = whole + up @ down
-    b = trial.randn(outputs) if bias else None
-    x = trial.randn(batch, 3, 64 * groups)
-    got = linear(trial.array(x), **p, bias=None if b is None else trial.array(b))
-    trial.close("linear, quantised", got, torch.nn.functional.linear(x, whole, b))
 
 
 @given(batches, tokens, dims)
@@ -125,7 +97,7 @@ def test_modulated_norm_of_a_double_block(trial, batch, length, width):
     module = trial.random(AdaLayerNormZero(width))
     x, vec = trial.randn(batch, length, width), trial.randn(batch, width)
     p = diffusers_tree(trial, module, "transformer_blocks.0.norm1.")["double_blocks"][0]["img_mod"]
-    shift, scale, *rest = modulation(p, trial.array(vec), 6)
+    shift, scale, *rest = chunks(modulation(p, trial.array(vec)), 6)
     expected, *expected_rest = module(x, emb=vec)
     gate, shift2, scale2, gate2 = rest
     trial.close("AdaLN modulation", modulate(trial.array(x), shift, scale), expected)
@@ -138,31 +110,29 @@ def test_modulated_norm_of_a_single_block(trial, batch, length, width):
     module = trial.random(AdaLayerNormZeroSingle(width))
     x, vec = trial.randn(batch, length, width), trial.randn(batch, width)
     p = diffusers_tree(trial, module, "single_transformer_blocks.0.norm.")["single_blocks"][0]["modulation"]
-    shift, scale, gate = modulation(p, trial.array(vec), 3)
+    shift, scale, gate = chunks(modulation(p, trial.array(vec)), 3)
     expected, expected_gate = module(x, emb=vec)
     trial.close("AdaLN modulation", modulate(trial.array(x), shift, scale), expected)
     trial.close("AdaLN modulation", gate, expected_gate[:, None])
 
 
 @given(batches, flux_configs(), st.integers(1, 4))
-def test_modulation_ahead_of_time(trial, batch, cfg, steps):
-    """What all blocks' matrices make of many vec at once is what each makes of one, and takes the matrix's place."""
+def test_modulations_of_all_steps_at_once(trial, batch, cfg, steps):
+    """The rows of one step, out of many that are computed together, are what each of diffusers' layers gives for it."""
     module = trial.random(FluxTransformer2DModel(**write_flux_config(cfg)))
     p = tree(flux_to_bfl(trial.flat(module)))
     vec = trial.randn(steps * batch, cfg.hidden_size)
-    products = modulation_products(p, trial.array(vec))
     last = slice(len(vec) - batch, None)
-    ready = with_products(p, tree_map(lambda x: x[last], products))
+    mod = tree_map(lambda x: x[last], modulations(p, trial.array(vec)))
     silu = torch.nn.functional.silu(vec[last])
     theirs = [
-        (ready["double_blocks"][-1]["img_mod"], module.transformer_blocks[-1].norm1.linear),
-        (ready["double_blocks"][0]["txt_mod"], module.transformer_blocks[0].norm1_context.linear),
-        (ready["single_blocks"][-1]["modulation"], module.single_transformer_blocks[-1].norm.linear),
+        (mod["double"][-1]["img"], module.transformer_blocks[-1].norm1.linear),
+        (mod["double"][0]["txt"], module.transformer_blocks[0].norm1_context.linear),
+        (mod["single"][-1], module.single_transformer_blocks[-1].norm.linear),
     ]
-    for mod, reference in theirs:
-        (got,) = modulation(mod, trial.array(vec[last]), 1)
-        trial.close("AdaLN modulation", got, reference(silu)[:, None])
-    shift, scale = modulation(ready["final_layer"]["adaLN_modulation"], trial.array(vec[last]), 2)
+    for got, reference in theirs:
+        trial.close("AdaLN modulation", got, reference(silu))
+    shift, scale = chunks(mod["final"], 2)
     scale_first = module.norm_out.linear(silu).chunk(2, dim=-1)
     for got, expected in zip((scale, shift), scale_first, strict=True):
         trial.close("AdaLN modulation", got, expected[:, None])
@@ -210,7 +180,8 @@ def test_double_block(trial, batch, image_tokens, text_tokens, cfg):
     img, txt = trial.randn(batch, image_tokens, width), trial.randn(batch, text_tokens, width)
     vec = trial.randn(batch, width)
     p = diffusers_tree(trial, module, "transformer_blocks.0.")["double_blocks"][0]
-    got_img, got_txt = double_block(p, *map(trial.array, (img, txt, vec)), ours)
+    mod = {name: modulation(p[f"{name}_mod"], trial.array(vec)) for name in ("img", "txt")}
+    got_img, got_txt = double_block(p, trial.array(img), trial.array(txt), mod, ours)
     expected_txt, expected_img = module(img, txt, vec, theirs)
     trial.close("double-stream block", got_img, expected_img)
     trial.close("double-stream block", got_txt, expected_txt)
@@ -224,7 +195,8 @@ def test_single_block(trial, batch, image_tokens, text_tokens, cfg):
     img, txt = trial.randn(batch, image_tokens, width), trial.randn(batch, text_tokens, width)
     vec = trial.randn(batch, width)
     p = diffusers_tree(trial, module, "single_transformer_blocks.0.")["single_blocks"][0]
-    got = single_block(p, trial.array(torch.cat([txt, img], dim=1)), trial.array(vec), ours)
+    mod = modulation(p["modulation"], trial.array(vec))
+    got = single_block(p, trial.array(torch.cat([txt, img], dim=1)), mod, ours)
     trial.close("single-stream block", got, torch.cat(module(img, txt, vec, theirs), dim=1))
 
 
@@ -245,4 +217,5 @@ def test_final_layer(trial, batch, length, width, outputs):
     module = trial.random(LastLayer(width, outputs))
     x, vec = trial.randn(batch, length, width), trial.randn(batch, width)
     p = diffusers_tree(trial, module, "")["final_layer"]
-    trial.close("final layer", final_layer(p, trial.array(x), trial.array(vec)), module(x, vec))
+    mod = modulation(p["adaLN_modulation"], trial.array(vec))
+    trial.close("final layer", final_layer(p, trial.array(x), mod), module(x, vec))
