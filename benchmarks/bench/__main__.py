@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import works
-from benchmarks.bench.contenders import CONTENDERS, REFERENCE, Contender
+from benchmarks.bench.contenders import CONTENDERS, REFERENCE
+from benchmarks.bench.job import Contender
 from benchmarks.bench.race import Interrupted, Lap, race, stop_on_sigterm
 from benchmarks.bench.report import PAGE, Record, entry, markdown
 from benchmarks.bench.works import Work

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.bench.contenders import Contender
+from benchmarks.bench.job import Contender
 from benchmarks.bench.worker import Task
 from benchmarks.bench.works import Work
 from benchmarks.synthetic_checkpoint import make_component
