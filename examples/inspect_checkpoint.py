@@ -9,9 +9,8 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from minflux.checkpoints.open import open_model
-
 from minflux import zoo
+from minflux.checkpoints.open import open_model
 
 path = zoo.FOLDER / "tiny" / "transformer" / "diffusion_pytorch_model.safetensors"
 
@@ -29,5 +28,6 @@ print(f"{path.name}: {len(weights)} weights, {numbers:,} numbers, {Counter(e['dt
 for name, entry in list(weights.items())[:4]:
     print(f"  {name} {entry['shape']}")
 
-checkpoint = open_model("tiny")  # the same with minflux's eyes: every part, and all that is wrong with it
-print(f"problems: {checkpoint.problems or 'none'}")
+for stored in open_model("tiny").found:  # as minflux sees it: every network, and what is wrong with it
+    wrong = f"missing {stored.missing_keys}, unexpected {stored.unexpected_keys}"
+    print(f"{stored.name}: {stored.naming.title}, {len(stored.tensors)} weights, {wrong}")
