@@ -1,8 +1,8 @@
 """Compare solvers: how far are their latents from the exact path's end, for the same number of questions to the model?
 
 Euler's method and dpm++ ask the model for a velocity once a step, Heun's and the midpoint method twice. The exact path
-is taken to be that of many small steps. Which solver comes nearest, with how many questions, depends on the model; and an
-image needs no exact path, so look at images too.
+is taken to be that of many small steps. Which solver comes nearest, with how many questions, depends on the model; and
+an image needs no exact path, so look at images too.
 """
 
 import numpy as np

@@ -104,9 +104,7 @@ def latent_sides(work: Work) -> tuple[int, int]:
 
 def decoding(side: int) -> Work:
     """FLUX.1's VAE, to an image of `side` pixels."""
-    return Work(
-        f"VAE{side}", f"FLUX.1's VAE, latents to {side}×{side}", "vae", {"vae": FLUX_VAE}, {"side": side}
-    )
+    return Work(f"VAE{side}", f"FLUX.1's VAE, latents to {side}×{side}", "vae", {"vae": FLUX_VAE}, {"side": side})
 
 
 def latents(work: Work, rng: np.random.Generator) -> Inputs:
