@@ -17,14 +17,14 @@ import minflux
 from minflux.commands import generate
 from minflux.commands import main as cli
 from minflux.train import reader
-from tests import tiny_model
 
 COMMANDS = ["", "generate", "evaluate", "train", "train vae", "train flow", "doctor"]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    return str(tiny_model.make(tmp_path_factory.mktemp("model")))
+@pytest.fixture(scope="session")
+def model(model) -> str:
+    """The small model as an argument of the command line."""
+    return str(model)
 
 
 @pytest.fixture
