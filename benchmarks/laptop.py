@@ -33,12 +33,13 @@ from PIL import Image
 from benchmarks.model_card import table
 from benchmarks.synthetic_checkpoint import make_component
 from minflux import load, zoo
+from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.formats.atomic import check_room
 from minflux.checkpoints.formats.json_files import write_json
-from minflux.checkpoints.parts import FOLDER_NAMING, expected, find_component
+from minflux.checkpoints.open import INDEX, open_component
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.inference.load import INDEX, INDEX_CONTENT, SCHEDULER
-from minflux.inference.memory import count
+from minflux.inference.load import SCHEDULER, index_content
+from minflux.inference.memory import count_numbers
 from minflux.inference.text import Tokenizer
 from minflux.model.clip import CLIP_L
 from minflux.model.flux import SCHNELL
@@ -85,14 +86,14 @@ def build(folder: Path, sizes: Configs) -> None:
         shutil.copytree(zoo.FOLDER / "tiny" / name, folder / name, dirs_exist_ok=True)
     (folder / SCHEDULER).parent.mkdir(exist_ok=True)
     write_json(folder / SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler", **asdict(Schedule())})
-    write_json(folder / INDEX, INDEX_CONTENT)
+    write_json(folder / INDEX, index_content())
 
 
 def is_there(folder: Path, kind: str, cfg: Any) -> bool:
     """Tell whether a component is in the folder, whole; one of other sizes raises `CheckpointError`."""
     if not (folder / kind / "config.json").exists():  # it is written last
         return False
-    found, _ = find_component(folder, kind)
+    found = open_component(folder, kind).config
     if found != cfg:
         raise CheckpointError(f"{folder / kind}: expected {cfg}, found {found}: name another --folder")
     return True
@@ -100,7 +101,7 @@ def is_there(folder: Path, kind: str, cfg: Any) -> bool:
 
 def bytes_of(kind: str, cfg: Any) -> int:
     """Count the bytes of a component's weights in bfloat16."""
-    return 2 * sum(map(math.prod, expected(kind, FOLDER_NAMING[kind], cfg).values()))
+    return 2 * sum(map(math.prod, COMPONENTS[kind].file_shapes(COMPONENTS[kind].folder_naming, cfg).values()))
 
 
 # -- drawing, in a process of its own ----------------------------------------------------------------------------
@@ -150,7 +151,7 @@ def watched(command: list[str]) -> dict[str, Any]:
 
 def measured(folder: Path, sizes: Configs, run: dict[str, Any], backend: str = "numpy") -> list[list[str]]:
     """Make the table of what drawing took."""
-    weights = {kind: count(find_component(folder, kind)[1]) for kind in sizes}
+    weights = {kind: count_numbers(open_component(folder, kind)) for kind in sizes}
     first, *rest = run["steps"]
     return [
         [f"{SIZE}×{SIZE}, {STEPS} steps, {BACKENDS[backend]}, streamed", f"{os.cpu_count()} cores"],

@@ -3,12 +3,14 @@
 python -m benchmarks.large_models | python -m benchmarks.insert memory docs/large-models.md
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.model_card import table
+from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.formats.safetensors import Stored
-from minflux.checkpoints.parts import OWN_NAMING, Part, expected
-from minflux.commands.convert import with_quantised
+from minflux.checkpoints.stored import StoredComponent
+from minflux.commands.convert import Conversion
 from minflux.inference.memory import MODES, SPARE, held
 from minflux.model.clip import CLIP_L
 from minflux.model.flux import DEV, SCHNELL, FluxConfig
@@ -20,21 +22,24 @@ MODELS = {"schnell": SCHNELL, "dev": DEV}
 WEIGHTS = {"bfloat16": None, "8 bits": 8, "4 bits": 4}  # as they are stored
 
 
-def parts(cfg: FluxConfig, bits: int | None = None) -> dict[str, Part]:
+def parts(cfg: FluxConfig, bits: int | None = None) -> dict[str, StoredComponent]:
     """A whole model as headers would show it, without any file."""
     configs = {"transformer": cfg, "vae": FLUX_VAE, "text_encoder": CLIP_L, "text_encoder_2": T5_XXL}
     return {kind: ghost(kind, sizes, bits) for kind, sizes in configs.items()}
 
 
-def ghost(kind: str, cfg, bits: int | None) -> Part:
+def ghost(kind: str, cfg, bits: int | None) -> StoredComponent:
     """A part whose weights have shapes, and no file."""
-    entries = {name: ("BF16", shape) for name, shape in expected(kind, OWN_NAMING[kind], cfg).items()}
-    entries = with_quantised(entries, kind, bits) if bits else entries
-    found = {name: Stored(Path(), code, shape, 0) for name, (code, shape) in entries.items()}
-    return Part(kind, OWN_NAMING[kind], "", found, {})
+    component = COMPONENTS[kind]
+    naming = component.own_naming
+    shapes = component.file_shapes(naming, cfg)
+    tensors = {name: Stored(Path(), "BF16", shape, 0) for name, shape in shapes.items()}
+    whole = StoredComponent(component, naming, Path(), tensors, cfg)
+    entries = Conversion(whole, naming, bits=bits).entries()
+    return replace(whole, tensors={name: Stored(Path(), dtype, shape, 0) for name, (dtype, shape) in entries.items()})
 
 
-def gigabytes(model: dict[str, Part], mode: str, itemsize: int = 4, blockwise: bool = False) -> str:
+def gigabytes(model: dict[str, StoredComponent], mode: str, itemsize: int = 4, blockwise: bool = False) -> str:
     """Write down what a model takes in a mode."""
     return f"{held(model, mode, itemsize, blockwise) / 1e9:.1f} GB"
 

@@ -1,6 +1,7 @@
 """The table of measured parity with PyTorch: what the last test run left in .parity.json, as Markdown.
 
-    python -m benchmarks.parity_table | python -m benchmarks.insert parity README.md
+    python -m benchmarks.parity_table | python -m benchmarks.insert parity docs/parity.md
+    python -m benchmarks.parity_table --short | python -m benchmarks.insert parity README.md
 
 Each figure is the worst relative error, |ours - PyTorch's| / |PyTorch's|, of all examples that the tests ran: on
 NumPy, on MLX (fused kernels, readable definitions and this machine's own, the worst of the three), in bfloat16.
@@ -8,9 +9,18 @@ NumPy, on MLX (fused kernels, readable definitions and this machine's own, the w
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 RECORD = Path(__file__).parent.parent / ".parity.json"
+SHORT = (  # the README's rows: each model whole, and what the pipeline makes of all of them
+    "FLUX transformer",
+    "T5 encoder",
+    "CLIP pooled",
+    "VAE encode",
+    "VAE decode",
+    "pipeline, each step's latents",
+)
 COLUMNS = {"NumPy": ("numpy", "float32"), "MLX": ("mlx", "float32"), "MLX, bfloat16": ("mlx", "bfloat16")}
 
 
@@ -26,15 +36,30 @@ def figure(errors: dict[str, float], backend: str, dtype: str) -> str:
     return f"{max(found):.1e}" if max(found) else "equal"
 
 
-def table(record: dict[str, dict[str, float]]) -> str:
-    """Write the table: components and models first, then ops, whose names are in `code`."""
+def table(record: dict[str, dict[str, float]], components: Iterable[str]) -> str:
+    """Write the table, a row for each of the components."""
     lines = [["component", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
-    for component in sorted(record, key=lambda name: ("`" in name, name.lower())):
+    for component in components:
         lines.append([component, *(figure(record[component], *column) for column in COLUMNS.values())])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-if __name__ == "__main__":
+def in_order(components: Iterable[str]) -> list[str]:
+    """Sort components and models before ops, whose names are in `code`.
+
+    >>> in_order(["`exp`", "VAE decode", "attention"])
+    ['attention', 'VAE decode', '`exp`']
+    """
+    return sorted(components, key=lambda name: ("`" in name, name.lower()))
+
+
+def main(*arguments: str) -> None:
+    """Print the whole table, or with --short the README's rows."""
     if not RECORD.exists():
         sys.exit("no .parity.json: run the tests first")
-    print(table(json.loads(RECORD.read_text())))
+    record = json.loads(RECORD.read_text())
+    print(table(record, SHORT if "--short" in arguments else in_order(record)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

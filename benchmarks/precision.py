@@ -19,8 +19,8 @@ from benchmarks.block_by_block import Inputs, random_inputs, relative_error
 from benchmarks.model_card import table
 from minflux.arrays import Tree
 from minflux.backend import get_backend
-from minflux.checkpoints.config import write_flux_config
-from minflux.checkpoints.names import flux_to_bfl
+from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
+from minflux.checkpoints.components.flux import write_config as write_flux_config
 from minflux.checkpoints.tree import tree, tree_map
 from minflux.model.flux import FluxConfig, condition, velocity
 from minflux.model.modulation import modulations

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minflux.checkpoints.expected import Shapes
-from minflux.checkpoints.folder import KINDS
-from minflux.checkpoints.formats.dtypes import DTYPES, to_bfloat16
+from minflux.backend.bfloat16 import to_bfloat16
+from minflux.checkpoints.components import COMPONENTS, TRANSFORMER
+from minflux.checkpoints.components.flux import COMFY
+from minflux.checkpoints.components.shapes import Shapes
+from minflux.checkpoints.formats.dtypes import DTYPES
 from minflux.checkpoints.formats.json_files import write_json
 from minflux.checkpoints.formats.safetensors import write_entries
-from minflux.checkpoints.parts import COMFY, FOLDER_NAMING, expected
 from minflux.model.flux import DEV, SCHNELL, FluxConfig
 
 VARIANTS = {
@@ -33,7 +34,7 @@ VARIANTS = {
     "fill": replace(DEV, in_channels=384),
     "canny": replace(DEV, in_channels=128),
 }
-CODES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "f8_e4m3": "F8_E4M3", "f8_e5m2": "F8_E5M2"}
+TAGS = {"f32": "F32", "f16": "F16", "bf16": "BF16", "f8_e4m3": "F8_E4M3", "f8_e5m2": "F8_E5M2"}
 NAMINGS = {"bfl": "bfl", "comfy": "bfl", "diffusers": "diffusers"}
 
 
@@ -98,8 +99,8 @@ def make_component(
     folder: Path, kind: str, cfg: Any, dtype: str = "bf16", seed: int = 0, shard: int = 5 * 10**9
 ) -> None:
     """Write `folder`/`kind`, a component of a model folder, as Hugging Face's libraries do: shards, index, config."""
-    spec, part, code = KINDS[kind], folder / kind, CODES[dtype]
-    dealt = shards(expected(kind, FOLDER_NAMING[kind], cfg), np.dtype(DTYPES[code]).itemsize, shard)
+    spec, part, code = COMPONENTS[kind], folder / kind, TAGS[dtype]
+    dealt = shards(spec.file_shapes(spec.folder_naming, cfg), np.dtype(DTYPES[code]).itemsize, shard)
     where = {}
     for i, shapes in enumerate(dealt, 1):
         file = part / f"{spec.stem}-{i:05d}-of-{len(dealt):05d}.safetensors"
@@ -116,8 +117,8 @@ def make(
     if format_ == "diffusers":
         make_component(out, "transformer", cfg, dtype, seed, shard)
     else:
-        shapes = expected("transformer", NAMINGS[format_], cfg)
-        write_file(out, shapes, CODES[dtype], seed, COMFY if format_ == "comfy" else "")
+        shapes = TRANSFORMER.file_shapes(TRANSFORMER.naming(NAMINGS[format_]), cfg)
+        write_file(out, shapes, TAGS[dtype], seed, COMFY if format_ == "comfy" else "")
 
 
 def main() -> None:
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="a .safetensors file; for diffusers' format a folder")
     parser.add_argument("--variant", choices=VARIANTS, default="schnell")
     parser.add_argument("--format", choices=NAMINGS, default="bfl")
-    parser.add_argument("--dtype", choices=CODES, default="bf16")
+    parser.add_argument("--dtype", choices=TAGS, default="bf16")
     parser.add_argument("--depth", type=int, nargs=2, metavar=("DOUBLE", "SINGLE"), help="fewer blocks than 19 and 38")
     parser.add_argument("--shard", type=int, default=5 * 10**9, help="bytes a shard at most")
     parser.add_argument("--seed", type=int, default=0)

@@ -32,8 +32,13 @@ WATCHED = {
     "minflux.backend.base": ("backend/test_ops.py", "numpy-readable"),
     "minflux.backend.numpy": ("backend/test_ops.py", "numpy"),
     "minflux.backend.mlx": ("backend/test_ops.py", "mlx-readable,mlx-fused,mlx"),
+    "minflux.backend.linux_cpu": ("backend/test_ops.py", "mlx"),
     "minflux.backend.convolution": ("backend/test_ops.py", "mlx"),
     "minflux.backend.polynomial": ("backend/test_polynomial.py", "mlx"),
+    "minflux.model.linear": ("model/test_parity_linear.py", "numpy"),
+    "minflux.model.linear.dense": ("model/test_parity_linear.py", "numpy"),
+    "minflux.model.linear.packed": ("model/test_parity_linear.py", "numpy"),
+    "minflux.model.linear.lora": ("model/test_parity_linear.py", "numpy"),
     "minflux.model.layers": ("model/test_parity_layers.py", "numpy"),
     "minflux.model.embeddings": ("model/test_parity_layers.py", "numpy"),
     "minflux.model.rope": ("model/test_parity_layers.py", "numpy"),
@@ -46,12 +51,20 @@ WATCHED = {
     "minflux.model.vae_bands": ("model/test_vae_bands.py", "numpy"),
     "minflux.model.t5": ("model/test_parity_text.py", "numpy"),
     "minflux.model.clip": ("model/test_parity_text.py", "numpy"),
-    "minflux.sampling.guidance": ("sampling/test_sampling.py", "numpy"),
-    "minflux.sampling.noise": ("sampling/test_sampling.py", "numpy"),
-    "minflux.sampling.solvers": ("sampling/test_sampling.py", "numpy"),
-    "minflux.sampling.timesteps": ("sampling/test_sampling.py", "numpy"),
+    "minflux.sampling.guidance": ("sampling/test_guidance.py", "numpy"),
+    "minflux.sampling.noise": ("sampling/test_noise.py", "numpy"),
+    "minflux.sampling.solvers": ("sampling/test_solvers.py", "numpy"),
+    "minflux.sampling.timesteps": ("sampling/test_timesteps.py", "numpy"),
 }
-NOTHING_COMPUTED = ("bfloat16", "blas", "machine", "malloc", "threads")  # modules of backend/ that make no op
+NOTHING_COMPUTED = (
+    "minflux.backend",
+    "minflux.backend.bfloat16",
+    "minflux.backend.blas",
+    "minflux.backend.device",
+    "minflux.backend.machine",
+    "minflux.backend.malloc",
+    "minflux.backend.threads",
+)  # modules of these rooms that make no op
 SLOW_IMPORTS = (
     "torch",
     "diffusers.pipelines.flux.pipeline_flux",
@@ -64,10 +77,10 @@ SLOW_IMPORTS = (
 )
 NO_NUMBERS = (
     "eval",
-    "mlx_backend",
     "in_float32",
     "by_numpy",
-    "evaluated",
+    "can_evaluate",
+    "is_possible",
     "elementwise",
     "can_compile",
     "suits",

@@ -27,7 +27,7 @@ from benchmarks.bench.works import Work
 from benchmarks.insert import insert
 from benchmarks.model_card import table
 from benchmarks.synthetic_checkpoint import make_component
-from minflux.checkpoints.expected import flux_shapes
+from minflux.checkpoints.components.flux import flux_shapes
 
 CFG, TEXT = works.sized(1024, 8, 2, 4), 256
 TOKENS, BATCHES = (256, 512, 1024, 2048, 4096), (1, 2, 4, 8)

@@ -1,8 +1,8 @@
 """Keep freed memory for the next step, on Linux.
 
-A step of training or drawing allocates and frees the same gigabytes each time. glibc gives large blocks back to the
-system at once, which then clears every page anew: about 6% of a training step on a CPU, and more where NumPy draws
-(docs/log.md).
+A step of training or of sampling allocates and frees the same gigabytes each time. glibc gives large blocks back to
+the system at once, which then clears every page anew. That takes about 6% of a training step on a CPU, and more of
+NumPy's sampling (docs/log.md).
 """
 
 import ctypes

@@ -6,11 +6,11 @@ import platform
 import shutil
 import sys
 import time
-import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from threadpoolctl import threadpool_info
 
@@ -21,6 +21,7 @@ from minflux.errors import BackendError
 
 Row = tuple[str, str]
 
+BLAS = f"{blas.INSTALL}, to train with MLX on this CPU"
 COMPILER = "apt-get install g++   (MLX on this CPU then fuses elementwise ops: mx.compile writes C++)"
 CUDA = "pip install 'mlx[cuda12]'   (driver 580 or newer: 'mlx[cuda13]'), for the NVIDIA GPU that is here"
 
@@ -94,12 +95,10 @@ def gigabytes(count: int) -> str:
 
 def find_mlx() -> tuple[Backend | None, str]:
     """Return the mlx backend, or None and how to install it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a missing BLAS has a line of its own here
-        try:
-            return get_backend("mlx"), ""
-        except BackendError as error:
-            return None, str(error)
+    try:
+        return get_backend("mlx"), ""
+    except BackendError as error:
+        return None, str(error)
 
 
 def rows_of_numpy() -> list[Row]:
@@ -148,7 +147,7 @@ def mlx_blas() -> str:
     if sys.platform == "darwin":
         return "BLAS: Accelerate"
     if blas.loaded is None:
-        return "BLAS: MLX's own, which is slow"
+        return "BLAS: none that is fast, so NumPy's multiplies, but not in training"
     library = ctypes.CDLL(blas.loaded)
     if not hasattr(library, "openblas_get_corename"):
         return f"BLAS: {blas.loaded}"
@@ -180,7 +179,7 @@ def product_time(nx: Backend, size: int, seconds: float) -> float:
     times: list[float] = []
     while len(times) < 2 or sum(times) < seconds:
         began = time.perf_counter()
-        nx.eval(x @ x)
+        nx.eval(nx.linear(x, x))
         times.append(time.perf_counter() - began)
     return min(times)
 
@@ -206,7 +205,7 @@ def slow_cpu(mlx: Backend) -> list[str]:
     if mlx.on_gpu or sys.platform != "linux":
         return []
     return [
-        *([] if blas.loaded else [blas.INSTALL]),
+        *([BLAS] if blas.is_missing() else []),
         *([] if shutil.which("g++") else [COMPILER]),
         *([CUDA] if has_nvidia_gpu() else []),
     ]
@@ -215,6 +214,15 @@ def slow_cpu(mlx: Backend) -> list[str]:
 def has_nvidia_gpu() -> bool:
     """Tell whether Linux has an NVIDIA driver loaded."""
     return Path("/proc/driver/nvidia/version").exists()
+
+
+# -- the command -----------------------------------------------------------------------------------------------
+
+
+@click.command("doctor")
+def command():
+    """Show backends, devices and BLAS with their measured speed, and what to install to be faster."""
+    click.echo(report())
 
 
 if __name__ == "__main__":

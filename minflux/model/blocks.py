@@ -8,7 +8,7 @@ Source: BFL `flux/modules/layers.py`; the double block is the MMDiT of Esser et 
 from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.attention import attention, normed_qkv
-from minflux.model.layers import linear
+from minflux.model.linear import linear
 from minflux.model.modulation import chunks, modulate
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.attention import merge_heads, split_heads
-from minflux.model.layers import embedding, linear, nothing
+from minflux.model.embeddings import embedding
+from minflux.model.layers import nothing
+from minflux.model.linear import linear
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,20 @@
-"""A scalar becomes a vector: sinusoids of many wavelengths, then a two-layer network.
+"""A number becomes a vector: a token by a table, a scalar by sinusoids of many wavelengths and a two-layer network.
 
-Used for the timestep t (1 is noise, 0 the picture) and, on guidance-distilled models, for the guidance strength.
+The scalars are the timestep t (1 is noise, 0 the image) and, on guidance-distilled models, the guidance strength.
 """
 
 import math
 from ctypes import c_float
 
-from minflux.arrays import Array, Float, Tree, shaped
+from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import backend_of
-from minflux.model.layers import linear
+from minflux.model.linear import linear
+
+
+@shaped
+def embedding(ids: Int[Array, "*S"], weight: Float[Array, "V D"]) -> Float[Array, "*S D"]:
+    """Look up row `ids` of the table. MLX does not check that 0 <= ids < V; the tokenizers see to it."""
+    return weight[ids]
 
 
 def wave_frequencies(count: int, max_period: float) -> list[float]:

@@ -10,7 +10,8 @@ from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.blocks import double_block, final_layer, single_block
 from minflux.model.embeddings import mlp_embedder, timestep_embedding
-from minflux.model.layers import linear, nothing
+from minflux.model.layers import nothing
+from minflux.model.linear import linear
 from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 

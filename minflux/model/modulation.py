@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import backend_of
-from minflux.model.layers import linear, nothing
+from minflux.model.layers import nothing
+from minflux.model.linear import linear
 
 
 @shaped

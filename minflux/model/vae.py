@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import backend_of
-from minflux.model.layers import linear
+from minflux.model.linear import linear
 
 
 @dataclass(frozen=True)

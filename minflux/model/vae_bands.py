@@ -14,7 +14,7 @@ from collections.abc import Callable
 from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model import vae
-from minflux.model.layers import linear
+from minflux.model.linear import linear
 from minflux.model.vae import VAEConfig
 
 Bands = list[Array]  # (B, rows, W, C) each, from top to bottom

@@ -21,7 +21,7 @@ class Schedule:
     base_image_seq_len: int = 256
     max_image_seq_len: int = 4096
 
-    def times(self, steps: int, tokens: int) -> np.ndarray:
+    def timesteps(self, steps: int, tokens: int) -> np.ndarray:
         """Return t₀ = 1 > t₁ > … > 0, float32 (steps + 1,), for a picture of `tokens` image tokens."""
         t = np.linspace(1, 1 / steps, steps)
         if self.use_dynamic_shifting:

@@ -1,18 +1,21 @@
 """`minflux train`: a recipe and a folder in, a model in diffusers' layout out."""
 
 import csv
+import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from minflux import zoo
-from minflux.backend import get_backend
+from minflux.backend import Backend, blas, get_backend
 from minflux.checkpoints.folder import save_component
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.read import load_component
 from minflux.images import grid
+from minflux.inference.flux1 import Flux1
 from minflux.inference.load import save_model
-from minflux.inference.pipeline import Defaults, Pipeline
+from minflux.inference.pipeline import Defaults
 from minflux.inference.text import Tokenizer
 from minflux.sampling.timesteps import Schedule
 from minflux.train import reader, scenes
@@ -20,13 +23,22 @@ from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
 from minflux.train.loop import LOG
 from minflux.train.recipe import part, read_recipe, section
 from minflux.train.vae import reconstruct, train_vae
+from minflux.train.workers import RANK
 
 SAMPLES = 16
 
 
+def training_backend() -> Backend:
+    """Return the mlx backend, with a warning where it lacks a fast BLAS: gradients are taken by MLX alone."""
+    nx = get_backend("mlx")
+    if blas.is_missing() and not nx.on_gpu and os.environ.get(RANK, "0") == "0":  # once for all processes of a team
+        warnings.warn(f"no fast BLAS found, so training runs many times slower: {blas.INSTALL}", stacklevel=2)
+    return nx
+
+
 def run_vae(recipe: str, folder: Path) -> None:
     """Train the autoencoder in folder/vae, with samples and a loss plot there, and write it to folder/model."""
-    nx, home = get_backend("mlx"), folder / "vae"
+    nx, home = training_backend(), folder / "vae"
     rng = np.random.default_rng(0)
     truth = scenes.render_batch([scenes.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)])
 
@@ -41,20 +53,26 @@ def run_vae(recipe: str, folder: Path) -> None:
 
 def run_flow(recipe: str, folder: Path) -> None:
     """Train transformer and text encoders in folder/flow, and write the whole model to folder/model."""
-    nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
+    nx, home, model = training_backend(), folder / "flow", folder / "model"
     settings = read_recipe(recipe)
     tokenizers = zoo.FOLDER / "tiny"
     rng = np.random.default_rng(0)
     wanted = [scenes.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)]
 
-    def pipeline(configs, p) -> Pipeline:
+    def pipeline(configs, p) -> Flux1:
         flux_cfg, clip_cfg, t5_cfg = configs
         clip, t5 = (Tokenizer.from_folder(tokenizers / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
-        return Pipeline(
-            nx, (flux_cfg, p["transformer"]), load_component(model, "vae", nx), (clip_cfg, p["clip"]),
-            (t5_cfg, p["t5"]), clip, t5,
-            section(Schedule, part(settings, "schedule")), section(Defaults, part(settings, "defaults")),
-        )  # fmt: skip
+        return Flux1(
+            nx=nx,
+            flux=(flux_cfg, p["transformer"]),
+            vae=load_component(model, "vae", nx),
+            clip=(clip_cfg, p["clip"]),
+            t5=(t5_cfg, p["t5"]),
+            clip_tokenizer=clip,
+            t5_tokenizer=t5,
+            schedule=section(Schedule, part(settings, "schedule")),
+            defaults=section(Defaults, part(settings, "defaults")),
+        )
 
     def on_sample(configs, p, step):
         images = pipeline(configs, p)([scenes.plain_caption(scene) for scene in wanted])

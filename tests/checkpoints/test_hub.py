@@ -20,9 +20,9 @@ import minflux
 from minflux.backend import get_backend
 from minflux.checkpoints import hub
 from minflux.checkpoints.folder import save_component
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.open import open_model
+from minflux.checkpoints.read import load_component
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.inference.load import find
 from tests import loopback_hub
 from tests.loopback_hub import COMMIT, NAME
 
@@ -239,7 +239,7 @@ def test_what_is_a_name_on_the_hub(name, expected):
 def test_a_name_that_is_none_is_told():
     words = "model 'nonsense' is neither a folder nor a file nor one that ships here (tiny), nor a name on"
     with pytest.raises(ArgumentError, match=re.escape(words)):
-        find("nonsense")
+        open_model("nonsense", fetch=True)
 
 
 def test_only_what_is_needed_is_fetched():

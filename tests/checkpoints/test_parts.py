@@ -13,9 +13,16 @@ from click.testing import CliRunner
 import minflux
 from benchmarks import synthetic_checkpoint as synthetic
 from minflux.backend import get_backend
-from minflux.checkpoints import names, parts
-from minflux.checkpoints.expected import flux_shapes, vae_shapes
+from minflux.checkpoints import family
+from minflux.checkpoints.components import COMPONENTS
+from minflux.checkpoints.components import flux as flux_files
+from minflux.checkpoints.components import vae as vae_files
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.vae import vae_shapes
+from minflux.checkpoints.detect import find_components
 from minflux.checkpoints.formats.safetensors import Stored, contents, read_safetensors, write_safetensors
+from minflux.checkpoints.read import read_tree
+from minflux.checkpoints.stored import Mismatch, StoredComponent
 from minflux.checkpoints.tree import flatten, leaves
 from minflux.commands import main as cli
 from minflux.commands.convert import convert
@@ -38,12 +45,13 @@ NAMING = {"transformer": "bfl", "vae": "bfl", "text_encoder": "transformers", "t
 
 def ghosts(kind: str, naming: str, cfg, prefix: str = "") -> dict[str, Stored]:
     """A file's header, without the file."""
-    shapes = parts.expected(kind, naming, cfg)
+    component = COMPONENTS[kind]
+    shapes = component.file_shapes(component.naming(naming), cfg)
     return {prefix + name: Stored(Path("ghost"), "BF16", shape, 0) for name, shape in shapes.items()}
 
 
-def the_part(found: dict[str, Stored]) -> parts.Part:
-    (part,), unknown = parts.find_parts(found)
+def the_part(found: dict[str, Stored]) -> StoredComponent:
+    (part,), unknown = find_components(Path("ghost"), found)
     assert unknown == []
     return part
 
@@ -65,7 +73,7 @@ def test_synthetic_float8_is_rounded_as_torch_rounds_it(dtype):
     x = np.random.default_rng(0).standard_normal(1000).astype(np.float16)
     kinds = {"f8_e4m3": torch.float8_e4m3fn, "f8_e5m2": torch.float8_e5m2}
     expected = torch.from_numpy(x).float().to(kinds[dtype]).view(torch.uint8).numpy().tobytes()
-    assert synthetic.encoded(x.astype(np.float32), synthetic.CODES[dtype]) == expected
+    assert synthetic.encoded(x.astype(np.float32), synthetic.TAGS[dtype]) == expected
 
 
 # -- sizes ---------------------------------------------------------------------------------------------------
@@ -76,17 +84,17 @@ def test_synthetic_float8_is_rounded_as_torch_rounds_it(dtype):
 def test_a_transformer_s_sizes_are_read_off_its_shapes(variant, naming):
     cfg = synthetic.VARIANTS[variant]
     part = the_part(ghosts("transformer", naming, cfg))
-    assert (part.kind, part.naming) == ("transformer", naming)
-    assert parts.sizes(part) == cfg
-    assert parts.mismatches(part, cfg) == []
+    assert (part.name, part.naming.name) == ("transformer", naming)
+    assert part.read_sizes() == cfg
+    assert replace(part, config=cfg).mismatches == []
 
 
 @pytest.mark.parametrize("kind", FULL)
 def test_the_sizes_of_every_part(kind):
     for naming in {NAMING[kind], "diffusers" if kind == "vae" else NAMING[kind]}:
         part = the_part(ghosts(kind, naming, FULL[kind]))
-        assert (part.kind, part.naming, parts.sizes(part)) == (kind, naming, FULL[kind])
-        assert parts.mismatches(part, FULL[kind]) == []
+        assert (part.name, part.naming.name, part.read_sizes()) == (kind, naming, FULL[kind])
+        assert replace(part, config=FULL[kind]).mismatches == []
 
 
 def test_a_file_of_all_parts_is_taken_apart():
@@ -95,9 +103,9 @@ def test_a_file_of_all_parts_is_taken_apart():
         found |= ghosts(kind, NAMING[kind], FULL[kind], prefix)
     stray = Stored(Path("ghost"), "F32", (), 0)
     found |= {"scaled_fp8": stray, "somewhere.else": stray}
-    held, unknown = parts.find_parts(found)
-    assert {part.kind: parts.sizes(part) for part in held} == FULL
-    assert {part.kind: part.prefix for part in held} == PREFIXES
+    held, unknown = find_components(Path("ghost"), found)
+    assert {part.name: part.read_sizes() for part in held} == FULL
+    assert {part.name: part.prefix for part in held} == PREFIXES
     assert unknown == ["somewhere.else"]
 
 
@@ -107,11 +115,14 @@ def test_every_wrong_weight_is_listed():
     found["txt_in.bias"] = replace(found["txt_in.bias"], shape=(3071,))
     found["img_in.lora"] = found["img_in.bias"]
     part = the_part(found)
-    assert parts.mismatches(part, parts.sizes(part)) == [
-        parts.Mismatch("double_blocks.3.img_mlp.2.bias", (3072,), None),
-        parts.Mismatch("img_in.lora", None, (3072,)),
-        parts.Mismatch("txt_in.bias", (3072,), (3071,)),
+    part = replace(part, config=part.read_sizes())
+    assert part.mismatches == [
+        Mismatch("txt_in.bias", (3072,), (3071,)),
+        Mismatch("double_blocks.3.img_mlp.2.bias", (3072,), None),
+        Mismatch("img_in.lora", None, (3072,)),
     ]
+    assert part.missing_keys == ["double_blocks.3.img_mlp.2.bias"]
+    assert part.unexpected_keys == ["img_in.lora"]
 
 
 @pytest.mark.parametrize(
@@ -119,13 +130,13 @@ def test_every_wrong_weight_is_listed():
     [
         ({"img_in.weight": (3072, 64)}, "single_blocks.0.norm.query_norm.scale: found no such weight"),
         (flux_shapes(SCHNELL) | {"txt_in.weight": (3072,)}, "txt_in.weight: expected at least 2 axes"),
-        (flux_shapes(tiny_model.FLUX), "32 channels in heads of 16: expected heads of 128"),
+        (flux_shapes(tiny_model.FLUX), "32 channels in heads of 16: can't tell RoPE's axes_dim"),
     ],
 )
 def test_sizes_that_cannot_be_told(shapes, complaint):
     part = the_part({name: Stored(Path("ghost"), "F32", shape, 0) for name, shape in shapes.items()})
     with pytest.raises(CheckpointError, match=complaint):
-        parts.sizes(part)
+        part.read_sizes()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +150,7 @@ def test_sizes_that_cannot_be_told(shapes, complaint):
     ],
 )
 def test_variants_have_names(cfg, said):
-    assert parts.variant(cfg).startswith(said)
+    assert flux_files.variant(cfg).startswith(said)
 
 
 # -- weights -------------------------------------------------------------------------------------------------
@@ -157,13 +168,13 @@ def test_weights_are_the_same_under_every_naming(tmp_path, nx, kind, naming):
     shapes = flux_shapes(tiny_model.FLUX) if kind == "transformer" else vae_shapes(tiny_model.VAE)
     expected = tiny_model.random_tree(shapes, np.random.default_rng(0))
     flat = flatten(expected)
-    bfl = flat if kind == "transformer" else names.to_torch_layout(flat)
-    to_diffusers = names.flux_to_diffusers if kind == "transformer" else names.vae_to_diffusers
+    bfl = flat if kind == "transformer" else vae_files.channels_second(flat)
+    to_diffusers = flux_files.to_diffusers if kind == "transformer" else vae_files.bfl_to_diffusers
     prefix = PREFIXES[kind] if naming == "bfl" else ""
     stored = {prefix + name: x for name, x in (bfl if naming == "bfl" else to_diffusers(bfl)).items()}
     write_safetensors(tmp_path / "x.safetensors", stored)
     part = the_part(contents(tmp_path / "x.safetensors"))
-    assert_same_tree(nx, parts.load_part(part, nx), expected)
+    assert_same_tree(nx, read_tree(part, nx), expected)
 
 
 @pytest.mark.parametrize("scale", ["scale_weight", "weight_scale"])
@@ -174,7 +185,7 @@ def test_float8_weights_are_multiplied_by_their_scales(tmp_path, nx, scale):
     stored |= {"img_in.weight": small, f"img_in.{scale}": torch.tensor(0.5), "scaled_fp8": torch.zeros(0)}
     safetensors.torch.save_file(stored, tmp_path / "x.safetensors")
     part = the_part(contents(tmp_path / "x.safetensors"))
-    got = parts.load_part(part, nx, "float32")
+    got = read_tree(part, nx, "float32")
     np.testing.assert_array_equal(nx.to_numpy(got["img_in"]["weight"]), 0.5 * small.float().numpy())
     np.testing.assert_array_equal(nx.to_numpy(got["txt_in"]["weight"]), expected["txt_in"]["weight"])
 
@@ -197,16 +208,16 @@ SMALL = replace(SCHNELL, hidden_size=256, num_heads=2, context_in_dim=32, vec_in
 
 
 @pytest.mark.parametrize("format_", synthetic.NAMINGS)
-@pytest.mark.parametrize("dtype", synthetic.CODES)
+@pytest.mark.parametrize("dtype", synthetic.TAGS)
 def test_synthetic_checkpoints_are_whole_and_sane(tmp_path, nx, format_, dtype):
     out = tmp_path / ("model" if format_ == "diffusers" else "model.safetensors")
     synthetic.make(out, SMALL, format_, dtype, shard=2_000_000)
     report = inspect(out)
-    (found,) = report.found
-    assert report.whole, report.text()
-    assert found.cfg == SMALL
-    assert {stored.code for stored in found.part.found.values()} == {synthetic.CODES[dtype]}
-    p = parts.load_part(found.part, nx, "float32")
+    (stored,) = report.checkpoint.found
+    assert report.ok, report.text()
+    assert stored.config == SMALL
+    assert {tensor.dtype for tensor in stored.tensors.values()} == {synthetic.TAGS[dtype]}
+    p = read_tree(stored, nx, "float32")
     assert {name: x.shape for name, x in leaves(p)} == flux_shapes(SMALL)
     matrix = nx.to_numpy(p["single_blocks"][0]["linear2"]["weight"])
     assert matrix.std() == pytest.approx(1280**-0.5, rel=0.05)
@@ -234,7 +245,7 @@ def test_inspect_says_what_is_wrong(tmp_path):
     safetensors.torch.save_file({**flat, "more": torch.zeros(2)}, path)
     result = run(path)
     assert result.exit_code == 1
-    assert "img_in.bias: expected (256,), found no such weight" in result.output
+    assert "img_in.bias: expected shape (256,), found no such weight" in result.output
     assert "more: expected no such weight, found (2,)" in result.output
 
 
@@ -249,7 +260,7 @@ def test_inspect_refuses_other_files(tmp_path, held, complaint):
 
 
 def test_inspect_finds_nothing(tmp_path):
-    with pytest.raises(ArgumentError, match="neither a file nor a folder"):
+    with pytest.raises(ArgumentError, match="neither a folder nor a file"):
         inspect(tmp_path / "none")
     with pytest.raises(CheckpointError, match="holds no part"):
         inspect(tmp_path)
@@ -275,9 +286,9 @@ def test_redux_is_explained_and_refused(tmp_path, layout):
     safetensors.torch.save_file({name: x.bfloat16() for name, x in REDUX.items()}, file)
     result = run(model)
     assert result.exit_code == 0
-    assert "FLUX.1 Redux, an adapter for picture prompts; minflux can't draw with it" in result.output
+    assert "FLUX.1 Redux, an adapter for image prompts; minflux can't generate with it" in result.output
     assert "4,064 numbers in 4 weights, BF16; features of 9 numbers to text tokens of 32, by 96" in result.output
-    with pytest.raises(CheckpointError, match=r"FLUX.1 Redux, an adapter for picture prompts"):
+    with pytest.raises(CheckpointError, match=r"FLUX.1 Redux, an adapter for image prompts"):
         minflux.load(model)
     with pytest.raises(CheckpointError, match=r"holds no part that can be converted: .*Redux"):
         convert(model, tmp_path / "out", "diffusers")
@@ -288,18 +299,18 @@ def test_a_damaged_redux(tmp_path):
     assert "1 numbers in 1 weights, F32; damaged: (1,) and ()" in run(tmp_path / "x.safetensors").output
 
 
-@pytest.mark.parametrize("name", parts.PIPELINES)
+@pytest.mark.parametrize("name", family.PIPELINES)
 def test_a_folder_s_index_tells_the_variant(dev_model, tmp_path, name):
     model = shutil.copytree(dev_model, tmp_path / "model")
     assert " it seems" not in run(model).output
     (model / "model_index.json").write_text(f'{{"_class_name": "{name}"}}')
-    assert f"  model_index.json: a {name}, {parts.PIPELINES[name]}\n" in run(model).output
+    assert f"  model_index.json: a {name}, {family.PIPELINES[name]}\n" in run(model).output
 
 
 def test_kontext_is_drawn_with_from_the_text_alone_and_that_is_said(model_copy):
     expected = minflux.load(model_copy)("a cat")
     (model_copy / "model_index.json").write_text('{"_class_name": "FluxKontextPipeline"}')
-    with pytest.warns(UserWarning, match=r"Kontext, which takes a reference picture .*; it is drawn with from"):
+    with pytest.warns(UserWarning, match=r"Kontext, which takes a reference image .*; it generates from"):
         pipe = minflux.load(model_copy)
     assert pipe("a cat").tobytes() == expected.tobytes()
 

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 
 import minflux
 from minflux.backend import available, get_backend
+from minflux.backend.base import GROUP
+from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
-from minflux.checkpoints.parts import find_component, load_part
-from minflux.checkpoints.quantise import BITS, floats, is_matrix, packed_shapes, quantise
+from minflux.checkpoints.open import open_component, open_model
+from minflux.checkpoints.quantise import BITS, dequantise, packed_shapes, quantise
+from minflux.checkpoints.read import read_tree
 from minflux.checkpoints.tree import flatten, tree
 from minflux.commands import main as cli
 from minflux.commands.convert import convert
-from minflux.commands.inspect import inspect
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.memory import held
 from tests.compare import relative_error
@@ -89,8 +91,10 @@ def test_zero_stays_zero_and_a_constant_group_is_kept():
 
 
 def test_only_matrices_inside_the_blocks_are_quantised():
-    assert is_matrix("transformer", "double_blocks.0.img_attn.qkv.weight", (192, 64))
-    assert is_matrix("text_encoder_2", "encoder.block.0.layer.1.DenseReluDense.wo.weight", (128, 256))
+    assert COMPONENTS["transformer"].is_quantisable("double_blocks.0.img_attn.qkv.weight", (192, 64), GROUP)
+    assert COMPONENTS["text_encoder_2"].is_quantisable(
+        "encoder.block.0.layer.1.DenseReluDense.wo.weight", (128, 256), GROUP
+    )
     for kind, name, shape in [
         ("transformer", "img_in.weight", (192, 64)),
         ("transformer", "double_blocks.0.img_attn.qkv.bias", (64,)),
@@ -100,7 +104,7 @@ def test_only_matrices_inside_the_blocks_are_quantised():
         ("text_encoder", "text_model.encoder.layers.0.mlp.fc1.weight", (256, 64)),
         ("vae", "decoder.mid.attn_1.q.weight", (64, 64)),
     ]:
-        assert not is_matrix(kind, name, shape)
+        assert not COMPONENTS[kind].is_quantisable(name, shape, GROUP)
 
 
 # -- files ---------------------------------------------------------------------------------------------------
@@ -109,11 +113,11 @@ def test_only_matrices_inside_the_blocks_are_quantised():
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("kind", ["transformer", "text_encoder_2"])
 def test_the_file_holds_the_weights_rounded(models, bits, kind):
-    _, part = find_component(minflux.zoo.FOLDER / "tiny", kind)
-    _, packed = find_component(models[bits], kind)
-    original = flatten(load_part(part, NX))
-    for name, weight in floats(flatten(load_part(packed, NX))).items():
-        if is_matrix(kind, name, weight.shape):
+    part = open_component(minflux.zoo.FOLDER / "tiny", kind)
+    packed = open_component(models[bits], kind)
+    original = flatten(read_tree(part, NX))
+    for name, weight in dequantise(flatten(read_tree(packed, NX))).items():
+        if COMPONENTS[kind].is_quantisable(name, weight.shape, GROUP):
             assert 0 < relative_error(weight, original[name]) < {4: 0.11, 8: 0.007}[bits]
         else:
             np.testing.assert_array_equal(weight, original[name])
@@ -121,9 +125,9 @@ def test_the_file_holds_the_weights_rounded(models, bits, kind):
 
 def test_back_to_floats_and_to_diffusers(models, tmp_path):
     convert(models[8], tmp_path / "diffusers", "diffusers")
-    _, packed = find_component(models[8], "transformer")
-    _, back = find_component(tmp_path / "diffusers", "transformer")
-    np.testing.assert_equal(flatten(load_part(back, NX)), floats(flatten(load_part(packed, NX))))
+    packed = open_component(models[8], "transformer")
+    back = open_component(tmp_path / "diffusers", "transformer")
+    np.testing.assert_equal(flatten(read_tree(back, NX)), dequantise(flatten(read_tree(packed, NX))))
 
 
 def test_without_bits_the_own_format_keeps_every_number(tmp_path):
@@ -131,7 +135,7 @@ def test_without_bits_the_own_format_keeps_every_number(tmp_path):
     picture = minflux.load(tmp_path / "own")(PROMPT, seed=1, steps=2)
     assert picture.tobytes() == minflux.load("tiny")(PROMPT, seed=1, steps=2).tobytes()
     convert(tmp_path / "own", tmp_path / "back", "diffusers")
-    for kind in minflux.checkpoints.folder.KINDS:
+    for kind in COMPONENTS:
         (file,) = (tmp_path / "back" / kind).glob("*.safetensors")
         np.testing.assert_equal(
             read_safetensors(file, NX), read_safetensors(minflux.zoo.FOLDER / "tiny" / kind / file.name, NX)
@@ -140,8 +144,8 @@ def test_without_bits_the_own_format_keeps_every_number(tmp_path):
 
 def test_scales_are_stored_as_the_floats_are(tmp_path):
     convert(minflux.zoo.FOLDER / "tiny", tmp_path / "own", "minflux", dtype="bfloat16", bits=4)
-    _, part = find_component(tmp_path / "own", "transformer")
-    assert {stored.code for stored in part.found.values()} == {"BF16", "U32"}
+    part = open_component(tmp_path / "own", "transformer")
+    assert {stored.dtype for stored in part.tensors.values()} == {"BF16", "U32"}
     minflux.load(tmp_path / "own")(PROMPT, steps=1)
 
 
@@ -161,7 +165,7 @@ def test_convert_and_inspect_say_what_was_done(tmp_path):
 
 
 def final_latents(pipe) -> np.ndarray:
-    return pipe.nx.to_numpy([*pipe.generate(PROMPT, seed=1, steps=2)][-1].x)
+    return pipe.nx.to_numpy([*pipe.sample(pipe.encode(PROMPT), seed=1, steps=2)][-1].x)
 
 
 @pytest.mark.parametrize("backend", [*available(), *(["mlx-fused"] if "mlx" in available() else [])])
@@ -177,7 +181,7 @@ def test_latents_are_those_of_the_rounded_weights(models, bits, backend):
 
 
 def tree_of_floats(p):
-    return tree(floats(flatten(p)))
+    return tree(dequantise(flatten(p)))
 
 
 @pytest.mark.parametrize("backend", available())
@@ -189,7 +193,7 @@ def test_every_memory_mode_draws_the_same(models, mode, backend):
 
 def test_it_takes_less_memory(models):
     amounts = {
-        name: held({f.part.kind: f.part for f in inspect(folder).found if f.part.kind == "transformer"}, "resident", 2)
+        name: held({"transformer": open_model(folder).components["transformer"]}, "resident", 2)
         for name, folder in {16: minflux.zoo.FOLDER / "tiny", **models}.items()
     }
     assert amounts[4] < amounts[8] < amounts[16]
@@ -242,9 +246,9 @@ def test_a_lora_is_fused_before_quantising(tmp_path):
 @pytest.mark.parametrize(
     ("format_", "bits", "words"),
     [
-        ("bfl", 4, "bits: the format 'bfl' holds no quantised weights; use 'minflux'"),
-        ("diffusers", 8, "bits: the format 'diffusers' holds no quantised weights"),
-        ("minflux", 3, "bits must be 4 or 8, got 3"),
+        ("bfl", 4, "quantize: the format 'bfl' holds no quantised weights; use --format minflux"),
+        ("diffusers", 8, "quantize: the format 'diffusers' holds no quantised weights"),
+        ("minflux", 3, "quantize must be 4 or 8, got 3"),
     ],
 )
 def test_what_can_not_be_asked(tmp_path, format_, bits, words):
@@ -278,7 +282,7 @@ QKV = "double_blocks.1.txt_attn.qkv"
 )
 def test_a_broken_file(models, tmp_path, change, words):
     with pytest.raises(CheckpointError, match=re.escape(words)):
-        find_component(broken(models[4], tmp_path, change), "transformer")
+        open_component(broken(models[4], tmp_path, change), "transformer")
 
 
 def test_three_arrays_stand_for_a_matrix():

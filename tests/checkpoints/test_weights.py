@@ -18,20 +18,23 @@ from transformers import T5Config as TheirT5Config
 
 from minflux.backend import get_backend
 from minflux.backend.bfloat16 import to_bfloat16
-from minflux.checkpoints import config, folder
-from minflux.checkpoints.expected import flux_shapes, vae_shapes
+from minflux.checkpoints.components import COMPONENTS
+from minflux.checkpoints.components import clip as clip_files
+from minflux.checkpoints.components import flux as flux_files
+from minflux.checkpoints.components import t5 as t5_files
+from minflux.checkpoints.components import vae as vae_files
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
+from minflux.checkpoints.components.flux import to_diffusers as flux_to_diffusers
+from minflux.checkpoints.components.vae import bfl_to_diffusers as vae_to_diffusers
+from minflux.checkpoints.components.vae import channels_last as to_channels_last
+from minflux.checkpoints.components.vae import channels_second as to_torch_layout
+from minflux.checkpoints.components.vae import diffusers_to_bfl as vae_to_bfl
+from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
-from minflux.checkpoints.names import (
-    flux_to_bfl,
-    flux_to_diffusers,
-    to_channels_last,
-    to_torch_layout,
-    vae_to_bfl,
-    vae_to_diffusers,
-)
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import flatten, leaves, tree
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.model.clip import CLIP_L, CLIPConfig
@@ -41,10 +44,10 @@ from minflux.model.vae import FLUX_VAE, VAEConfig
 from tests.strategies import clip_configs, flux_configs, t5_configs, vae_configs
 
 ORACLES = {
-    "transformer": lambda cfg: FluxTransformer2DModel.from_config(config.write_flux_config(cfg)),
-    "vae": lambda cfg: AutoencoderKL.from_config(config.write_vae_config(cfg)),
-    "text_encoder": lambda cfg: CLIPTextModel(CLIPTextConfig(**config.write_clip_config(cfg))),
-    "text_encoder_2": lambda cfg: T5EncoderModel(TheirT5Config(**config.write_t5_config(cfg))),
+    "transformer": lambda cfg: FluxTransformer2DModel.from_config(flux_files.write_config(cfg)),
+    "vae": lambda cfg: AutoencoderKL.from_config(vae_files.write_config(cfg)),
+    "text_encoder": lambda cfg: CLIPTextModel(CLIPTextConfig(**clip_files.write_config(cfg))),
+    "text_encoder_2": lambda cfg: T5EncoderModel(TheirT5Config(**t5_files.write_config(cfg))),
 }
 CONFIGS = {
     "transformer": flux_configs(),
@@ -125,7 +128,7 @@ def test_the_final_layer_swaps_shift_and_scale():
 @KINDS
 @given(data=st.data())
 def test_configs_there_and_back(kind, data):
-    cfg, spec = data.draw(CONFIGS[kind]), folder.KINDS[kind]
+    cfg, spec = data.draw(CONFIGS[kind]), COMPONENTS[kind]
     assert spec.read_config(json.loads(json.dumps(spec.write_config(cfg)))) == cfg
 
 
@@ -136,15 +139,15 @@ def test_the_published_configs():
         "in_channels": 64, "joint_attention_dim": 4096, "num_attention_heads": 24, "num_layers": 19,
         "num_single_layers": 38, "patch_size": 1, "pooled_projection_dim": 768,
     }  # fmt: skip
-    assert config.read_flux_config(dev) == DEV
-    assert config.read_flux_config(dev | {"guidance_embeds": False}) == SCHNELL
-    assert config.read_flux_config(dev | {"in_channels": 384, "out_channels": 64}).out_channels == 64
+    assert flux_files.read_config(dev) == DEV
+    assert flux_files.read_config(dev | {"guidance_embeds": False}) == SCHNELL
+    assert flux_files.read_config(dev | {"in_channels": 384, "out_channels": 64}).out_channels == 64
     clip = {"hidden_act": "quick_gelu", "eos_token_id": 2, "vocab_size": 49408, "projection_dim": 768}
-    assert config.read_clip_config(clip) == CLIP_L
-    assert config.read_t5_config({"d_model": 4096, "feed_forward_proj": "gated-gelu"}) == T5_XXL
+    assert clip_files.read_config(clip) == CLIP_L
+    assert t5_files.read_config({"d_model": 4096, "feed_forward_proj": "gated-gelu"}) == T5_XXL
     vae = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 16, "shift_factor": 0.1159}
-    assert config.read_vae_config(vae | {"scaling_factor": 0.3611}) == FLUX_VAE
-    assert config.read_vae_config({"block_out_channels": [128], "shift_factor": None}).shift_factor == 0
+    assert vae_files.read_config(vae | {"scaling_factor": 0.3611}) == FLUX_VAE
+    assert vae_files.read_config({"block_out_channels": [128], "shift_factor": None}).shift_factor == 0
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def test_the_published_configs():
 def test_configs_we_can_not_run(tmp_path, kind, wrong, complaint):
     path = tmp_path / kind / "config.json"
     path.parent.mkdir()
-    path.write_text(json.dumps(folder.KINDS[kind].write_config(SMALL_CONFIGS[kind]) | wrong))
+    path.write_text(json.dumps(COMPONENTS[kind].write_config(SMALL_CONFIGS[kind]) | wrong))
     with pytest.raises(CheckpointError, match=f"config.json: {complaint}"):
         load_component(tmp_path, kind, get_backend("numpy"))
 
@@ -180,7 +183,7 @@ def test_folders_of_diffusers_and_transformers(nx, kind, tmp_path):
     cfg, p = load_component(tmp_path / "theirs", kind, nx)
     assert cfg == example
     shapes = {name: tuple(w.shape) for name, w in leaves(p)}
-    assert shapes == folder.KINDS[kind].shapes(cfg)
+    assert shapes == COMPONENTS[kind].shapes(cfg)
 
     save_component(tmp_path / "ours", kind, cfg, p)
     opened = type(module).from_pretrained(tmp_path / "ours" / kind)
@@ -194,7 +197,7 @@ def test_old_names_of_the_text_encoders(tmp_path):
     nx = get_backend("numpy")
     for kind in ("text_encoder", "text_encoder_2"):
         cfg = SMALL_CONFIGS[kind]
-        flat = {name: np.ones(shape, np.float32) for name, shape in folder.KINDS[kind].shapes(cfg).items()}
+        flat = {name: np.ones(shape, np.float32) for name, shape in COMPONENTS[kind].shapes(cfg).items()}
         save_component(tmp_path, kind, cfg, tree(flat))
         path = tmp_path / kind / "model.safetensors"
         if kind == "text_encoder":

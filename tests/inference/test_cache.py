@@ -14,8 +14,7 @@ from minflux.backend import available, get_backend
 from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
 from minflux.checkpoints.lazy import Leaf
 from minflux.commands import main as cli
-from minflux.errors import ArgumentError
-from minflux.inference import pipeline
+from minflux.inference import flux1
 from minflux.inference.cache import default_folder
 from minflux.inference.memory import MODES
 
@@ -24,9 +23,9 @@ from minflux.inference.memory import MODES
 def runs(monkeypatch):
     """Count how many prompts go through the text encoders."""
     counted = []
-    encoder = pipeline.t5_encoder
+    encoder = flux1.t5_encoder
     monkeypatch.setattr(
-        pipeline, "t5_encoder", lambda p, cfg, ids, *rest: counted.append(len(ids)) or encoder(p, cfg, ids, *rest)
+        flux1, "t5_encoder", lambda p, cfg, ids, *rest: counted.append(len(ids)) or encoder(p, cfg, ids, *rest)
     )
     return counted
 
@@ -37,13 +36,13 @@ def runs(monkeypatch):
 @pytest.mark.parametrize("backend", available())
 @pytest.mark.parametrize("mode", MODES)
 def test_a_prompt_seen_before_is_not_encoded_again(model, tmp_path, runs, backend, mode, monkeypatch):
-    expected = minflux.load(model, backend, memory=mode).encode(["a cat", "an owl"])
+    expected = minflux.load(model, backend, memory=mode).encode(["a cat", "an owl"], guidance=1)
     runs.clear()
-    minflux.load(model, backend, memory=mode, cache=tmp_path / "c").encode(["a cat", "an owl"])
+    minflux.load(model, backend, memory=mode, cache=tmp_path / "c").encode(["a cat", "an owl"], guidance=1)
     assert runs == [2]
     pipe = minflux.load(model, backend, memory=mode, cache=tmp_path / "c")
     monkeypatch.setattr(Leaf, "read", None)  # no weight is read either
-    kept = pipe.encode(["a cat", "an owl"])
+    kept = pipe.encode(["a cat", "an owl"], guidance=1)
     assert runs == [2]
     for ours, theirs in ((kept.txt, expected.txt), (kept.y, expected.y)):
         assert ours.dtype == theirs.dtype
@@ -54,7 +53,7 @@ def test_a_prompt_seen_before_is_not_encoded_again(model, tmp_path, runs, backen
 def test_in_every_dtype(model, tmp_path, runs, backend, dtype):
     if backend not in available():
         pytest.skip(f"no {backend} here")
-    first, again = (minflux.load(model, backend, dtype, cache=tmp_path).encode(["a cat"]) for _ in range(2))
+    first, again = (minflux.load(model, backend, dtype, cache=tmp_path).encode(["a cat"], guidance=1) for _ in range(2))
     assert runs == [1]
     assert first.txt.dtype == again.txt.dtype
     assert first.y.dtype == again.y.dtype
@@ -87,13 +86,13 @@ PROMPTS = ["a cat", "an owl"]
 @pytest.fixture
 def seen(model_copy, tmp_path, runs) -> Path:
     """A model whose encoders have seen the prompts, and kept what they said."""
-    minflux.load(model_copy, cache=tmp_path / "c").encode(PROMPTS)
+    minflux.load(model_copy, cache=tmp_path / "c").encode(PROMPTS, guidance=1)
     return model_copy
 
 
 def assert_encoded(pipe, prompts, runs) -> None:
     """Assert that prompts are encoded anew, and kept beside the first ones."""
-    pipe.encode(prompts)
+    pipe.encode(prompts, guidance=1)
     assert len(runs) == 2
     assert len(list(pipe.cache.folder.iterdir())) == 2
 
@@ -151,7 +150,7 @@ def test_the_transformer_s_lora_leaves_the_text_alone(model, tmp_path, runs):
     pair = {"img_in.lora_A.weight": np.ones((2, 16), np.float32), "img_in.lora_B.weight": np.ones((32, 2), np.float32)}
     write_safetensors(tmp_path / "l.safetensors", pair)
     for lora in ((), str(tmp_path / "l.safetensors")):
-        minflux.load(model, lora=lora, cache=tmp_path / "c").encode(["a cat"])
+        minflux.load(model, lora=lora, cache=tmp_path / "c").encode(["a cat"], guidance=1)
     assert runs == [1]
 
 
@@ -183,25 +182,25 @@ def whole_numbers(file: Path) -> None:
 @pytest.mark.parametrize("damage", [cut, flip, empty, without_y, whole_numbers])
 def test_a_damaged_file_is_made_afresh_with_a_warning(model, tmp_path, runs, damage):
     pipe = minflux.load(model, cache=tmp_path)
-    expected = pipe.encode(["a cat"])
+    expected = pipe.encode(["a cat"], guidance=1)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     damage(file)
     with pytest.warns(UserWarning, match=r"damaged \(.*\); the prompt is encoded afresh"):
-        np.testing.assert_array_equal(pipe.encode(["a cat"]).txt, expected.txt)
+        np.testing.assert_array_equal(pipe.encode(["a cat"], guidance=1).txt, expected.txt)
     assert runs == [1, 1]
     assert file.read_bytes() == whole
 
 
 def test_another_prompt_s_file_under_this_name_is_not_taken(model, tmp_path):
     pipe = minflux.load(model, cache=tmp_path)
-    pipe.encode(["a cat"])
+    pipe.encode(["a cat"], guidance=1)
     (first,) = tmp_path.iterdir()
-    expected = pipe.encode(["an owl"])
+    expected = pipe.encode(["an owl"], guidance=1)
     (second,) = set(tmp_path.iterdir()) - {first}
     shutil.copy(first, second)
     with pytest.warns(UserWarning, match="other numbers than were written"):
-        np.testing.assert_array_equal(pipe.encode(["an owl"]).txt, expected.txt)
+        np.testing.assert_array_equal(pipe.encode(["an owl"], guidance=1).txt, expected.txt)
 
 
 def test_a_folder_that_can_t_be_written_does_not_stop_the_picture(model, tmp_path):
@@ -216,9 +215,9 @@ def test_a_folder_that_can_t_be_written_does_not_stop_the_picture(model, tmp_pat
 
 def test_a_prompt_that_is_there_twice_is_encoded_once(model, runs):
     pipe = minflux.load(model)
-    several = pipe.encode(["a cat", "an owl", "a cat", "an owl"])
+    several = pipe.encode(["a cat", "an owl", "a cat", "an owl"], guidance=1)
     assert runs == [2]
-    two = pipe.encode(["a cat", "an owl"])
+    two = pipe.encode(["a cat", "an owl"], guidance=1)
     np.testing.assert_array_equal(several.txt, np.concatenate([two.txt, two.txt]))
     np.testing.assert_array_equal(several.y, np.concatenate([two.y, two.y]))
 
@@ -231,14 +230,12 @@ def test_a_batch_of_one_prompt_encodes_it_and_its_negative_once(model, runs, bac
     assert np.abs(first.astype(int) - second).max() > 1
 
 
-def test_conditioning_that_was_given_is_used(model, runs):
+def test_conditioning_is_encoded_once_for_several_samples(model, runs):
     pipe = minflux.load(model)
-    text, *_, last = pipe.generate("a cat", seed=3)
-    _, *_, again = pipe.generate("something else", seed=3, text=text)
+    text = pipe.encode("a cat")
+    first, again = (list(pipe.sample(text, seed=3))[-1] for _ in range(2))
     assert runs == [2]
-    np.testing.assert_array_equal(last.x, again.x)
-    with pytest.raises(ArgumentError, match="text must be of 4 prompts, negative ones too, got 2"):
-        pipe.generate(["a cat", "an owl"], text=text)
+    np.testing.assert_array_equal(first.x, again.x)
 
 
 # -- the command ---------------------------------------------------------------------------------------------

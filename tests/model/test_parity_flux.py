@@ -9,12 +9,13 @@ from diffusers import FluxTransformer2DModel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minflux.checkpoints.config import write_flux_config
-from minflux.checkpoints.expected import flux_shapes
-from minflux.checkpoints.names import flux_to_bfl
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
+from minflux.checkpoints.components.flux import write_config as write_flux_config
 from minflux.checkpoints.tree import tree
 from minflux.model.flux import DEV, PRESETS, condition, flux, velocity
 from minflux.model.latents import image_ids, pack, text_ids, unpack
+from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 from tests.compare import MODEL
 from tests.strategies import batches, flux_configs, tokens
@@ -88,7 +89,7 @@ def test_velocity_is_flux_after_its_conditioning(trial, data):
     img, txt, t, y = *map(trial.array, (img, txt)), trial.array(t, "float32"), trial.array(y)
     ids = image_ids(img, 4, 6), text_ids(txt)
     pe = rope(trial.nx.concatenate(ids[::-1], axis=1), cfg.axes_dim, cfg.theta)
-    got = velocity(p, img, txt, condition(p, t, y), pe)
+    got = velocity(p, img, txt, modulations(p, condition(p, t, y)), pe)
     trial.check(got, trial.tensor(flux(p, cfg, img, ids[0], txt, ids[1], t, y)), 1e-6)
 
 

@@ -13,15 +13,13 @@ from diffusers.models.transformers.transformer_flux import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minflux.backend import get_backend
-from minflux.checkpoints.config import write_flux_config
-from minflux.checkpoints.names import flux_to_bfl
-from minflux.checkpoints.quantise import quantise
+from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
+from minflux.checkpoints.components.flux import write_config as write_flux_config
 from minflux.checkpoints.tree import tree, tree_map
 from minflux.model.attention import attention, merge_heads, normed_qkv, qk_norm, split_heads
 from minflux.model.blocks import double_block, final_layer, mlp, single_block
-from minflux.model.embeddings import mlp_embedder, timestep_embedding
-from minflux.model.layers import embedding, linear
+from minflux.model.embeddings import embedding, mlp_embedder, timestep_embedding
+from minflux.model.linear import linear
 from minflux.model.modulation import chunks, modulate, modulation, modulations
 from minflux.model.rope import apply_rope, rope
 from tests.compare import COMPONENT
@@ -44,32 +42,6 @@ def pair(trial, ids, cfg):
 def diffusers_tree(trial, module, prefix):
     """A diffusers module's weights, as the tree that BFL's names make."""
     return tree(flux_to_bfl(trial.flat(module, prefix)))
-
-
-@given(batches, dims, dims, st.booleans())
-def test_linear(trial, batch, inputs, outputs, bias):
-    module = trial.random(torch.nn.Linear(inputs, outputs, bias=bias))
-    x = trial.randn(batch, 3, inputs)
-    trial.close("linear", linear(trial.array(x), **trial.tree(module)), module(x))
-
-
-@given(batches, st.integers(1, 2), dims, st.booleans(), st.booleans())
-def test_quantised_linear(trial, batch, groups, outputs, bias, lora):
-    """A matrix of 4 bits, and a LoRA beside it, against PyTorch's linear of the matrix that both stand for."""
-    w = torch.randn(outputs, 64 * groups) / 8
-    arrays = dict(zip(("weight", "scales", "biases"), quantise(w.numpy(), 4, "BF16"), strict=True))
-    p = {
-        name: trial.nx.array(x) if name == "weight" else trial.array(torch.from_numpy(x)) for name, x in arrays.items()
-    }
-    whole = torch.from_numpy(get_backend("numpy").dequantized(*arrays.values()))
-    down, up = trial.randn(3, 64 * groups, scale=0.1), trial.randn(outputs, 3)
-    if lora:
-        p |= {"lora_down": trial.array(down), "lora_up": trial.array(up)}
-        whole = whole + up @ down
-    b = trial.randn(outputs) if bias else None
-    x = trial.randn(batch, 3, 64 * groups)
-    got = linear(trial.array(x), **p, bias=None if b is None else trial.array(b))
-    trial.close("linear, quantised", got, torch.nn.functional.linear(x, whole, b))
 
 
 @given(batches, tokens, dims)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from minflux import zoo
 from minflux.backend import get_backend, serving
-from minflux.checkpoints.expected import vae_shapes
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.components.vae import vae_shapes
+from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import tree_map
 from minflux.model import vae
 from minflux.model import vae_bands as bands

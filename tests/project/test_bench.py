@@ -25,7 +25,10 @@ from benchmarks.bench.contenders import CONTENDERS, REFERENCE
 from benchmarks.bench.peak import peak_memory
 from benchmarks.bench.race import Interrupted, Lap, RaceError, Worker, agree, go_round, race, relative_error
 from benchmarks.bench.worker import Task, turn
-from minflux.checkpoints.config import write_clip_config, write_flux_config, write_t5_config, write_vae_config
+from minflux.checkpoints.components.clip import write_config as write_clip_config
+from minflux.checkpoints.components.flux import write_config as write_flux_config
+from minflux.checkpoints.components.t5 import write_config as write_t5_config
+from minflux.checkpoints.components.vae import write_config as write_vae_config
 from tests import tiny_model
 
 ON_CPU = {c.name: c for c in CONTENDERS["cpu"]}

@@ -1,4 +1,4 @@
-"""What the README and docs/ say is so: the code runs, and the files, tests and commands they name are there."""
+"""What the README and docs/ say is so: the code runs, and the files, tests, commands and functions named are there."""
 
 import doctest
 import io
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import insert, model_card, parity_table
+from benchmarks import insert, model_card, parity_table, samples
 from minflux import zoo
 from minflux.commands.main import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "chapters" / "README.md"]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "chapters/README.md", "examples/README.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 README = PAGES[0].read_text()
 SHIPPED = (zoo.FOLDER / "tiny" / "model_index.json").exists()
@@ -50,8 +50,8 @@ def test_named_tests_are_there(page):
 
 @each_page
 def test_named_verbs_of_make_are_there(page):
-    verbs = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:`|^)make ([a-z]+)", page.read_text(), re.MULTILINE)) <= verbs
+    verbs = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE)) <= verbs
 
 
 @needs_weights
@@ -79,7 +79,7 @@ def test_the_readme_s_commands_run(tmp_path, monkeypatch):
 # -- generated figures ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [insert, model_card, parity_table], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [insert, model_card, parity_table, samples], ids=lambda module: module.__name__)
 def test_examples(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
@@ -129,9 +129,27 @@ def test_the_sizes_of_the_shipped_model_add_up():
     assert float(megabytes) <= 40
 
 
+def parity_rows(page: str) -> list[list[str]]:
+    """The rows of a page's table of parity, without its heading."""
+    table = (ROOT / page).read_text().split("<!-- parity: begin -->")[1].split("<!-- parity: end -->")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+
+
 def test_the_parity_table_has_every_component_on_both_backends():
-    table = README.split("<!-- parity: begin -->")[1].split("<!-- parity: end -->")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
-    components = [row for row in rows if "`" not in row[0]]
+    components = [row for row in parity_rows("docs/parity.md") if "`" not in row[0]]
     assert len(components) > 30
     assert [row[0] for row in components if "–" in row[1:3]] == []
+
+
+def test_the_readme_s_rows_of_parity_are_of_the_whole_table():
+    rows = parity_rows("README.md")
+    assert [row[0] for row in rows] == list(parity_table.SHORT)
+    assert [row for row in rows if row not in parity_rows("docs/parity.md")] == []
+
+
+def test_the_readme_s_first_images_are_there_each_with_its_prompt():
+    table = README.split("<!-- samples: begin -->")[1].split("<!-- samples: end -->")[0]
+    images = re.findall(r"!\[(.*?)\]\((.*?)\)", table)
+    assert len(images) == samples.COUNT
+    assert [path for _, path in images if not (ROOT / path).exists()] == []
+    assert [prompt for prompt, _ in images if f"| {prompt} |" not in table] == []

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import laptop
 from benchmarks.block_by_block import Reference, step_errors
-from minflux.checkpoints.parts import find_component
+from minflux.checkpoints.open import open_component
 from minflux.commands.inspect import inspect
 from minflux.errors import CheckpointError
 from minflux.model.flux import SCHNELL
@@ -37,7 +37,7 @@ def model(tmp_path_factory):
 
 
 def test_what_is_built_is_whole_and_what_is_there_is_left(model):
-    assert inspect(str(model)).whole
+    assert inspect(str(model)).ok
     files = {path: path.stat().st_mtime_ns for path in model.rglob("*.safetensors")}
     laptop.build(model, SIZES)
     assert {path: path.stat().st_mtime_ns for path in model.rglob("*.safetensors")} == files
@@ -45,7 +45,7 @@ def test_what_is_built_is_whole_and_what_is_there_is_left(model):
 
 def test_bytes_are_counted_before_they_are_written(model):
     for kind, cfg in SIZES.items():
-        stored = sum(weight.size for weight in find_component(model, kind)[1].found.values())
+        stored = sum(weight.size for weight in open_component(model, kind).tensors.values())
         assert laptop.bytes_of(kind, cfg) == stored
 
 

@@ -8,9 +8,11 @@ import torch
 from diffusers import FluxPipeline
 
 from minflux.backend import get_backend
-from minflux.checkpoints import folder as folders
-from minflux.checkpoints.expected import flux_shapes, t5_shapes, vae_shapes
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.components import COMPONENTS
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.t5 import t5_shapes
+from minflux.checkpoints.components.vae import vae_shapes
+from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import flatten, leaves
 from minflux.errors import BackendError
 from minflux.inference.text import Tokenizer
@@ -68,7 +70,7 @@ def test_initial_blocks_change_nothing():
 
 def assert_gradients(kind: str, got: dict, module: torch.nn.Module) -> None:
     """Compare the gradient of every weight, under the file's names, with those that PyTorch left in `module`."""
-    spec = folders.KINDS[kind]
+    spec = COMPONENTS[kind]
     ours = spec.to_file({name: np.array(g) for name, g in leaves(got)})
     theirs = {
         spec.alias(name): np.zeros(w.shape) if w.grad is None else w.grad.numpy()

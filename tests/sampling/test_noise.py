@@ -1,49 +1,17 @@
-"""Noise, times and steps: PyTorch's generator and diffusers' scheduler, number by number."""
+"""Noise: PyTorch's own numbers, from a seed."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minflux.errors import ArgumentError
-from minflux.sampling.guidance import guided
 from minflux.sampling.noise import noise
-from minflux.sampling.solvers import euler
-from minflux.sampling.timesteps import Schedule
-from tests import compare
 
 seeds = st.integers(0, 2**64 - 1)
-DEV = Schedule(shift=3.0, use_dynamic_shifting=True)
-schedules = st.one_of(
-    st.builds(Schedule, shift=st.floats(0.3, 6)),
-    st.builds(
-        Schedule,
-        shift=st.floats(0.3, 6),
-        use_dynamic_shifting=st.just(True),
-        base_shift=st.floats(0.1, 1),
-        max_shift=st.floats(1, 2),
-        base_image_seq_len=st.integers(1, 500),
-        max_image_seq_len=st.integers(1000, 5000),
-    ),
-)
-
-
-def scheduler_at(schedule: Schedule, steps: int, tokens: int) -> FlowMatchEulerDiscreteScheduler:
-    """diffusers' scheduler, told its times as FluxPipeline does it."""
-    scheduler = FlowMatchEulerDiscreteScheduler(**asdict(schedule))
-    names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-    mu = calculate_shift(tokens, *(scheduler.config[name] for name in names))
-    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
-    return scheduler
-
-
-# -- noise ---------------------------------------------------------------------------------------------------
 
 
 def torch_noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -146,61 +114,3 @@ def test_threads_do_not_share_their_numbers():
     with ThreadPoolExecutor(8) as pool:
         for got in zip(*pool.map(lambda seed: [noise(seed, (500,)) for _ in range(50)], range(8)), strict=True):
             np.testing.assert_array_equal(got, expected)
-
-
-# -- times ---------------------------------------------------------------------------------------------------
-
-
-@given(schedules, st.integers(1, 60), st.integers(1, 6000))
-@example(Schedule(), 4, 4096)
-@example(DEV, 28, 4096)
-@example(DEV, 28, 256)
-def test_times_are_the_schedulers(schedule, steps, tokens):
-    got = schedule.times(steps, tokens)
-    assert got.dtype == np.float32
-    expected = scheduler_at(schedule, steps, tokens).sigmas.numpy()
-    np.testing.assert_allclose(got, expected, rtol=2e-6, strict=True)
-
-
-def test_without_shift_the_steps_are_even():
-    np.testing.assert_array_equal(Schedule().times(4, tokens=16), [1, 0.75, 0.5, 0.25, 0])
-
-
-def test_a_larger_picture_spends_more_steps_near_the_noise():
-    assert (DEV.times(10, tokens=4096)[1:-1] > DEV.times(10, tokens=256)[1:-1]).all()
-
-
-# -- steps ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("schedule", [Schedule(), Schedule(shift=3.0), DEV], ids=["even", "shifted", "dynamic"])
-def test_every_step_is_the_schedulers(nx, schedule):
-    scheduler, x = scheduler_at(schedule, 5, tokens=4), torch.randn(2, 4, 4, 3)
-    steps = euler(lambda x, t: nx.sin(3 * x) + t, nx.array(x.numpy()), schedule.times(5, tokens=4))
-    for step, t, sigma in zip(steps, scheduler.timesteps, scheduler.sigmas, strict=False):
-        v = torch.sin(3 * x) + sigma
-        compare.assert_close(nx, step.predicted, x - sigma * v, compare.COMPONENT)
-        x = scheduler.step(v, t, x, return_dict=False)[0]
-        compare.assert_close(nx, step.x, x, compare.COMPONENT)
-    assert (step.index, step.t) == (4, 0)
-
-
-def test_on_a_straight_path_every_step_predicts_the_picture(nx):
-    start, picture = torch.randn(2, 1, 4, 4, 3)
-    velocity = nx.array((start - picture).numpy())
-    steps = list(euler(lambda x, t: velocity, nx.array(start.numpy()), Schedule().times(7, tokens=4)))
-    for step in steps:
-        compare.assert_close(nx, step.predicted, picture, compare.COMPONENT)
-        compare.assert_close(nx, step.x, (1 - step.t) * picture + step.t * start, compare.COMPONENT)
-
-
-def test_x_stays_float32_when_the_model_computes_in_half(nx):
-    half = nx.xp.float16
-    steps = euler(lambda x, t: x.astype(half), nx.array(np.ones((1, 2, 2, 4), np.float32)), np.array([1, 0.5, 0]))
-    assert [step.x.dtype for step in steps] == [nx.float32, nx.float32]
-
-
-def test_guidance_goes_from_the_negative_past_the_positive(nx):
-    v = nx.array(np.array([[1, 2], [0, 5]], np.float32))  # positive, then negative
-    for scale, expected in ((1.0, [[1, 2]]), (0.0, [[0, 5]]), (3.0, [[3, -4]])):
-        np.testing.assert_array_equal(nx.to_numpy(guided(v, scale)), expected)

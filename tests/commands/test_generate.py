@@ -1,4 +1,4 @@
-"""The command line: pictures that remember how they were made, and one clear line for whatever can't be done."""
+"""`minflux generate`: images that remember how they were made, and one clear line for whatever can't be done."""
 
 import json
 import os
@@ -10,33 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image, ImageSequence
 
 import minflux
-from minflux.commands import generate
-from minflux.commands import main as cli
-from minflux.train import reader
-
-COMMANDS = ["", "generate", "evaluate", "train", "train vae", "train flow", "doctor"]
-
-
-@pytest.fixture(scope="session")
-def model(model) -> str:
-    """The small model as an argument of the command line."""
-    return str(model)
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    """An empty folder to be in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*args: object) -> Result:
-    """Run `minflux ARGS` in this process."""
-    return CliRunner().invoke(cli.main, [str(arg) for arg in args])
+from minflux.commands import png
+from tests.commands.runner import assert_refused, pixels, run
 
 
 def draw(model: str, *args: object) -> Result:
@@ -44,11 +23,6 @@ def draw(model: str, *args: object) -> Result:
     result = run("generate", "a cat", "--model", model, "--steps", 2, *args)
     assert result.exit_code == 0, result.output
     return result
-
-
-def pixels(path: str) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 def settings(path: str) -> dict:
@@ -60,7 +34,7 @@ def settings(path: str) -> dict:
 # -- generate ------------------------------------------------------------------------------------------------
 
 
-def test_the_picture_is_the_pipelines(here, model):
+def test_the_image_is_the_pipelines(here, model):
     result = draw(
         model, "--seed", 7, "--size", "80x48", "--guidance", 3, "--negative-prompt", "a hat", "--out", "a.png"
     )
@@ -73,7 +47,8 @@ def test_the_picture_carries_all_its_settings(here, model):
     draw(model, "--seed", 7)
     assert settings("minflux.png") == {
         "prompt": "a cat", "model": model, "backend": "numpy", "seed": 7, "steps": 2, "guidance": 2.0,
-        "negative_prompt": None, "width": 64, "height": 64, "lora": [], "version": minflux.__version__,
+        "negative_prompt": None, "width": 64, "height": 64, "lora": [], "true_cfg_scale": None, "solver": "euler",
+        "version": minflux.__version__,
     }  # fmt: skip
 
 
@@ -123,7 +98,7 @@ def test_a_warning_is_one_line(here, model):
 
 BAD = {  # arguments after `minflux generate "a cat" --model MODEL`, and what the line must say
     "--model nonsense": "model 'nonsense' is neither a folder nor a file",
-    "--model .": "found no model_index.json",
+    "--model .": "holds no part of FLUX.1",
     "--backend torch": "'--backend': 'torch' is not one of 'auto', 'numpy', 'mlx'",
     "--size 65x64": "width must be a multiple of 16 pixels, got 65; the nearest is 64",
     "--size 64x8": "height must be a multiple of 16 pixels",
@@ -133,6 +108,10 @@ BAD = {  # arguments after `minflux generate "a cat" --model MODEL`, and what th
     "--seed -1": "seed must be a whole number from 0 to 2^64 - 1, got -1",
     "--seed 1 --seed -1": "seed must be a whole number from 0 to 2^64 - 1, got -1",
     "--guidance nan": "guidance must be a number of at least 0, got nan",
+    "--true-cfg-scale -1": "true_cfg_scale must be a number of at least 0, got -1.0",
+    "--guidance 2 --true-cfg-scale 2": "true_cfg_scale: this model has no built-in guidance",
+    "--guidance 1 --negative-prompt hat": "negative_prompt has no effect at guidance 1: raise guidance",
+    "--solver rk4": "'--solver': 'rk4' is not one of 'euler', 'heun', 'midpoint', 'dpm++'",
     "--out a.jpg": "--out must end in .png, got 'a.jpg'",
     "--out nowhere/a.png": "--out: the folder 'nowhere' does not exist",
     "--preview a.mp4": "--preview must end in .gif or .png",
@@ -141,14 +120,6 @@ BAD = {  # arguments after `minflux generate "a cat" --model MODEL`, and what th
     "--colour blue": "No such option",
     "and more": "unexpected extra argument",
 }
-
-
-def assert_refused(result: Result, words: str) -> None:
-    """Exit code 2, one line on stderr (and before it perhaps how the weights are held), nothing else."""
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert re.fullmatch(r"(memory: .*\n)?minflux: .*\n", result.stderr), result.stderr
-    assert words in result.stderr
 
 
 @pytest.mark.parametrize(("args", "words"), BAD.items())
@@ -161,25 +132,6 @@ def test_no_prompt(here):
     assert_refused(run("generate"), "give a prompt")
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        ("no-such-command", "No such command"),
-        ("evaluate --prompts 0", "prompts must be at least 1, got 0"),
-        ("evaluate --seed -30000", "seed must be a whole number from 0 to 2^64 - 1, got -30000"),
-        ("evaluate --json figures.txt", "--json must end in .json"),
-        ("train vae --recipe nonsense", "recipe 'nonsense' is no file, and none of the known ones: tiny"),
-        ("train flow --folder new", "new/model/vae: expected a trained autoencoder, found none"),
-    ],
-)
-def test_other_commands_refuse_in_one_line_too(here, model, args, words):
-    if "train" in args:
-        pytest.importorskip("mlx.core")
-    args = args.split()
-    assert_refused(run(*args, *(["--model", model] if args[0] == "evaluate" else [])), words)
-    assert os.listdir() == []
-
-
 def make_foreign(path: Path) -> None:
     Image.new("RGB", (8, 8)).save(path)
 
@@ -189,17 +141,17 @@ def make_text(path: Path) -> None:
 
 
 def make_damaged(path: Path) -> None:
-    info = generate.PngImagePlugin.PngInfo()
-    info.add_itxt(generate.KEY, '{"prompt": "a cat"}')
+    info = png.PngImagePlugin.PngInfo()
+    info.add_itxt(png.KEY, '{"prompt": "a cat"}')
     Image.new("RGB", (8, 8)).save(path, pnginfo=info)
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: None, "can't be read as a picture"),
-        (make_text, "can't be read as a picture"),
-        (make_foreign, "was not drawn by minflux"),
+        (lambda path: None, "can't be read as an image"),
+        (make_text, "can't be read as an image"),
+        (make_foreign, "was not generated by minflux"),
         (make_damaged, "the settings inside a.png are damaged"),
     ],
     ids=["missing", "text", "foreign", "damaged"],
@@ -259,54 +211,3 @@ def test_ctrl_c_leaves_no_file(here, model):
     assert rest.splitlines()[-1] == b"minflux: stopped"
     assert b"Traceback" not in seen + rest
     assert os.listdir() == []
-
-
-# -- the other commands --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help(command):
-    result = run(*command.split(), "--help")
-    assert result.exit_code == 0
-    assert result.stdout.startswith(f"Usage: main {command}".rstrip())
-    assert result.stderr == ""
-
-
-def test_version():
-    assert minflux.__version__ in run("--version").stdout
-
-
-def test_doctor(monkeypatch):
-    monkeypatch.setattr("minflux.commands.doctor.gflops", lambda nx: 123.0)
-    assert "numpy backend" in run("doctor").stdout
-
-
-def test_evaluate_writes_what_it_prints(here, model):
-    result = run(
-        "evaluate",
-        "--model",
-        model,
-        "--prompts",
-        2,
-        "--steps",
-        1,
-        "--guidance",
-        1,
-        "--grid",
-        "g.png",
-        "--json",
-        "f.json",
-    )
-    assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("2 held-out prompts\n")
-    written = json.loads(Path("f.json").read_text())
-    assert list(written["figures"]) == list(reader.CHECKS)
-    for check, figures in written["figures"].items():
-        assert f"| {check} | {100 * figures['drawn'][0]:.1f}% (" in result.stdout
-    assert len(written["prompts"]) == 2
-    assert pixels("g.png").shape[0] == 2 * 64
-
-
-def test_importing_minflux_loads_nothing_heavy():
-    code = "import sys, minflux; print([m for m in ('numpy', 'mlx', 'PIL') if m in sys.modules])"
-    assert subprocess.check_output([sys.executable, "-c", code]) == b"[]\n"

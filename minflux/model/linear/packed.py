@@ -1,0 +1,15 @@
+"""A matrix in 4 or 8 bits: "scales" and "biases" lie beside it, one of each for every 64 numbers of a row.
+
+The layout is MLX's own (`minflux/checkpoints/quantise.py` has it, and makes such matrices).
+"""
+
+from minflux.arrays import Array, Float, Int, shaped
+from minflux.backend import backend_of
+
+
+@shaped
+def packed_matmul(
+    x: Float[Array, "*S I"], weight: Int[Array, "O P"], scales: Float[Array, "O G"], biases: Float[Array, "O G"]
+) -> Float[Array, "*S O"]:
+    """Compute x Wᵀ for W = scale · q + bias, whose numbers q lie side by side in the uint32 of `weight`."""
+    return backend_of(x).quantized_matmul(x, weight, scales, biases)
