@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from minflux.backend import Backend, blas, get_backend
-from minflux.backend.machine import available, field, sysctl, total
+from minflux.backend.machine import field, free_memory, sysctl, total_memory
 from minflux.errors import BackendError
 from minflux.version import __version__
 
@@ -61,7 +61,7 @@ def as_text(lines: list[Row]) -> str:
 def rows_of_machine() -> list[Row]:
     """List versions, processor, memory and compiler."""
     return [
-        ("minflux", f"{__version__}, in {Path(__file__).parent.parent}"),
+        ("minflux", f"{__version__}, in {Path(__file__).parents[1]}"),
         ("Python", f"{platform.python_version()}, {platform.platform(terse=True)}, {platform.machine()}"),
         ("processor", f"{processor()}, {os.cpu_count()} cores"),
         ("memory", memory()),
@@ -77,8 +77,8 @@ def processor() -> str:
 
 def memory() -> str:
     """Return how much memory there is, and how much of it is free to use, in words."""
-    there = total()
-    return f"{gigabytes(there)}, {gigabytes(min(there, available()))} free" if there else "unknown"
+    there = total_memory()
+    return f"{gigabytes(there)}, {gigabytes(min(there, free_memory()))} free" if there else "unknown"
 
 
 def gigabytes(count: int) -> str:
@@ -219,7 +219,7 @@ def has_nvidia_gpu() -> bool:
 # -- the command -----------------------------------------------------------------------------------------------
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Show backends and their speed, and what would be faster.")
 def command():
     """Show backends, devices and BLAS with their measured speed, and what to install to be faster."""
     click.echo(report())
