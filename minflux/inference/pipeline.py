@@ -214,8 +214,9 @@ class Pipeline(ABC):
         count = len(conditioning.txt)
         plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
         x = self._noise(plan) if start is None else self._checked_start(start, plan)
-        asked = guidance is not None or true_cfg_scale is not None
-        return self._follow(matching(conditioning, plan.guidance, asked), plan, x, on_block)
+        scale = true_cfg_scale if self.built_in_guidance or guidance is None else guidance
+        text = matching(conditioning, plan.guidance, asked=scale is not None)
+        return self._follow(text, plan, x, on_block)
 
     @abstractmethod
     def decode(self, latents: Array) -> np.ndarray:
@@ -347,8 +348,8 @@ class Pipeline(ABC):
 def matching(text: Conditioning, guidance: Guidance, asked: bool) -> Conditioning:
     """Return the conditioning that guidance needs: with a negative prompt, or without.
 
-    asked: whether the guidance was given; then 1 is taken at its word, and a negative prompt that was encoded is left
-    out. Raises `ArgumentError` where one is lacking, or would have no effect though nobody asked for that.
+    asked: whether the scale was given; then 1 is taken at its word, and a negative prompt that was encoded is left out.
+    Raises `ArgumentError` where one is lacking, or would have no effect though nobody asked for that.
     """
     if guidance.needs_negative and text.negative is None:
         raise ArgumentError(
