@@ -14,7 +14,7 @@ from minflux.backend import get_backend
 from minflux.checkpoints.components import TRANSFORMER
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.open import Checkpoint, open_model
-from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, check_output, print_note
+from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, ReadingBar, check_output, print_note
 from minflux.commands.png import ImageSettings, read_png_settings, save_png
 from minflux.errors import ArgumentError
 from minflux.images import grid
@@ -93,7 +93,8 @@ def command(prompt, model, backend, seeds, size, out, preview, source, lora, mem
     checkpoint = open_model(model, fetch=True)
     given = complete(checkpoint, given)
     folder = default_folder() if cache else None
-    pipe = load_checkpoint(checkpoint, get_backend(backend), model, None, lora, memory, print_note, folder)
+    how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
+    pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
     jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given, lora=pipe.lora) for seed in seeds]
     generate(pipe, jobs, out, preview)
 

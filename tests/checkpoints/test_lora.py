@@ -27,11 +27,6 @@ CONFIGS = {"transformer": tiny_model.FLUX, "text_encoder": tiny_model.CLIP, "tex
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model.make(tmp_path_factory.mktemp("lora") / "model")
-
-
-@pytest.fixture(scope="module")
 def peft_lora(model, tmp_path_factory):
     """A random LoRA over every matrix of the transformer, written by diffusers, with an alpha unlike its rank."""
     torch.manual_seed(0)

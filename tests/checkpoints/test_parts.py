@@ -300,37 +300,48 @@ def test_a_damaged_redux(tmp_path):
 
 
 @pytest.mark.parametrize("name", family.PIPELINES)
-def test_a_folder_s_index_tells_the_variant(tmp_path, name):
-    model = tiny_model.make(tmp_path / "model", guidance=True)
+def test_a_folder_s_index_tells_the_variant(dev_model, tmp_path, name):
+    model = shutil.copytree(dev_model, tmp_path / "model")
     assert " it seems" not in run(model).output
     (model / "model_index.json").write_text(f'{{"_class_name": "{name}"}}')
     assert f"  model_index.json: a {name}, {family.PIPELINES[name]}\n" in run(model).output
 
 
-def test_kontext_is_drawn_with_from_the_text_alone_and_that_is_said(tmp_path):
-    model = tiny_model.make(tmp_path / "model")
-    expected = minflux.load(model)("a cat")
-    (model / "model_index.json").write_text('{"_class_name": "FluxKontextPipeline"}')
+def test_kontext_is_drawn_with_from_the_text_alone_and_that_is_said(model_copy):
+    expected = minflux.load(model_copy)("a cat")
+    (model_copy / "model_index.json").write_text('{"_class_name": "FluxKontextPipeline"}')
     with pytest.warns(UserWarning, match=r"Kontext, which takes a reference image .*; it generates from"):
-        pipe = minflux.load(model)
+        pipe = minflux.load(model_copy)
     assert pipe("a cat").tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("where", ["file", "metadata", "folder", "config", "cache"])
-def test_krea_is_told_by_a_name_alone(tmp_path, where):
+ONE_BLOCK_OF_DEV = replace(DEV, hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1)
+KREA = ": Krea-dev, it seems"
+
+
+def test_krea_is_told_by_its_folder_s_name(dev_model, tmp_path):
     """dev, Krea-dev and Kontext have the same shapes: a name is all there is."""
-    model = tmp_path / ("models--x--FLUX.1-Krea-dev/snapshots/1" if where == "cache" else "model")
-    model.parent.mkdir(parents=True, exist_ok=True)
-    tiny_model.make(model, guidance=True)
-    if where == "folder":
-        model = model.rename(tmp_path / "FLUX.1-Krea-dev")
-    if where == "config":
-        config = model / "transformer" / "config.json"
-        config.write_text(config.read_text().replace("{", '{"_name_or_path": "somewhere/FLUX.1-Krea-dev",', 1))
-    if where in ("file", "metadata"):
-        cfg = replace(DEV, hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1)
-        model = tmp_path / ("flux1-krea-dev.safetensors" if where == "file" else "flux.safetensors")
-        synthetic.make(model, cfg)
-        if where == "metadata":
-            write_safetensors(model, read_safetensors(model, get_backend("numpy")), {"modelspec.title": "FLUX.1 Krea"})
-    assert ": Krea-dev, it seems" in run(model).output
+    assert KREA in run(shutil.copytree(dev_model, tmp_path / "FLUX.1-Krea-dev")).output
+
+
+def test_krea_is_told_by_the_cache_s_folders(dev_model, tmp_path):
+    assert KREA in run(shutil.copytree(dev_model, tmp_path / "models--x--FLUX.1-Krea-dev/snapshots/1")).output
+
+
+def test_krea_is_told_by_a_name_in_the_config(dev_model, tmp_path):
+    model = shutil.copytree(dev_model, tmp_path / "model")
+    config = model / "transformer" / "config.json"
+    config.write_text(config.read_text().replace("{", '{"_name_or_path": "somewhere/FLUX.1-Krea-dev",', 1))
+    assert KREA in run(model).output
+
+
+def test_krea_is_told_by_the_file_s_name(tmp_path):
+    synthetic.make(tmp_path / "flux1-krea-dev.safetensors", ONE_BLOCK_OF_DEV)
+    assert KREA in run(tmp_path / "flux1-krea-dev.safetensors").output
+
+
+def test_krea_is_told_by_the_file_s_metadata(tmp_path):
+    file = tmp_path / "flux.safetensors"
+    synthetic.make(file, ONE_BLOCK_OF_DEV)
+    write_safetensors(file, read_safetensors(file, get_backend("numpy")), {"modelspec.title": "FLUX.1 Krea"})
+    assert KREA in run(file).output

@@ -36,8 +36,9 @@ T5_Q = "encoder.block.0.layer.0.SelfAttention.q"
 
 
 @pytest.fixture
-def model(tmp_path):
-    return tiny_model.make(tmp_path / "model")
+def model(model, tmp_path):
+    """A copy of the small model, to be broken."""
+    return shutil.copytree(model, tmp_path / "model")
 
 
 def changed(path: Path, change) -> None:

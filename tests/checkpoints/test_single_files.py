@@ -21,7 +21,6 @@ from minflux.commands.inspect import inspect
 from minflux.errors import CheckpointError
 from minflux.inference.load import load
 from minflux.inference.memory import MODES
-from tests import tiny_model
 from tests.checkpoints.test_parts import PREFIXES
 
 NX = get_backend("numpy")
@@ -31,11 +30,6 @@ STRAY = {  # what ComfyUI's files hold beside the weights
     "text_encoders.clip_l.transformer.text_projection.weight": torch.zeros(16, 16),
     "text_encoders.t5xxl.logit_scale": torch.tensor(4.6),
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return tiny_model.make(tmp_path_factory.mktemp("single") / "model")
 
 
 def stored(model: Path, kind: str) -> dict[str, torch.Tensor]:

@@ -32,11 +32,6 @@ WEIGHTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model.make(tmp_path_factory.mktemp("convert") / "model")
-
-
 def raw(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Every weight of a file as it is stored: dtype, shape and bytes."""
     data = path.read_bytes()

@@ -10,19 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 import minflux
-from minflux.backend import available
+from minflux.backend import available, get_backend
 from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
 from minflux.checkpoints.lazy import Leaf
 from minflux.commands import main as cli
 from minflux.inference import flux1
 from minflux.inference.cache import default_folder
 from minflux.inference.memory import MODES
-from tests import tiny_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model.make(tmp_path_factory.mktemp("cache") / "model")
 
 
 @pytest.fixture
@@ -86,47 +80,70 @@ def with_lora(pipe: Path, folder: Path) -> str:
     return f"{folder / 'l.safetensors'}:0.3"
 
 
-OTHERS = ["prompt", "prompts", "order", "length", "dtype", "backend", "lora", "weights", "touched", "config", "moved"]
+PROMPTS = ["a cat", "an owl"]
 
 
-@pytest.mark.parametrize("other", OTHERS)
-def test_what_differs_is_encoded_for_itself(model, tmp_path, runs, other):
-    model = shutil.copytree(model, tmp_path / "model")
-    prompts, how = ["a cat", "an owl"], {"cache": tmp_path / "c"}
-    minflux.load(model, **how).encode(prompts, guidance=1)
-    path = model / "text_encoder_2" / "model.safetensors"
-    match other:
-        case "prompt":
-            prompts = ["a cat", "an oak"]
-        case "prompts":
-            prompts = ["a cat"]
-        case "order":
-            prompts = prompts[::-1]
-        case "dtype":
-            how["dtype"] = "float16"
-        case "backend":
-            if "mlx" not in available():
-                pytest.skip("no mlx here")
-            how["backend"] = "mlx"
-        case "lora":
-            how["lora"] = with_lora(model, tmp_path)
-        case "weights":
-            flat = read_safetensors(path, minflux.load(model).nx)
-            flat["shared.weight"] *= 2
-            write_safetensors(path, flat)
-        case "touched":
-            os.utime(path, ns=(1, 1))
-        case "config":
-            config = model / "text_encoder" / "config.json"
-            config.write_text(config.read_text().replace('"num_attention_heads": 2', '"num_attention_heads": 1'))
-        case "moved":
-            model = shutil.copytree(model, tmp_path / "other")
-    pipe = minflux.load(model, **how)
-    if other == "length":
-        pipe = replace(pipe, defaults=replace(pipe.defaults, text_length=20))
+@pytest.fixture
+def seen(model_copy, tmp_path, runs) -> Path:
+    """A model whose encoders have seen the prompts, and kept what they said."""
+    minflux.load(model_copy, cache=tmp_path / "c").encode(PROMPTS, guidance=1)
+    return model_copy
+
+
+def assert_encoded(pipe, prompts, runs) -> None:
+    """Assert that prompts are encoded anew, and kept beside the first ones."""
     pipe.encode(prompts, guidance=1)
     assert len(runs) == 2
-    assert len(list((tmp_path / "c").iterdir())) == 2
+    assert len(list(pipe.cache.folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("prompts", [["a cat", "an oak"], ["a cat"], PROMPTS[::-1]], ids=["another", "one", "order"])
+def test_other_prompts_are_encoded_for_themselves(seen, tmp_path, runs, prompts):
+    assert_encoded(minflux.load(seen, cache=tmp_path / "c"), prompts, runs)
+
+
+def test_another_length_of_text_is_encoded_for_itself(seen, tmp_path, runs):
+    pipe = minflux.load(seen, cache=tmp_path / "c")
+    assert_encoded(replace(pipe, defaults=replace(pipe.defaults, text_length=20)), PROMPTS, runs)
+
+
+def test_another_dtype_is_encoded_for_itself(seen, tmp_path, runs):
+    assert_encoded(minflux.load(seen, dtype="float16", cache=tmp_path / "c"), PROMPTS, runs)
+
+
+def test_another_backend_encodes_for_itself(seen, tmp_path, runs):
+    pytest.importorskip("mlx.core")
+    assert_encoded(minflux.load(seen, "mlx", cache=tmp_path / "c"), PROMPTS, runs)
+
+
+def test_a_lora_on_the_encoders_encodes_for_itself(seen, tmp_path, runs):
+    assert_encoded(minflux.load(seen, lora=with_lora(seen, tmp_path), cache=tmp_path / "c"), PROMPTS, runs)
+
+
+def double_the_table(model: Path) -> None:
+    path = model / "text_encoder_2" / "model.safetensors"
+    flat = read_safetensors(path, get_backend("numpy"))
+    write_safetensors(path, flat | {"shared.weight": 2 * flat["shared.weight"]})
+
+
+def touch(model: Path) -> None:
+    os.utime(model / "text_encoder_2" / "model.safetensors", ns=(1, 1))
+
+
+def split_heads_otherwise(model: Path) -> None:
+    config = model / "text_encoder" / "config.json"
+    config.write_text(config.read_text().replace('"num_attention_heads": 2', '"num_attention_heads": 1'))
+
+
+@pytest.mark.parametrize("change", [double_the_table, touch, split_heads_otherwise])
+def test_a_changed_encoder_encodes_for_itself(seen, tmp_path, runs, change):
+    change(seen)
+    assert_encoded(minflux.load(seen, cache=tmp_path / "c"), PROMPTS, runs)
+
+
+def test_a_model_in_another_place_encodes_for_itself(seen, tmp_path, runs):
+    other = shutil.copytree(seen, tmp_path / "other")
+    assert_encoded(minflux.load(other, cache=tmp_path / "c"), PROMPTS, runs)
 
 
 def test_the_transformer_s_lora_leaves_the_text_alone(model, tmp_path, runs):

@@ -30,11 +30,6 @@ from tests.checkpoints.test_lora import PAIR
 NX = get_backend("numpy")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model.make(tmp_path_factory.mktemp("memory") / "model")
-
-
 def all_read(node):
     """A streamed tree as plain dicts and lists."""
     if isinstance(node, Branch):

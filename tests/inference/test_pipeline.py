@@ -30,11 +30,10 @@ FLOAT32 = pytest.mark.parametrize("trial", [(name, "float32") for name in CHOSEN
 PROMPTS = ["a cat left of an apple on a blue background", ""]
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
+@pytest.fixture(scope="session")
+def folders(model, dev_model) -> dict[str, Path]:
     """A random model of each kind: "plain" is guided by two passes a step, "dev" has its guidance built in."""
-    kinds = {"plain": False, "dev": True}
-    return {kind: tiny_model.make(tmp_path_factory.mktemp(kind), guidance) for kind, guidance in kinds.items()}
+    return {"plain": model, "dev": dev_model}
 
 
 @pytest.fixture

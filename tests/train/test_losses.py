@@ -28,11 +28,6 @@ from tests.conftest import CHOSEN
 MLX = pytest.mark.parametrize("nx", [name for name in CHOSEN if not name.startswith("numpy")], indirect=True)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model.make(tmp_path_factory.mktemp("model"))
-
-
 # -- the weights to start from -------------------------------------------------------------------------------
 
 

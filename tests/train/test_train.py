@@ -48,11 +48,6 @@ ROOT = Path(minflux.__file__).parent.parent
 RECIPE = Path(__file__).with_name("small.toml")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return tiny_model.make(tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
 def mlx(monkeypatch):
     """MLX as it trains, but that nothing is compiled (g++ takes longer than these few steps)."""
