@@ -32,12 +32,12 @@ from minflux.inference.arguments import (
     effective,
     without_effect,
 )
+from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
 from minflux.sampling.solvers import SOLVERS, Solver, Step, Velocity, visited_timesteps
 from minflux.sampling.timesteps import Schedule
 
-OnBlock = Callable[[str, dict[str, Array]], None]
 OnStep = Callable[[Step], None]
 
 
@@ -148,7 +148,9 @@ class Pipeline(ABC):
         solver: "euler", "heun", "midpoint" or "dpm++" (see `minflux.sampling.solvers`).
         latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of the seed's.
         on_step: a function that is called with each `Step` after it.
-        on_block: a function that is called with each block's name and arrays after it (see `minflux.model.flux`).
+        on_block: a function that is called after each block of the transformer with its name, "double_blocks.3", and a
+        dict of its arrays: the streams "img" and "txt", its modulations "mod", and "q", "k", "v" (see
+        `minflux.model.hooks`). With classifier-free guidance the rows of negative prompts come after the prompts'.
 
         Raises `ArgumentError` for a setting that can't be honoured, before anything is computed.
         """

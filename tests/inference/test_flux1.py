@@ -9,6 +9,7 @@ from PIL import Image
 from minflux.checkpoints.tree import leaves
 from minflux.inference.load import load
 from minflux.inference.memory import MODES
+from minflux.model.attention import attention_weights
 from tests import compare, tiny_model
 
 
@@ -53,3 +54,30 @@ def test_repr_is_one_line_in_every_mode(model, mode):
 
 def networks(pipe):
     return (pipe.flux, pipe.vae, pipe.clip, pipe.t5).__getitem__
+
+
+# -- on_block ------------------------------------------------------------------------------------------------
+
+
+def test_on_block_sees_every_block_of_every_step(nx, model):
+    pipe, heard = load(model, nx), []
+    cfg = pipe.flux[0]
+    image = pipe("a cat", steps=2, on_block=lambda name, seen: heard.append((name, seen)))
+    blocks = [f"double_blocks.{i}" for i in range(cfg.depth)] + [
+        f"single_blocks.{i}" for i in range(cfg.depth_single_blocks)
+    ]
+    assert [name for name, _ in heard] == 2 * blocks
+    for _, seen in heard:
+        assert seen["img"].shape == (2, 16, cfg.hidden_size)  # the prompt, then the negative prompt
+        assert seen["txt"].shape == (2, 24, cfg.hidden_size)
+        heads = (2, cfg.num_heads, 24 + 16, cfg.hidden_size // cfg.num_heads)
+        assert [seen[name].shape for name in "qkv"] == 3 * [heads]
+    assert image == pipe("a cat", steps=2)  # who listens changes nothing
+
+
+def test_attention_weights_of_what_on_block_sees(nx, model):
+    pipe, heard = load(model, nx), {}
+    pipe("a cat", steps=1, guidance=1.0, on_block=heard.__setitem__)
+    weights = nx.to_numpy(attention_weights(heard["double_blocks.0"]["q"], heard["double_blocks.0"]["k"]))
+    assert weights.shape == (1, 2, 40, 40)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)

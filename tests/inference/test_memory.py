@@ -117,7 +117,7 @@ def transformer(tmp_path):
 
     def run(nx):
         given = {name: nx.array(x) for name, x in inputs.items()}
-        nx.eval(flux(stream(part, nx, "float32"), cfg, **given, after_block=nx.eval))
+        nx.eval(flux(stream(part, nx, "float32"), cfg, **given, on_block=lambda name, seen: nx.eval(seen)))
 
     return {"transformer": part}, run
 
