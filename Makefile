@@ -56,7 +56,7 @@ laptop: $(VENV)/test.stamp  ## draw with a FLUX.1 of full size and random weight
 
 clean:  ## remove .venv and all caches; runs/ and pictures stay
 	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find minflux tests benchmarks chapters -name __pycache__ -type d -prune -exec rm -rf {} +
+	find minflux tests benchmarks tools chapters examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- the environment -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import torch
 from click.testing import CliRunner
 
 import minflux
-from benchmarks import synthetic_checkpoint as synthetic
 from minflux.backend import get_backend
 from minflux.checkpoints import family
 from minflux.checkpoints.components import COMPONENTS
@@ -34,6 +33,7 @@ from minflux.model.flux import DEV, SCHNELL
 from minflux.model.t5 import T5_XXL
 from minflux.model.vae import FLUX_VAE
 from tests import tiny_model
+from tools import synthetic_checkpoint as synthetic
 
 PREFIXES = {
     "transformer": "model.diffusion_model.", "vae": "vae.", "text_encoder": "text_encoders.clip_l.transformer.",
