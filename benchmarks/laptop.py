@@ -112,10 +112,12 @@ def draw(folder: Path, backend: str = "numpy") -> dict[str, Any]:
     clock = [time.perf_counter()]
     pipe = load(folder, backend, memory="streamed")
     clock.append(time.perf_counter())
-    for item in pipe.generate(PROMPT, width=SIZE, height=SIZE, steps=STEPS):
-        last = item
+    conditioning = pipe.encode(PROMPT)
+    clock.append(time.perf_counter())
+    for step in pipe.sample(conditioning, width=SIZE, height=SIZE, steps=STEPS):
+        latents = step.x
         clock.append(time.perf_counter())
-    (picture,) = pipe.decode(last.x)
+    (picture,) = pipe.decode(latents)
     clock.append(time.perf_counter())
     Image.fromarray(picture).save(folder / "picture.png")
     opening, text, *steps, decoding = (after - before for before, after in pairwise(clock))
@@ -156,7 +158,7 @@ def measured(folder: Path, sizes: Configs, run: dict[str, Any], backend: str = "
     return [
         [f"{SIZE}×{SIZE}, {STEPS} steps, {BACKENDS[backend]}, streamed", f"{os.cpu_count()} cores"],
         ["weights: transformer", f"{weights['transformer'] / 1e9:.2f} billion"],
-        ["weights: T5, CLIP, autoencoder", f"{(sum(weights.values()) - weights['transformer']) / 1e9:.2f} billion"],
+        ["weights: T5, CLIP, VAE", f"{(sum(weights.values()) - weights['transformer']) / 1e9:.2f} billion"],
         ["files, bfloat16", gigabytes(sum(bytes_of(*item) for item in sizes.items()))],
         ["peak of memory without page cache (RssAnon, sampled)", gibibytes(run["RssAnon"])],
         ["peak of the resident set (VmHWM)", gibibytes(run["VmHWM"])],
@@ -164,7 +166,7 @@ def measured(folder: Path, sizes: Configs, run: dict[str, Any], backend: str = "
         ["both text encoders", seconds(run["text"])],
         ["the first step, and what is worked out once", seconds(first)],
         ["a further step: median, least, most", ", ".join(seconds(f(rest)) for f in (statistics.median, min, max))],
-        ["autoencoder", seconds(run["decoding"])],
+        ["VAE", seconds(run["decoding"])],
         ["bytes read (rchar)", gigabytes(run["rchar"])],
         ["of which from disk (read_bytes)", gigabytes(run["read_bytes"])],
     ]

@@ -7,12 +7,13 @@ from PIL import Image
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Map [-1, 1] to 0..255, rounding: (B, H, W, 3) float32 -> uint8. Values outside are clipped."""
-    return np.round(np.clip(images, -1, 1) * 127.5 + 127.5).astype(np.uint8)
+    """Map images in [-1, 1] to 0..255: (B, H, W, 3) float32 -> uint8, rounded; values outside are clipped."""
+    levels = np.clip(images, -1, 1) * 127.5 + 127.5
+    return np.round(levels).astype(np.uint8)
 
 
 def from_uint8(images: np.ndarray) -> np.ndarray:
-    """Map 0..255 to [-1, 1]: (B, H, W, 3) uint8 -> float32."""
+    """Map images in 0..255 to [-1, 1]: (B, H, W, 3) uint8 -> float32."""
     return images.astype(np.float32) / 127.5 - 1
 
 

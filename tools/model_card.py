@@ -14,7 +14,7 @@ from minflux.checkpoints.formats.safetensors import contents
 
 PARTS = {
     "transformer": "transformer",
-    "vae": "autoencoder",
+    "vae": "VAE",
     "text_encoder": "text encoder (CLIP)",
     "text_encoder_2": "text encoder (T5)",
 }
@@ -35,7 +35,7 @@ def sizes(model: Path) -> list[list[str]]:
 def training(run: Path) -> list[list[str]]:
     """Sum up the logs of a run's two trainings: steps, hours spent in them, and the loss at the end."""
     rows = [["training", "steps", "hours", f"loss, mean of the last {LAST} steps"]]
-    for part, name in (("vae", "autoencoder"), ("flow", "transformer and text encoders")):
+    for part, name in (("vae", "VAE"), ("flow", "transformer and text encoders")):
         with (run / part / "log.csv").open() as file:
             log = list(csv.DictReader(file))
         hours = sum(float(row["seconds"]) for row in log) / 3600

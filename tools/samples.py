@@ -18,15 +18,15 @@ COUNT, COLUMNS, ZOOM = 8, 4, 3
 
 
 def table(prompts: list[str]) -> str:
-    """Write the table: a row of images, a row of the prompts below them, and so on.
+    """Write the table, below an empty heading: in each cell an image, and its prompt below it.
 
-    >>> print(table(["a cat", "a dog", "an owl", "a bee"]).splitlines()[2])
-    | a cat | a dog | an owl | a bee |
+    >>> print(table(["a cat"]).splitlines()[2])
+    | ![a cat](docs/images/held-out-1.png)<br>a cat |
     """
-    images = [f"![{prompt}](docs/images/held-out-{i}.png)" for i, prompt in enumerate(prompts, 1)]
-    starts = range(0, len(prompts), COLUMNS)
-    rows = [row for i in starts for row in (images[i : i + COLUMNS], prompts[i : i + COLUMNS])]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * COLUMNS, *rows[1:]])
+    cells = [f"![{prompt}](docs/images/held-out-{i}.png)<br>{prompt}" for i, prompt in enumerate(prompts, 1)]
+    rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
+    columns = len(rows[0])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [[""] * columns, ["---"] * columns, *rows])
 
 
 def main() -> None:

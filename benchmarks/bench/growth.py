@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.bench.growth", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--backend", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS, help="image tokens, at batch 1")
-    parser.add_argument("--batch", nargs="+", type=int, default=BATCHES, help="pictures, of the fewest tokens")
+    parser.add_argument("--batch", nargs="+", type=int, default=BATCHES, help="images, of the fewest tokens")
     args = parser.parse_args(arguments)
     stop_on_sigterm()
     found = {name: sweep(name, tuple(args.tokens), tuple(args.batch)) for name in args.backend}

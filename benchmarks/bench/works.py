@@ -103,10 +103,8 @@ def latent_sides(work: Work) -> tuple[int, int]:
 
 
 def decoding(side: int) -> Work:
-    """FLUX.1's autoencoder, to a picture of `side` pixels."""
-    return Work(
-        f"VAE{side}", f"FLUX.1's autoencoder, latents to {side}×{side}", "vae", {"vae": FLUX_VAE}, {"side": side}
-    )
+    """FLUX.1's VAE, to an image of `side` pixels."""
+    return Work(f"VAE{side}", f"FLUX.1's VAE, latents to {side}×{side}", "vae", {"vae": FLUX_VAE}, {"side": side})
 
 
 def latents(work: Work, rng: np.random.Generator) -> Inputs:

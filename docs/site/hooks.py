@@ -12,6 +12,8 @@ def on_config(config):
                 entry[name] = course()
             elif value == "api":
                 entry[name] = ["api/index.md", *({f"minflux.{room}": f"api/{room}.md"} for room in rooms())]
+            elif name == "Project" and "tests.md" in origins().values():
+                value.insert(-2, {"Tests": "tests.md"})
     return config
 
 

@@ -21,10 +21,13 @@ WHOLE = {  # files of the project that are pages as they stand
     "tests/README.md": "tests.md",
 }
 ROOMS = ["backend", "model", "sampling", "checkpoints", "inference", "edit", "world", "train", "commands"]
+FRONT = ["minflux.inference.load.load"]
+STEPS = ["__call__", "encode", "sample", "decode", "encode_image", "velocity"]
 PLAIN = {"show_root_heading": "false", "show_root_toc_entry": "false"}  # the page has a heading of its own
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 DOCTEST = re.compile(r"(?m)^( *)>>> .*(?:\n.+)*")  # to the next empty line
 CODE = re.compile(r"(`[^`]+`|(?m:^ {4}.*$))")  # spans and indented lines
+ARGUMENT = re.compile(r"(?m)^([a-z_]+(?:, [a-z_]+)*):(?= )")
 FENCE = re.compile(r"^(```.*?^```)", re.DOTALL | re.MULTILINE)
 
 
@@ -75,7 +78,7 @@ def linked_files(path: str) -> dict[str, bytes]:
     """Return the files that a page links to and that are no pages themselves, under their path in the project."""
     texts = [part for part in FENCE.split((ROOT / path).read_text()) if not part.startswith("```")]
     links = {target for text in texts for _, target, _ in LINK.findall(text)}
-    targets = {resolved(path, link) for link in links} - origins().keys()
+    targets = {resolved(path, link) for link in links if not link.endswith(".py")} - origins().keys()
     return {
         target: (ROOT / target).read_bytes()
         for target in targets
@@ -114,6 +117,8 @@ def _moved(match: re.Match, path: str, name: str) -> str:
     if ":" in link:
         return match[0]
     target = resolved(path, link)
+    if target.startswith("examples/") and target.endswith(".py"):  # its place on the page of all of them
+        target, after = "examples/README.md", f"#{posixpath.basename(target).replace('.', '')}{after}"
     there = origins().get(target, target.removeprefix("docs/"))
     return before + posixpath.relpath(there, posixpath.dirname(name) or ".") + after
 
@@ -123,15 +128,16 @@ def _moved(match: re.Match, path: str, name: str) -> str:
 
 def notebook_page(path: str) -> str:
     """Write a notebook as Markdown: text, code, and what each cell printed and drew when it was committed."""
-    parts, images = [], iter(notebook_images(path))
+    parts, images, heading = [], iter(notebook_images(path)), title(path)
     for cell in cells(path):
+        source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(spaced_lists("".join(cell["source"])))
-        elif "".join(cell["source"]).strip():
-            parts.append(fenced("".join(cell["source"]), ".python"))
-            parts += [shown(output, images, path) for output in cell["outputs"]]
-    title, _, rest = "\n\n".join(parts).partition("\n\n")
-    return f"{title}\n\n{rest}\n\n---\n\n{source_note(path)}\n"
+            heading = next(reversed(re.findall(r"^#+ (.*)", source, re.MULTILINE)), heading)
+            parts.append(spaced_lists(source))
+        elif source.strip():
+            parts.append(fenced(source, ".python"))
+            parts += [shown(output, images, path, heading) for output in cell["outputs"]]
+    return "\n\n".join([*parts, "---", source_note(path)]) + "\n"
 
 
 def source_note(path: str) -> str:
@@ -143,11 +149,11 @@ def source_note(path: str) -> str:
     return f"{note} [Back to the chapter](../{file})." if folder == "chapters/solutions" else note
 
 
-def shown(output: dict, images: Iterator[tuple[str, bytes]], path: str) -> str:
-    """Write what a cell printed, or the image that it drew."""
+def shown(output: dict, images: Iterator[tuple[str, bytes]], path: str, heading: str) -> str:
+    """Write what a cell printed, or the image that it drew, whose alternative text is the heading above it."""
     if "image/png" in output.get("data", {}):
         name, _ = next(images)
-        return f"![A figure of this chapter]({posixpath.relpath(name, posixpath.dirname(path))}){{ .figure }}"
+        return f"![Figure: {heading}]({posixpath.relpath(name, posixpath.dirname(path))}){{ .figure }}"
     text = output.get("text") or output["data"]["text/plain"]
     return fenced("".join(text), ".text .output")
 
@@ -198,9 +204,15 @@ def title(path: str) -> str:
 
 
 def examples() -> str:
-    """Write every script of examples/ under its name."""
-    paths = sorted((ROOT / "examples").glob("*.py"))
-    return "".join(f"\n## {path.stem.replace('_', ' ')}\n\n{fenced(path.read_text(), '.python')}\n" for path in paths)
+    """Write every script of examples/ under its name, in the order of the table in its README."""
+    names = re.findall(r"^\| \[(\w+)\.py\]", (ROOT / "examples" / "README.md").read_text(), re.MULTILINE)
+    return "".join(f"\n## {name}.py\n\n{example(name)}\n" for name in names)
+
+
+def example(name: str) -> str:
+    """Write a script: its docstring as prose, then its code."""
+    _, docstring, code = (ROOT / "examples" / f"{name}.py").read_text().split('"""', 2)
+    return f"{docstring.strip()}\n\n{fenced(code.strip(), '.python')}"
 
 
 # -- API -----------------------------------------------------------------------------------------------------------
@@ -216,7 +228,7 @@ def modules(room: str) -> list[str]:
     """List a room's modules: as its docstring names them, then by name."""
     folder = ROOT / "minflux" / room
     names = [path.relative_to(ROOT).with_suffix("").as_posix() for path in sorted(folder.rglob("*.py"))]
-    names = [name.removesuffix("/__init__").replace("/", ".") for name in names if "sprites" not in name]
+    names = [name.removesuffix("/__init__").replace("/", ".") for name in names if "/sprites/" not in name]
     text = (folder / "__init__.py").read_text()
     mentioned = re.findall(r"`(\w+)`", text)
     order = {word: place for place, word in reversed(list(enumerate(mentioned)))}
@@ -235,9 +247,12 @@ def api_pages() -> dict[str, str]:
 
 
 def front_page() -> str:
-    """Write the page of what `import minflux` gives, with the modules beside the rooms."""
+    """Write the page of what one begins with, `load` and a pipeline, and of the modules beside the rooms."""
     listed = "\n".join(f"- [`minflux.{room}`]({room}.md): {first_sentence(room)}" for room in rooms())
-    parts = ["# API", directive("minflux", **PLAIN)]
+    once = {"heading_level": "3", "skip_local_inventory": "true"}  # links lead to their own room's page
+    parts = ["# API", directive("minflux", members="false", **PLAIN), "## What one begins with"]
+    parts += [directive(name, **once) for name in FRONT]
+    parts += [directive("minflux.inference.pipeline.Pipeline", members=f"[{', '.join(STEPS)}]", **once)]
     parts += [f"## The rooms\n\n{listed}"]
     singles = sorted(path.stem for path in (ROOT / "minflux").glob("*.py") if not path.stem.startswith("_"))
     parts += [directive(f"minflux.{name}", heading_level="2", show_root_full_path="true") for name in singles]
@@ -274,10 +289,19 @@ def docstring(text: str) -> str:
 
 
 def listed(paragraph: str) -> str:
-    """Make a list of a paragraph whose lines, at least two, all begin with a name in `code`."""
+    """Make a list of a paragraph of several lines that begin with a name in `code`, or with "name: " as arguments do.
+
+    >>> print(listed("seed: a number,\\nor one each\\nsteps: how many"))
+    - `seed`: a number,
+      or one each
+    - `steps`: how many
+    """
     lines = paragraph.split("\n")
-    names = len(lines) > 1 and all(re.match("`[^`]", line) for line in lines)
-    return "\n".join(f"- {line}" for line in lines) if names else paragraph
+    if len(lines) > 1 and all(re.match("`[^`]", line) for line in lines):
+        return "\n".join(f"- {line}" for line in lines)
+    if len(ARGUMENT.findall(paragraph)) > 1 and ARGUMENT.match(paragraph):
+        return ARGUMENT.sub(r"- `\1`:", "\n".join(line if ARGUMENT.match(line) else f"  {line}" for line in lines))
+    return paragraph
 
 
 def literal(text: str) -> str:

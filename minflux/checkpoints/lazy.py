@@ -21,7 +21,11 @@ from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import tree
 
 When = Literal["kept", "steps", "use"]
-Progress = Callable[[int, int], None]  # told how many weights are read, of how many
+Progress = Callable[[int, int], None]  # called with how many weights are read, and of how many
+
+
+def no_progress(done: int, total: int) -> None:
+    """Tell nobody how far reading has come."""
 
 
 def stream(
@@ -41,7 +45,7 @@ def stream(
     return as_streamed(tree(flat | lora_branches(scales, changes)))
 
 
-def for_steps(p: Tree, progress: Progress = lambda done, total: None) -> Tree:
+def for_steps(p: Tree, progress: Progress = no_progress) -> Tree:
     """Load the weights marked "steps" and return a tree that holds them; they are freed with that tree.
 
     A tree without such weights is returned unchanged. `progress` is told of each weight that was read.

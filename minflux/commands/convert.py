@@ -333,7 +333,7 @@ def squared(x: np.ndarray) -> float:
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 
-@click.command("convert")
+@click.command("convert", short_help="Write a model in another format, or quantised.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="Whose names.")

@@ -14,10 +14,10 @@ import click
 import numpy as np
 from threadpoolctl import threadpool_info
 
-import minflux
 from minflux.backend import Backend, blas, get_backend
 from minflux.backend.machine import available, field, sysctl, total
 from minflux.errors import BackendError
+from minflux.version import __version__
 
 Row = tuple[str, str]
 
@@ -61,7 +61,7 @@ def as_text(lines: list[Row]) -> str:
 def rows_of_machine() -> list[Row]:
     """Versions, processor, memory, compiler."""
     return [
-        ("minflux", f"{minflux.__version__}, in {Path(minflux.__file__).parent}"),
+        ("minflux", f"{__version__}, in {Path(__file__).parents[1]}"),
         ("Python", f"{platform.python_version()}, {platform.platform(terse=True)}, {platform.machine()}"),
         ("processor", f"{processor()}, {os.cpu_count()} cores"),
         ("memory", memory()),
@@ -219,7 +219,7 @@ def has_nvidia_gpu() -> bool:
 # -- the command -----------------------------------------------------------------------------------------------
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Show backends and their speed, and what would be faster.")
 def command():
     """Show backends, devices and BLAS with their measured speed, and what to install to be faster."""
     click.echo(report())

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from minflux.commands.options import BACKEND, FILE, MODEL, STEPS, check_target, tell
+from minflux.commands.options import BACKEND, FILE, MODEL, STEPS, check_output, print_note
 from minflux.inference.arguments import check_steps, check_strength
 from minflux.inference.load import load
 from minflux.sampling.noise import check_seed
 from minflux.train import evaluate as e
 
 
-@click.command("evaluate")
+@click.command("evaluate", short_help="Measure how often a model's images show what prompts say.")
 @MODEL
 @BACKEND
 @click.option("--prompts", type=int, default=500, show_default=True, help="How many held-out prompts.")
@@ -26,9 +26,9 @@ def command(model, backend, prompts, steps, guidance, seed, grid, json_path):
     \b
     minflux evaluate --prompts 100 --grid images.png
     """
-    check_files(grid, json_path)
-    check_settings(prompts, steps, guidance, seed)
-    result = e.evaluate(load(model, backend, report=tell), prompts, steps=steps, guidance=guidance, seed=seed)
+    check_outputs(grid, json_path)
+    check_arguments(prompts, steps, guidance, seed)
+    result = e.evaluate(load(model, backend, report=print_note), prompts, steps=steps, guidance=guidance, seed=seed)
     click.echo(e.table(result))
     if grid is not None:
         e.save_grid(result, grid)
@@ -36,14 +36,14 @@ def command(model, backend, prompts, steps, guidance, seed, grid, json_path):
         e.save_json(result, json_path)
 
 
-def check_files(grid: Path | None, json_path: Path | None) -> None:
+def check_outputs(grid: Path | None, json_path: Path | None) -> None:
     """Raise `ArgumentError` unless the files that were asked for can be written."""
     for path, option, suffix in ((grid, "--grid", ".png"), (json_path, "--json", ".json")):
         if path is not None:
-            check_target(path, option, (suffix,))
+            check_output(path, option, (suffix,))
 
 
-def check_settings(prompts: int, steps: int | None, guidance: float | None, seed: int) -> None:
+def check_arguments(prompts: int, steps: int | None, guidance: float | None, seed: int) -> None:
     """Raise `ArgumentError` for a setting that no model can honour."""
     e.check_count(prompts)
     check_seed(seed)

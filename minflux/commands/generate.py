@@ -1,7 +1,6 @@
 """`minflux generate`: a prompt to a PNG, under a progress bar, with previews of the way."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,18 @@ from click.core import ParameterSource
 from PIL import Image
 from tqdm import tqdm
 
+from minflux.backend import get_backend
+from minflux.checkpoints.components import TRANSFORMER
 from minflux.checkpoints.formats.atomic import written_whole
-from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, check_target, tell
-from minflux.commands.png import Settings, read_settings, save_image
+from minflux.checkpoints.open import Checkpoint, open_model
+from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, ReadingBar, check_output, print_note
+from minflux.commands.png import ImageSettings, read_png_settings, save_png
 from minflux.errors import ArgumentError
 from minflux.images import grid
-from minflux.inference.arguments import check_side, check_steps, check_strength
+from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
 from minflux.inference.cache import default_folder
 from minflux.inference.flux1 import Flux1
-from minflux.inference.load import load
+from minflux.inference.load import DEFAULTS, load_checkpoint, read_defaults
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning
 from minflux.sampling.noise import check_seed
@@ -38,7 +40,7 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     return int(width), int(height)
 
 
-@click.command("generate")
+@click.command("generate", short_help="Generate an image of a prompt.")
 @click.argument("prompt", required=False)
 @MODEL
 @BACKEND
@@ -80,18 +82,20 @@ def command(prompt, model, backend, seeds, size, out, preview, source, lora, mem
     """
     given |= {"width": size[0], "height": size[1]}
     check_files(out, preview)
-    check_settings(seeds, given)
-    how = {"memory": memory, "report": tell, "cache": default_folder() if cache else None}
     if source is not None:
         check_nothing_beside(source)
-        jobs = [read_settings(source)]
-        check_settings([jobs[0].seed], asdict(jobs[0]))
-        pipe = load(jobs[0].model, jobs[0].backend, lora=jobs[0].lora, **how)
-    elif prompt is None:
+        png = read_png_settings(source)
+        prompt, model, backend, lora, seeds = png.prompt, png.model, png.backend, png.lora, [png.seed]
+        given = {name: getattr(png, name) for name in given}
+    if prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
-    else:
-        pipe = load(model, backend, lora=lora, **how)
-        jobs = [complete(pipe, prompt, seed, given) for seed in seeds]
+    check_settings(seeds, given)
+    checkpoint = open_model(model, fetch=True)
+    given = complete(checkpoint, given)
+    folder = default_folder() if cache else None
+    how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
+    pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
+    jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given, lora=pipe.lora) for seed in seeds]
     generate(pipe, jobs, out, preview)
 
 
@@ -100,10 +104,10 @@ def command(prompt, model, backend, seeds, size, out, preview, source, lora, mem
 
 def check_files(out: Path, preview: Path | None) -> None:
     """Raise `ArgumentError` unless both files can be written."""
-    check_target(out, "--out", (".png",))
+    check_output(out, "--out", (".png",))
     if preview is None:
         return
-    check_target(preview, "--preview", (".gif", ".png"))
+    check_output(preview, "--preview", (".gif", ".png"))
     if preview.resolve() == out.resolve():
         raise ArgumentError(f"--preview must be another file than --out, got {str(preview)!r} for both")
 
@@ -116,6 +120,7 @@ def check_settings(seeds: Sequence[int], given: dict) -> None:
         "true_cfg_scale": lambda value: check_strength("true_cfg_scale", value),
         "width": lambda value: check_side("width", value),
         "height": lambda value: check_side("height", value),
+        "solver": check_solver,
     }
     for seed in seeds:
         check_seed(seed)
@@ -134,28 +139,35 @@ def check_nothing_beside(source: Path) -> None:
             raise ArgumentError(f"{name} can't be given with --from, which takes all settings from {source}")
 
 
+def complete(checkpoint: Checkpoint, given: dict[str, Any]) -> dict[str, Any]:
+    """Return an image's settings, completed with the model's defaults; `ArgumentError` if it can't honour them."""
+    transformer = checkpoint.components.get(TRANSFORMER.name)
+    if transformer is None:
+        return given  # loading says what is missing
+    defaults = read_defaults(checkpoint.folder / DEFAULTS, transformer.config)
+    built_in = transformer.config.guidance_embed
+    guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, built_in)
+    effective(given["negative_prompt"], guidance)
+    names = ["steps", "width", "height"]
+    if built_in or given["true_cfg_scale"] is None:  # otherwise the one takes the place of the other
+        names.append("guidance")
+    missing = {name: getattr(defaults, name) for name in names if given[name] is None}
+    return given | missing
+
+
 # -- images ------------------------------------------------------------------------------------------------------
 
 
-def complete(pipe: Flux1, prompt: str, seed: int, given: dict) -> Settings:
-    """Return an image's settings, those that were not given from the model's defaults."""
-    defaults = {name: getattr(pipe.defaults, name) for name in ("steps", "guidance", "width", "height")}
-    if not pipe.built_in_guidance and given["true_cfg_scale"] is not None:
-        defaults["guidance"] = None  # both are one scale
-    chosen: dict[str, Any] = {name: defaults.get(name) if value is None else value for name, value in given.items()}
-    return Settings(prompt=prompt, seed=seed, model=pipe.name, backend=pipe.nx.name, lora=pipe.lora, **chosen)
-
-
-def generate(pipe: Flux1, jobs: Sequence[Settings], out: Path, preview: Path | None) -> None:
+def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Path | None) -> None:
     """Generate and write images that differ in their seeds alone, and print where they are."""
     text = None
     for job in jobs:
         with tqdm(total=job.steps, desc="reading the prompt", unit="step") as bar:
-            text = text or encode(pipe, job)
+            text = text or encode_prompt(pipe, job)
             bar.set_description(f"seed {job.seed}")
-            image, frames = sample(pipe, job, text, bar, previews=preview is not None)
+            image, frames = sample_image(pipe, job, text, bar, previews=preview is not None)
         path = numbered(out, job.seed, len(jobs))
-        save_image(image, path, job)
+        save_png(image, path, job)
         click.echo(path)
         if preview is not None:
             path = numbered(preview, job.seed, len(jobs))
@@ -163,14 +175,14 @@ def generate(pipe: Flux1, jobs: Sequence[Settings], out: Path, preview: Path | N
             click.echo(path)
 
 
-def encode(pipe: Flux1, job: Settings) -> Conditioning:
+def encode_prompt(pipe: Flux1, job: ImageSettings) -> Conditioning:
     """Encode an image's prompt, and its negative prompt where guidance needs one."""
     strength = {"guidance": job.guidance, "true_cfg_scale": job.true_cfg_scale}
     return pipe.encode(job.prompt, job.negative_prompt, **strength)
 
 
-def sample(
-    pipe: Flux1, job: Settings, text: Conditioning, bar: tqdm, previews: bool
+def sample_image(
+    pipe: Flux1, job: ImageSettings, text: Conditioning, bar: tqdm, previews: bool
 ) -> tuple[Image.Image, list[np.ndarray]]:
     """Sample one image; return it, and each step's denoised image when asked for."""
     frames = []

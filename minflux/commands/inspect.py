@@ -108,7 +108,7 @@ def size_on_disk(path: Path) -> int:
 # -- the command ---------------------------------------------------------------------------------------------
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Say what a model is and whether it is whole.")
 @click.argument("model")
 def command(model):
     """Say what MODEL is, a folder or a .safetensors file: its parts, their sizes, and every weight that is not right.

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import click
+from tqdm import tqdm
 
 from minflux.errors import ArgumentError
 
@@ -25,12 +26,28 @@ STEPS = click.option("--steps", type=int, help="Denoising steps; unless given, w
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-def tell(line: str) -> None:
+def print_note(line: str) -> None:
     """Print a line that is good to know, beside what was asked for."""
     click.echo(line, err=True)
 
 
-def check_target(path: Path, option: str, suffixes: tuple[str, ...]) -> Path:
+class ReadingBar:
+    """A progress bar of reading weights, which appears when that takes more than a second."""
+
+    def __init__(self):
+        self.bar: tqdm | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that `done` of `total` weights are read."""
+        if self.bar is None:
+            self.bar = tqdm(total=total, desc="reading the transformer", unit="weight", delay=1, leave=False)
+        self.bar.update(done - self.bar.n)
+        if done == total:
+            self.bar.close()
+            self.bar = None
+
+
+def check_output(path: Path, option: str, suffixes: tuple[str, ...]) -> Path:
     """Return the path if a file of one of these kinds can be written there; raise `ArgumentError` if not.
 
     Looked at before anything is computed, for an image may take minutes.

@@ -14,7 +14,7 @@ KEY = "minflux"  # of the PNG's text chunk
 
 
 @dataclass(frozen=True)
-class Settings:
+class ImageSettings:
     """All that an image depends on; a field with a default is one that older PNGs lack, and it is what they meant."""
 
     prompt: str
@@ -31,7 +31,7 @@ class Settings:
     solver: str = "euler"
 
 
-def save_image(image: Image.Image, path: Path, settings: Settings) -> None:
+def save_png(image: Image.Image, path: Path, settings: ImageSettings) -> None:
     """Write a PNG, whole or not at all, with its settings inside."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(KEY, json.dumps({**asdict(settings), "version": __version__}))
@@ -39,7 +39,7 @@ def save_image(image: Image.Image, path: Path, settings: Settings) -> None:
         image.save(file, format="PNG", pnginfo=info)
 
 
-def read_settings(path: Path) -> Settings:
+def read_png_settings(path: Path) -> ImageSettings:
     """Read the settings that a PNG was generated with; raises `ArgumentError` when it holds none."""
     try:
         with Image.open(path) as image:
@@ -54,7 +54,7 @@ def read_settings(path: Path) -> Settings:
         raise ArgumentError(f"--from: the settings inside {path} are damaged ({error!r})") from None
 
 
-def parse_settings(values: dict) -> Settings:
+def parse_settings(values: dict) -> ImageSettings:
     """Return settings from a PNG's JSON; raises `KeyError` where one lacks that has no default."""
-    given = {f.name: values[f.name] for f in fields(Settings) if f.default is MISSING or f.name in values}
-    return Settings(**given | {"lora": tuple(given.get("lora", ()))})
+    given = {f.name: values[f.name] for f in fields(ImageSettings) if f.default is MISSING or f.name in values}
+    return ImageSettings(**given | {"lora": tuple(given.get("lora", ()))})

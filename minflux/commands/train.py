@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 
-@click.group("train")
+@click.group("train", short_help="Train the small model.")
 def command():
     """Train the small model: first the VAE, then the flow. Stop with Ctrl-C and go on as you like.
 

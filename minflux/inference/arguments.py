@@ -98,6 +98,23 @@ def check_guidance(guidance: Any, true_cfg_scale: Any, default: float, built_in:
     return Guidance(None, (default if scale is None else scale) or 1.0)
 
 
+def effective(negative_prompt: Any, guidance: Guidance) -> str | None:
+    """Return the negative prompt that a call needs; raises `ArgumentError` for one that would have no effect."""
+    negative = check_negative_prompt(negative_prompt)
+    if guidance.needs_negative:
+        return negative or ""
+    if negative:
+        raise ArgumentError(f"negative_prompt has no effect {without_effect(guidance)}, or leave it out")
+    return None
+
+
+def without_effect(guidance: Guidance) -> str:
+    """Say why a negative prompt has no effect, and what would give it one."""
+    if guidance.embedded is None:
+        return "at guidance 1: raise guidance"
+    return "at true_cfg_scale 1, for this model has its guidance built in: raise true_cfg_scale"
+
+
 def check_solver(solver: Any) -> str:
     """Return the name of a solver."""
     if not isinstance(solver, str) or solver not in SOLVERS:

@@ -13,7 +13,7 @@ from minflux.checkpoints.components.clip import clip_shapes
 from minflux.checkpoints.components.flux import flux_shapes
 from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.components.vae import vae_shapes
-from minflux.checkpoints.lazy import for_steps
+from minflux.checkpoints.lazy import Progress, for_steps, no_progress
 from minflux.checkpoints.tree import tree_map
 from minflux.errors import ArgumentError
 from minflux.images import to_uint8
@@ -43,6 +43,7 @@ class Flux1(Pipeline):
     clip_tokenizer: Tokenizer
     t5_tokenizer: Tokenizer
     cache: Cache | None = None
+    progress: Progress = no_progress  # of reading weights before the steps
 
     @property
     def built_in_guidance(self) -> bool:
@@ -121,7 +122,7 @@ class Flux1(Pipeline):
         ids = nx.concatenate([text_ids(txt), image_ids(txt, *size)], axis=1)
         pe = rope(ids, cfg.axes_dim, cfg.theta)  # the same in every step
         ahead = self._modulations(y, guidance, timesteps) if len(timesteps) else {}
-        p = for_steps(self.flux[1])
+        p = for_steps(self.flux[1], self.progress)
 
         def v(x: Array, t: float) -> Array:
             mod = ahead.get(float(t)) or self._modulations(y, guidance, [t])[float(t)]

@@ -22,7 +22,7 @@ from minflux.checkpoints.components.flux import variant
 from minflux.checkpoints.family import PIPELINES, REDUX_TITLE
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.json_files import read_json, write_json
-from minflux.checkpoints.lazy import stream
+from minflux.checkpoints.lazy import Progress, no_progress, stream
 from minflux.checkpoints.lora import Change, add_loras, read_loras
 from minflux.checkpoints.open import INDEX, Checkpoint, open_model, warn_of_unexpected
 from minflux.checkpoints.read import read_tree
@@ -62,6 +62,7 @@ def load(
     memory: str = "auto",
     report: Callable[[str], None] | None = None,
     cache: str | Path | None = None,
+    progress: Progress = no_progress,
 ) -> Flux1:
     """Load a model by name ("tiny"), from a folder or a file, onto "numpy", "mlx" or "auto".
 
@@ -78,7 +79,7 @@ def load(
     """
     nx = backend if isinstance(backend, Backend) else get_backend(backend)
     loras = [lora] if isinstance(lora, str) else lora
-    return load_checkpoint(open_model(model, fetch=True), nx, str(model), dtype, loras, memory, report, cache)
+    return load_checkpoint(open_model(model, fetch=True), nx, str(model), dtype, loras, memory, report, cache, progress)
 
 
 def load_checkpoint(
@@ -90,6 +91,7 @@ def load_checkpoint(
     memory: str = "auto",
     report: Callable[[str], None] | None = None,
     cache: str | Path | None = None,
+    progress: Progress = no_progress,
 ) -> Flux1:
     """Read the weights of a model that was opened; `name` is what it is called, and the rest as for `load`."""
     dtype = dtype or (None if nx.on_gpu else "float32")
@@ -116,6 +118,7 @@ def load_checkpoint(
         name=name,
         lora=tuple(lora),
         cache=Cache(Path(cache), text_identity(components, changes, nx, dtype), nx) if cache else None,
+        progress=progress,
     )
 
 

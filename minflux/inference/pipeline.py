@@ -29,6 +29,8 @@ from minflux.inference.arguments import (
     check_solver,
     check_steps,
     check_timesteps,
+    effective,
+    without_effect,
 )
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
@@ -63,7 +65,7 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplingPlan:
     """Settings of `sample`, checked and complete: seeds, image size in pixels, timesteps, guidance and solver."""
 
     seeds: list[int]
@@ -74,7 +76,7 @@ class Plan:
     solver: Solver
 
 
-class Settings(TypedDict, total=False):
+class CallSettings(TypedDict, total=False):
     """The types of a call's settings, for type checkers; `Pipeline.__call__` has their defaults."""
 
     seed: int | Sequence[int]
@@ -110,10 +112,10 @@ class Pipeline(ABC):
     # -- the whole way -----------------------------------------------------------------------------------------
 
     @overload
-    def __call__(self, prompt: str, **settings: Unpack[Settings]) -> Image.Image: ...
+    def __call__(self, prompt: str, **settings: Unpack[CallSettings]) -> Image.Image: ...
 
     @overload
-    def __call__(self, prompt: list[str], **settings: Unpack[Settings]) -> list[Image.Image]: ...
+    def __call__(self, prompt: list[str], **settings: Unpack[CallSettings]) -> list[Image.Image]: ...
 
     def __call__(
         self,
@@ -280,10 +282,10 @@ class Pipeline(ABC):
         height: Any,
         solver: Any,
         timesteps: Any = None,
-    ) -> Plan:
+    ) -> SamplingPlan:
         """Check the settings for `count` images, and complete them with the model's defaults."""
         width, height = self._size(width, height)
-        return Plan(
+        return SamplingPlan(
             seeds=check_seeds(seed, count),
             width=width,
             height=height,
@@ -312,23 +314,23 @@ class Pipeline(ABC):
 
     # -- latents -----------------------------------------------------------------------------------------------
 
-    def _noise(self, plan: Plan) -> Array:
+    def _noise(self, plan: SamplingPlan) -> Array:
         """Make each image's noise from its own seed, as PyTorch does: (B, h, w, C) float32."""
         _, *shape = self._shape(plan)
         channels_first = np.stack([noise(seed, (1, *shape))[0] for seed in plan.seeds])
         return self._channels_last(channels_first)
 
-    def _start_from(self, latents: Any, plan: Plan) -> Array:
+    def _start_from(self, latents: Any, plan: SamplingPlan) -> Array:
         """Return latents that were given in diffusers' order of axes, as (B, h, w, C) float32."""
         order = "batch, channels, height, width"
         return self._channels_last(check_latents("latents", latents, self._shape(plan), order))
 
-    def _checked_start(self, start: Any, plan: Plan) -> Array:
+    def _checked_start(self, start: Any, plan: SamplingPlan) -> Array:
         count, channels, height, width = self._shape(plan)
         order = "batch, height, width, channels"
         return self.nx.array(check_latents("start", start, (count, height, width, channels), order))
 
-    def _shape(self, plan: Plan) -> tuple[int, int, int, int]:
+    def _shape(self, plan: SamplingPlan) -> tuple[int, int, int, int]:
         return len(plan.seeds), self.channels, plan.height // self.downscale, plan.width // self.downscale
 
     def _channels_last(self, latents: np.ndarray) -> Array:
@@ -336,23 +338,10 @@ class Pipeline(ABC):
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
-    def _follow(self, text: Conditioning, plan: Plan, x: Array, on_block: OnBlock | None) -> Iterator[Step]:
+    def _follow(self, text: Conditioning, plan: SamplingPlan, x: Array, on_block: OnBlock | None) -> Iterator[Step]:
         """Follow the velocity from `x`; the weights it holds are freed with it, when the last step is done."""
         ahead = visited_timesteps(plan.solver, plan.timesteps)
         yield from plan.solver(self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block), x, plan.timesteps)
-
-
-# -- the negative prompt ---------------------------------------------------------------------------------------
-
-
-def effective(negative_prompt: Any, guidance: Guidance) -> str | None:
-    """Return the negative prompt that a call needs; raises `ArgumentError` for one that would have no effect."""
-    negative = check_negative_prompt(negative_prompt)
-    if guidance.needs_negative:
-        return negative or ""
-    if negative:
-        raise ArgumentError(f"negative_prompt has no effect {without(guidance)}, or leave it out")
-    return None
 
 
 def matching(text: Conditioning, guidance: Guidance, asked: bool) -> Conditioning:
@@ -368,13 +357,6 @@ def matching(text: Conditioning, guidance: Guidance, asked: bool) -> Conditionin
         )
     if not guidance.needs_negative and text.negative is not None:
         if not asked:
-            raise ArgumentError(f"conditioning has a negative prompt, which has no effect {without(guidance)}")
+            raise ArgumentError(f"conditioning has a negative prompt, which has no effect {without_effect(guidance)}")
         return replace(text, negative=None)
     return text
-
-
-def without(guidance: Guidance) -> str:
-    """Say why a negative prompt has no effect, and what would give it one."""
-    if guidance.embedded is None:
-        return "at guidance 1: raise guidance"
-    return "at true_cfg_scale 1, for this model has its guidance built in: raise true_cfg_scale"

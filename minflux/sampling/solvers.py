@@ -47,14 +47,14 @@ def follow(slope: Slope, x: Array, timesteps: np.ndarray) -> Iterator[Step]:
         yield Step(i, t_next, x, denoised)
 
 
-def in_float32(velocity: Velocity) -> Velocity:
+def float32_velocity(velocity: Velocity) -> Velocity:
     """Return the velocity in float32, for sums over steps to be exact, whatever the model computes in."""
     return lambda x, t: backend_of(x).as_float32(velocity(x, t))
 
 
 def euler(velocity: Velocity, x: Array, timesteps: np.ndarray) -> Iterator[Step]:
     """Follow the velocity at the start of each step: order 1, one evaluation a step."""
-    v = in_float32(velocity)
+    v = float32_velocity(velocity)
     return follow(lambda x, t, t_next: v(x, t), x, timesteps)
 
 
@@ -64,7 +64,7 @@ def heun(velocity: Velocity, x: Array, timesteps: np.ndarray) -> Iterator[Step]:
     The last step, to t = 0, is Euler's, as in diffusers' FlowMatchHeunDiscreteScheduler. Source: Karras et al. 2022
     (arXiv 2206.00364), algorithm 1.
     """
-    v = in_float32(velocity)
+    v = float32_velocity(velocity)
 
     def slope(x: Array, t: float, t_next: float) -> Array:
         start = v(x, t)
@@ -78,7 +78,7 @@ def heun(velocity: Velocity, x: Array, timesteps: np.ndarray) -> Iterator[Step]:
 
 def midpoint(velocity: Velocity, x: Array, timesteps: np.ndarray) -> Iterator[Step]:
     """Follow the velocity at the middle of each step, where Euler's method leads: order 2, two evaluations a step."""
-    v = in_float32(velocity)
+    v = float32_velocity(velocity)
 
     def slope(x: Array, t: float, t_next: float) -> Array:
         middle = (t + t_next) / 2
@@ -100,7 +100,7 @@ def dpm_solver(velocity: Velocity, x: Array, timesteps: np.ndarray) -> Iterator[
     the order is reached slowly. Source: Lu et al. 2022 (arXiv 2211.01095); diffusers' DPMSolverMultistepScheduler with
     `use_flow_sigmas`.
     """
-    v = in_float32(velocity)
+    v = float32_velocity(velocity)
     before: list[tuple[float, Array]] = []  # t₁ and m₁
 
     def slope(x: Array, t: float, t_next: float) -> Array:

@@ -73,7 +73,7 @@ def table(result: Result) -> str:
     lines = [
         f"{len(result.prompts)} held-out prompts",
         "",
-        "| right | the model's pictures (95% interval) | ceiling: autoencoder alone | reader on true pictures |",
+        "| right | the model's images (95% interval) | ceiling: VAE alone | reader on true images |",
         "| --- | --- | --- | --- |",
     ]
     for check, row in figures(result).items():

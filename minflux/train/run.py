@@ -1,15 +1,13 @@
 """`minflux train`: a recipe and a folder in, a model in diffusers' layout out."""
 
 import csv
-import os
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from minflux import zoo
-from minflux.backend import Backend, blas, get_backend
+from minflux.backend import get_backend
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.read import load_component
 from minflux.images import grid
@@ -23,22 +21,13 @@ from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
 from minflux.train.loop import LOG
 from minflux.train.recipe import part, read_recipe, section
 from minflux.train.vae import reconstruct, train_vae
-from minflux.train.workers import RANK
 
 SAMPLES = 16
 
 
-def training_backend() -> Backend:
-    """Return the mlx backend, with a warning where it lacks a fast BLAS: gradients are taken by MLX alone."""
-    nx = get_backend("mlx")
-    if blas.is_missing() and not nx.on_gpu and os.environ.get(RANK, "0") == "0":  # once for all processes of a team
-        warnings.warn(f"no fast BLAS found, so training runs many times slower: {blas.INSTALL}", stacklevel=2)
-    return nx
-
-
 def run_vae(recipe: str, folder: Path) -> None:
     """Train the autoencoder in folder/vae, with samples and a loss plot there, and write it to folder/model."""
-    nx, home = training_backend(), folder / "vae"
+    nx, home = get_backend("mlx"), folder / "vae"
     rng = np.random.default_rng(0)
     truth = scenes.render_batch([scenes.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)])
 
@@ -53,7 +42,7 @@ def run_vae(recipe: str, folder: Path) -> None:
 
 def run_flow(recipe: str, folder: Path) -> None:
     """Train transformer and text encoders in folder/flow, and write the whole model to folder/model."""
-    nx, home, model = training_backend(), folder / "flow", folder / "model"
+    nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
     settings = read_recipe(recipe)
     tokenizers = zoo.FOLDER / "tiny"
     rng = np.random.default_rng(0)

@@ -15,7 +15,10 @@ from PIL import Image, ImageSequence
 
 import minflux
 from minflux.commands import png
+from tests import tiny_model
 from tests.commands.runner import assert_refused, pixels, run
+
+NEWER = ("true_cfg_scale", "solver")  # settings that older PNGs lack
 
 
 def draw(model: str, *args: object) -> Result:
@@ -63,7 +66,31 @@ def test_from_draws_it_again_to_the_bit(here, model, backend):
     np.testing.assert_array_equal(pixels("again.png"), pixels("minflux.png"), strict=True)
 
 
-def test_several_seeds_make_several_pictures(here, model):
+def test_from_an_older_png_means_euler(here, model):
+    """PNGs of minflux 0.1 have no LoRAs, no solver and no true_cfg_scale."""
+    draw(model, "--seed", 5)
+    old = {name: value for name, value in settings("minflux.png").items() if name not in ("lora", *NEWER)}
+    info = png.PngImagePlugin.PngInfo()
+    info.add_itxt(png.KEY, json.dumps(old))
+    Image.new("RGB", (8, 8)).save("old.png", pnginfo=info)
+    result = run("generate", "--from", "old.png", "--out", "again.png")
+    assert result.exit_code == 0, result.output
+    assert settings("again.png") == settings("minflux.png")
+    np.testing.assert_array_equal(pixels("again.png"), pixels("minflux.png"), strict=True)
+
+
+def test_a_png_knows_its_solver_and_scale(here, tmp_path_factory):
+    dev = str(tiny_model.make(tmp_path_factory.mktemp("dev") / "model", guidance=True))
+    draw(dev, "--solver", "heun", "--true-cfg-scale", 3, "--negative-prompt", "a hat", "--seed", 5)
+    assert {name: settings("minflux.png")[name] for name in NEWER} == {"true_cfg_scale": 3.0, "solver": "heun"}
+    result = run("generate", "--from", "minflux.png", "--out", "again.png")
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(pixels("again.png"), pixels("minflux.png"), strict=True)
+    expected = minflux.load(dev)("a cat", seed=5, steps=2, solver="heun", true_cfg_scale=3, negative_prompt="a hat")
+    np.testing.assert_array_equal(pixels("again.png"), np.asarray(expected), strict=True)
+
+
+def test_several_seeds_make_several_images(here, model):
     result = draw(model, "--seed", 1, "--seed", 2, "--out", "a.png", "--preview", "p.gif")
     assert result.stdout.split() == ["a-1.png", "p-1.gif", "a-2.png", "p-2.gif"]
     assert sorted(os.listdir()) == ["a-1.png", "a-2.png", "p-1.gif", "p-2.gif"]
@@ -126,6 +153,15 @@ BAD = {  # arguments after `minflux generate "a cat" --model MODEL`, and what th
 def test_bad_input_is_one_line_and_writes_nothing(here, model, args, words):
     assert_refused(run("generate", "a cat", "--model", model, *args.split()), words)
     assert os.listdir() == []
+
+
+@pytest.mark.parametrize("args", ["--size 840x592", "--seed -1", "--steps 0", "--guidance -1"])
+def test_bad_settings_are_told_before_a_weight_is_looked_for(here, args):
+    assert_refused(run("generate", "a cat", "--model", "nobody/nothing", *args.split()), "must be")
+
+
+def test_a_resident_model_is_no_news(here, model):
+    assert "memory" not in draw(model).stderr
 
 
 def test_no_prompt(here):

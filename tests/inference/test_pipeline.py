@@ -318,7 +318,9 @@ BAD = {
     "prompt": [{"prompt": bad} for bad in (3, None, [], (), ["a cat", 3], b"a cat", {"a": "cat"})],
     "steps": [{"steps": bad} for bad in (0, -1, 2.0, "4", True)],
     "seed": [{"seed": bad} for bad in (-1, 0.5, "7", True, 2**64, [1, 2], [], [-1])],
-    "guidance": [{"guidance": bad} for bad in (-1, float("nan"), float("inf"), "2", True)],
+    "guidance": [{"guidance": bad} for bad in (-1, float("nan"), float("inf"), "2", True, 10**400)],
+    "true_cfg_scale": [{"true_cfg_scale": bad} for bad in (-1, float("nan"), "2")],
+    "solver": [{"solver": bad} for bad in ("rk4", "", None, 3, ["euler"])],
     "negative_prompt": [{"negative_prompt": bad} for bad in (3, ["a hat"])],
     "width": [{"width": bad} for bad in (65, 8, 0, -64, 64.0, "64", True, float("nan"), float("inf"))],
     "height": [{"height": bad} for bad in (60, 2**70 + 1)],
@@ -341,15 +343,55 @@ def test_the_nearest_size_is_named(pipe):
         pipe("a cat", width=70)
 
 
-def test_bad_input_is_told_before_anything_is_drawn(pipe):
+def test_bad_input_is_told_before_anything_is_computed(pipe, monkeypatch):
+    monkeypatch.setattr(flux1, "t5_encoder", None)
+    for bad in ({"steps": 0}, {"width": 65}, {"seed": -1}, {"latents": NAN}, {"negative_prompt": 3}, {"solver": "rk4"}):
+        with pytest.raises(ArgumentError):
+            pipe("a cat", **bad)
+
+
+def test_bad_input_is_told_before_the_first_step(pipe):
     text = pipe.encode("a cat")
     with pytest.raises(ArgumentError, match="steps must be"):
         pipe.sample(text, steps=0)  # not iterated
 
 
-def test_a_negative_prompt_without_guidance_is_refused(pipe):
-    with pytest.raises(ArgumentError, match="negative_prompt has no effect at guidance 1"):
-        pipe("a cat", guidance=1.0, negative_prompt="a hat")
+@pytest.mark.parametrize("guidance", [0, 1.0])
+def test_a_negative_prompt_without_guidance_is_refused(pipe, guidance):
+    with pytest.raises(ArgumentError, match="negative_prompt has no effect at guidance 1: raise guidance, or leave it"):
+        pipe("a cat", guidance=guidance, negative_prompt="a hat")
+    assert pipe("a cat", guidance=guidance, negative_prompt="") == pipe("a cat", guidance=1)
+
+
+def test_two_names_of_one_scale_are_refused(pipe):
+    with pytest.raises(ArgumentError, match=r"true_cfg_scale: this model has no built-in guidance, .* one of them"):
+        pipe("a cat", guidance=2.0, true_cfg_scale=2.0)
+    assert pipe("a cat", true_cfg_scale=2.0) == pipe("a cat", guidance=2.0)
+
+
+def test_conditioning_that_lacks_what_guidance_needs_is_refused(pipe):
+    with pytest.raises(ArgumentError, match=r"^conditioning has no negative prompt, which a guidance scale of 3 needs"):
+        pipe.sample(pipe.encode("a cat", guidance=1), guidance=3.0)
+    with pytest.raises(ArgumentError, match=r"^conditioning has no negative prompt; encode"):
+        pipe.velocity(pipe.encode("a cat", guidance=1), (8, 8), Guidance(scale=3.0))
+
+
+def test_a_negative_prompt_that_was_encoded_in_vain_is_refused(folders):
+    pipe = minflux.load(folders["dev"])
+    text = pipe.encode("a cat", "a hat")
+    with pytest.raises(ArgumentError, match=r"conditioning has a negative prompt, which has no effect .*_cfg_scale"):
+        pipe.sample(text)
+    (asked,) = pipe.sample(text, steps=1, true_cfg_scale=1)
+    (without,) = pipe.sample(pipe.encode("a cat"), steps=1)
+    np.testing.assert_allclose(asked.x, without.x, rtol=1e-4, atol=1e-5)
+
+
+def test_a_start_or_timesteps_that_cannot_be(pipe):
+    text = pipe.encode("a cat")
+    with pytest.raises(ArgumentError, match=r"start must have shape \(1, 8, 8, 4\) \(batch, height, width, channels\)"):
+        pipe.sample(text, start=np.zeros((1, 4, 8, 8)), width=64, height=64)
+    with pytest.raises(ArgumentError, match="timesteps take the place of steps"):
+        pipe.sample(text, steps=3, timesteps=[1, 0.5, 0])
 
 
 def test_a_negative_prompt_beside_built_in_guidance_alone_is_refused(folders):
