@@ -20,8 +20,9 @@ picture: $(VENV)/minflux.stamp  ## draw picture.png; PROMPT="a bee above a hat o
 	@$(BIN)/minflux generate "$$PROMPT" --out "$$PICTURE"
 	@echo "the picture is $(CURDIR)/$$PICTURE"
 
-test: $(VENV)/test.stamp  ## run the tests: every part against PyTorch, on NumPy and on MLX
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+test: $(VENV)/test.stamp  ## run the tests: every part against PyTorch, on NumPy and on MLX; K=rope or K=model runs a part
+	@if [ -z "$(K)" ]; then set -- -n 2; elif [ -d "tests/$(K)" ]; then set -- "tests/$(K)"; else set -- -k "$(K)"; fi; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest "$$@"
 
 chapters: $(VENV)/chapters.stamp  ## run the course's notebooks and their solutions, and compare with what is committed
 	OMP_NUM_THREADS=1 $(BIN)/python -m chapters.check
