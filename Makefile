@@ -16,9 +16,8 @@ PIP := $(BIN)/python -m pip install --quiet --quiet
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-picture: $(VENV)/minflux.stamp  ## generate picture.png; PROMPT="a bee above a hat on a pink background" for another
+picture: $(VENV)/minflux.stamp  ## generate picture.png; for another, PROMPT="a bee above a hat on a pink background"
 	@$(BIN)/minflux generate "$$PROMPT" --out "$$PICTURE"
-	@echo "the image is $(CURDIR)/$$PICTURE"
 
 test: $(VENV)/test.stamp  ## run the tests: every part against PyTorch, on NumPy and on MLX
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
@@ -51,7 +50,7 @@ evaluate: $(VENV)/minflux.stamp  ## measure the shipped model on 500 prompts it 
 bench: $(VENV)/test.stamp  ## measure minflux beside PyTorch, and write docs/benchmarks.md (20 minutes on two cores)
 	@$(BIN)/python -m benchmarks.bench
 
-laptop: $(VENV)/test.stamp  ## generate with a FLUX.1 of full size and random weights (34 GB in runs/laptop), and measure it
+laptop: $(VENV)/test.stamp  ## draw with a FLUX.1 of full size and random weights (34 GB in runs/laptop), and measure it
 	@$(BIN)/python -m benchmarks.laptop
 
 clean:  ## remove .venv and all caches; runs/ and pictures stay

@@ -82,6 +82,7 @@ NO_NUMBERS = (
     "can_evaluate",
     "is_possible",
     "elementwise",
+    "differentiable",
     "can_compile",
     "suits",
     "compile",

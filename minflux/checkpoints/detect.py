@@ -31,6 +31,20 @@ def find_components(path: Path, tensors: dict[str, Stored]) -> tuple[list[Stored
     return found, sorted(name for name in rest if not UNUSED.search(name))
 
 
+def as_component(
+    path: Path, tensors: dict[str, Stored], component: Component, usual: Naming
+) -> tuple[StoredComponent, list[str]]:
+    """Take a file's contents for one component's, and return it and the names outside its prefix.
+
+    Its naming is the one whose mark is there, or without any mark the `usual` one.
+    """
+    found = {naming.name: find_prefix(naming, tensors) for naming in component.namings}
+    naming = next((naming for naming in component.namings if found[naming.name] is not None), usual)
+    prefix = found[naming.name] or ""
+    inside = {name: stored for name, stored in tensors.items() if name.startswith(prefix)}
+    return take_out(path, component, naming, prefix, inside), sorted(tensors.keys() - inside.keys())
+
+
 def find_prefix(naming: Naming, names: dict[str, Stored]) -> str | None:
     """Return the prefix under which a naming's mark is there, None if it is nowhere."""
     return next((p for p in naming.prefixes for mark in naming.marks if p + mark in names), None)

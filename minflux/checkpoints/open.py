@@ -13,7 +13,7 @@ from pathlib import Path
 from minflux import zoo
 from minflux.checkpoints import hub
 from minflux.checkpoints.components import COMPONENTS, Component
-from minflux.checkpoints.detect import find_components, find_prefix, take_out
+from minflux.checkpoints.detect import as_component, find_components
 from minflux.checkpoints.family import PIPELINES, REDUX, likely_variant, redux_notes
 from minflux.checkpoints.folder import CONFIG, OWN_FILE, folder_contents, read_config
 from minflux.checkpoints.formats.json_files import read_json
@@ -156,13 +156,9 @@ def read_component(folder: Path, component: Component) -> tuple[StoredComponent,
     """Open a component's folder; return it, and the names there that belong to other components."""
     config = read_config(folder / CONFIG, component)
     path, tensors = folder_contents(folder, component.stem)
-    marked = [naming for naming in component.namings if find_prefix(naming, tensors) is not None]
     usual = component.own_naming if path.name == OWN_FILE else component.folder_naming
-    naming = marked[0] if marked else usual
-    prefix = find_prefix(naming, tensors) or ""
-    inside = {name: stored for name, stored in tensors.items() if name.startswith(prefix)}
-    stored = take_out(path, component, naming, prefix, inside)
-    return replace(stored, config=config), sorted(tensors.keys() - inside.keys())
+    stored, others = as_component(path, tensors, component, usual)
+    return replace(stored, config=config), others
 
 
 def open_folder(folder: Path) -> Checkpoint:

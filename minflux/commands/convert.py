@@ -44,7 +44,8 @@ from minflux.errors import ArgumentError, CheckpointError
 FORMATS = ("bfl", "diffusers", "minflux")
 LARGEST = {"F16": 65504.0, "BF16": 3.3895314e38}  # finite numbers of a dtype
 KEPT = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "BF16", "F8_E5M2": "BF16"}  # all others become float32
-BESIDE = ("scheduler", "tokenizer", "tokenizer_2", "minflux.json", INDEX)  # no weights; the index last
+OPTIONAL = "minflux.json"
+BESIDE = ("scheduler", "tokenizer", "tokenizer_2", OPTIONAL, INDEX)  # no weights; the index last
 INCOMPLETE = "were written before this and stay there: they are no whole model; remove them, or convert the rest"
 
 
@@ -124,16 +125,18 @@ def write_component(path: Path, conversion: "Conversion") -> None:
 
 
 def copy_beside(checkpoint: Checkpoint, target: Path, report: Callable[[str], None]) -> None:
-    """Copy what a model folder holds beside its weights (index, schedule, tokenizers), or report that it is missing."""
-    source = checkpoint.path
-    if source != checkpoint.folder:
-        report(f"{target}: lacks {', '.join(BESIDE)}, which no single file holds: copy them from a model's folder")
-        return
-    for name in BESIDE:
+    """Copy what a model folder holds beside its weights (index, schedule, tokenizers), and report what it lacks."""
+    source = checkpoint.folder
+    is_folder = checkpoint.path == source
+    for name in BESIDE if is_folder else ():
         files = (source / name).rglob("*") if (source / name).is_dir() else [source / name]
         for file in sorted(path for path in files if path.is_file()):
             with saved(target / file.relative_to(source)) as copy:
                 copy.write(file.read_bytes())
+    needed = [name for name in (*checkpoint.missing, *BESIDE) if name != OPTIONAL]
+    lacks = [name for name in needed if not (target / name).exists()]
+    if lacks:
+        report(f"{target}: lacks {', '.join(lacks)}: copy them from a model's folder, to generate with it")
 
 
 # -- what is asked -------------------------------------------------------------------------------------------

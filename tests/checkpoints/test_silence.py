@@ -255,7 +255,7 @@ def test_what_a_folder_from_a_single_file_lacks_is_told(model, tmp_path):
     (tmp_path / "transformer").mkdir()
     done = CliRunner().invoke(cli.main, ["convert", source, target, "--format", "diffusers"])
     assert done.exit_code == 0, done.output
-    assert "lacks scheduler, tokenizer, tokenizer_2" in done.stdout
+    assert "lacks vae, text_encoder, text_encoder_2, scheduler, tokenizer, tokenizer_2" in done.stdout
 
 
 def test_a_name_that_ships_means_the_same_everywhere(tmp_path, monkeypatch):
