@@ -6,9 +6,9 @@ import torch
 from diffusers.models.transformers import transformer_flux
 from hypothesis import given
 from hypothesis import strategies as st
-from minflux.checkpoints.expected import flux_shapes
 from transformers import T5EncoderModel
 
+from minflux.checkpoints.components.flux import flux_shapes
 from minflux.checkpoints.tree import tree_map
 from minflux.model import clip, t5
 from minflux.model.flux import FluxConfig, flux
