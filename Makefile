@@ -11,17 +11,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help picture test chapters mutants lint train evaluate bench laptop clean
+.PHONY: help picture test chapters mutants lint docs docs-serve train evaluate bench laptop clean
 
 help:  ## list these verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-picture: $(VENV)/minflux.stamp  ## draw picture.png; PROMPT="a bee above a hat on a pink background" draws another
+picture: $(VENV)/minflux.stamp  ## generate picture.png; for another, PROMPT="a bee above a hat on a pink background"
 	@$(BIN)/minflux generate "$$PROMPT" --out "$$PICTURE"
-	@echo "the picture is $(CURDIR)/$$PICTURE"
 
-test: $(VENV)/test.stamp  ## run the tests: every part against PyTorch, on NumPy and on MLX
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+test: $(VENV)/test.stamp  ## run the tests: every part against PyTorch, on NumPy and on MLX; K=rope or K=model runs a part
+	@if [ -z "$(K)" ]; then set -- -n 2; elif [ -d "tests/$(K)" ]; then set -- "tests/$(K)"; else set -- -k "$(K)"; fi; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest "$$@"
 
 chapters: $(VENV)/chapters.stamp  ## run the course's notebooks and their solutions, and compare with what is committed
 	OMP_NUM_THREADS=1 $(BIN)/python -m chapters.check
@@ -33,6 +33,13 @@ lint: $(VENV)/lint.stamp  ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/docs.stamp  ## build the site of docs, course and API into site/, and refuse any warning
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "the site is $(CURDIR)/site/index.html"
+
+docs-serve: $(VENV)/docs.stamp  ## show the site at http://127.0.0.1:8000, built anew as its pages change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 train: $(VENV)/train.stamp  ## train the small model anew into runs/tiny (90 minutes on two cores); stop and go on as you like
 	$(BIN)/minflux train vae --recipe tiny --folder runs/tiny
@@ -48,8 +55,8 @@ laptop: $(VENV)/test.stamp  ## draw with a FLUX.1 of full size and random weight
 	@$(BIN)/python -m benchmarks.laptop
 
 clean:  ## remove .venv and all caches; runs/ and pictures stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find minflux tests benchmarks chapters -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find minflux tests benchmarks tools chapters examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- the environment -------------------------------------------------------------------------------------------
 

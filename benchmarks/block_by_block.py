@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from minflux.arrays import Tree
 from minflux.backend import get_backend
-from minflux.checkpoints.config import write_flux_config
+from minflux.checkpoints.components.flux import write_config as write_flux_config
 from minflux.checkpoints.lazy import stream
-from minflux.checkpoints.parts import Part, find_component
+from minflux.checkpoints.open import open_component
+from minflux.checkpoints.stored import StoredComponent
 from minflux.model.blocks import double_block, final_layer, single_block
 from minflux.model.flux import FluxConfig, condition
 from minflux.model.latents import image_ids, text_ids
@@ -55,7 +56,8 @@ def random_inputs(cfg: FluxConfig, side: int, text_length: int = TEXT_LENGTH) ->
 
 def step_errors(folder: Path, side: int, text_length: int = TEXT_LENGTH) -> dict[str, float]:
     """Run one step both ways; return the relative error of every part by itself, then of the whole step."""
-    cfg, part = find_component(folder, "transformer")
+    part = open_component(folder, "transformer")
+    cfg = part.config
     inputs = random_inputs(cfg, side, text_length)
     with torch.no_grad():
         return compare(cfg, stream(part, get_backend("numpy")), Reference(cfg, part), inputs)
@@ -117,7 +119,7 @@ class State:
 class Reference:
     """diffusers' transformer, of which no more than one block is held."""
 
-    def __init__(self, cfg: FluxConfig, part: Part):
+    def __init__(self, cfg: FluxConfig, part: StoredComponent):
         self.part = part
         self.sizes = (cfg.hidden_size, cfg.num_heads, cfg.hidden_size // cfg.num_heads)
         frame = write_flux_config(cfg) | {"num_layers": 0, "num_single_layers": 0}
@@ -127,13 +129,13 @@ class Reference:
         """Build a module and give it the weights under `prefix`, in float32; without a prefix, all but the blocks'."""
         with torch.device("meta"):
             module = make()
-        names = [n for n in self.part.found if n.startswith(prefix) and (prefix or "transformer_blocks." not in n)]
+        names = [n for n in self.part.tensors if n.startswith(prefix) and (prefix or "transformer_blocks." not in n)]
         module.load_state_dict({n.removeprefix(prefix): self.read(n) for n in names}, assign=True)
         return module.eval()
 
     def read(self, name: str) -> torch.Tensor:
         """Read one weight with the safetensors library."""
-        with safe_open(self.part.found[name].path, "pt") as file:
+        with safe_open(self.part.tensors[name].path, "pt") as file:
             return file.get_tensor(name).float()
 
     def embed(self, inputs: Inputs) -> State:

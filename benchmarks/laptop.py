@@ -1,7 +1,7 @@
 """FLUX.1 at its full size on a small machine: a 12-billion-weight model drawn with in `streamed` mode, and measured.
 
     python -m benchmarks.laptop [--folder runs/laptop] [--depth 1 1] > laptop.txt
-    python -m benchmarks.insert laptop docs/large-models.md < laptop.txt
+    python -m tools.insert laptop docs/large-models.md < laptop.txt
 
 It makes a model folder of FLUX.1-schnell's names, shapes and dtypes with random weights (34 GB in bfloat16), draws
 256×256 with it in 4 steps, on NumPy unless told, in a process of its own, and runs one step of the transformer block by
@@ -30,21 +30,22 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.model_card import table
-from benchmarks.synthetic_checkpoint import make_component
 from minflux import load, zoo
+from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.formats.atomic import check_room
 from minflux.checkpoints.formats.json_files import write_json
-from minflux.checkpoints.parts import FOLDER_NAMING, expected, find_component
+from minflux.checkpoints.open import INDEX, open_component
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.inference.load import INDEX, INDEX_CONTENT, SCHEDULER
-from minflux.inference.memory import count
+from minflux.inference.load import SCHEDULER, index_content
+from minflux.inference.memory import count_numbers
 from minflux.inference.text import Tokenizer
 from minflux.model.clip import CLIP_L
 from minflux.model.flux import SCHNELL
 from minflux.model.t5 import T5_XXL
 from minflux.model.vae import FLUX_VAE
 from minflux.sampling.timesteps import Schedule
+from tools.model_card import table
+from tools.synthetic_checkpoint import make_component
 
 LIMIT = 4 << 30  # bytes of memory for the whole drawing
 TOLERANCE = 1e-4  # relative error against diffusers, as for every whole model in the tests
@@ -85,14 +86,14 @@ def build(folder: Path, sizes: Configs) -> None:
         shutil.copytree(zoo.FOLDER / "tiny" / name, folder / name, dirs_exist_ok=True)
     (folder / SCHEDULER).parent.mkdir(exist_ok=True)
     write_json(folder / SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler", **asdict(Schedule())})
-    write_json(folder / INDEX, INDEX_CONTENT)
+    write_json(folder / INDEX, index_content())
 
 
 def is_there(folder: Path, kind: str, cfg: Any) -> bool:
     """Tell whether a component is in the folder, whole; one of other sizes raises `CheckpointError`."""
     if not (folder / kind / "config.json").exists():  # it is written last
         return False
-    found, _ = find_component(folder, kind)
+    found = open_component(folder, kind).config
     if found != cfg:
         raise CheckpointError(f"{folder / kind}: expected {cfg}, found {found}: name another --folder")
     return True
@@ -100,7 +101,7 @@ def is_there(folder: Path, kind: str, cfg: Any) -> bool:
 
 def bytes_of(kind: str, cfg: Any) -> int:
     """Count the bytes of a component's weights in bfloat16."""
-    return 2 * sum(map(math.prod, expected(kind, FOLDER_NAMING[kind], cfg).values()))
+    return 2 * sum(map(math.prod, COMPONENTS[kind].file_shapes(COMPONENTS[kind].folder_naming, cfg).values()))
 
 
 # -- drawing, in a process of its own ----------------------------------------------------------------------------
@@ -111,10 +112,12 @@ def draw(folder: Path, backend: str = "numpy") -> dict[str, Any]:
     clock = [time.perf_counter()]
     pipe = load(folder, backend, memory="streamed")
     clock.append(time.perf_counter())
-    for item in pipe.generate(PROMPT, width=SIZE, height=SIZE, steps=STEPS):
-        last = item
+    conditioning = pipe.encode(PROMPT)
+    clock.append(time.perf_counter())
+    for step in pipe.sample(conditioning, width=SIZE, height=SIZE, steps=STEPS):
+        latents = step.x
         clock.append(time.perf_counter())
-    (picture,) = pipe.decode(last.x)
+    (picture,) = pipe.decode(latents)
     clock.append(time.perf_counter())
     Image.fromarray(picture).save(folder / "picture.png")
     opening, text, *steps, decoding = (after - before for before, after in pairwise(clock))
@@ -150,12 +153,12 @@ def watched(command: list[str]) -> dict[str, Any]:
 
 def measured(folder: Path, sizes: Configs, run: dict[str, Any], backend: str = "numpy") -> list[list[str]]:
     """Make the table of what drawing took."""
-    weights = {kind: count(find_component(folder, kind)[1]) for kind in sizes}
+    weights = {kind: count_numbers(open_component(folder, kind)) for kind in sizes}
     first, *rest = run["steps"]
     return [
         [f"{SIZE}×{SIZE}, {STEPS} steps, {BACKENDS[backend]}, streamed", f"{os.cpu_count()} cores"],
         ["weights: transformer", f"{weights['transformer'] / 1e9:.2f} billion"],
-        ["weights: T5, CLIP, autoencoder", f"{(sum(weights.values()) - weights['transformer']) / 1e9:.2f} billion"],
+        ["weights: T5, CLIP, VAE", f"{(sum(weights.values()) - weights['transformer']) / 1e9:.2f} billion"],
         ["files, bfloat16", gigabytes(sum(bytes_of(*item) for item in sizes.items()))],
         ["peak of memory without page cache (RssAnon, sampled)", gibibytes(run["RssAnon"])],
         ["peak of the resident set (VmHWM)", gibibytes(run["VmHWM"])],
@@ -163,7 +166,7 @@ def measured(folder: Path, sizes: Configs, run: dict[str, Any], backend: str = "
         ["both text encoders", seconds(run["text"])],
         ["the first step, and what is worked out once", seconds(first)],
         ["a further step: median, least, most", ", ".join(seconds(f(rest)) for f in (statistics.median, min, max))],
-        ["autoencoder", seconds(run["decoding"])],
+        ["VAE", seconds(run["decoding"])],
         ["bytes read (rchar)", gigabytes(run["rchar"])],
         ["of which from disk (read_bytes)", gigabytes(run["read_bytes"])],
     ]

@@ -1,6 +1,6 @@
 """What bfloat16 costs: one step of a transformer of FLUX.1's full depth, in bfloat16 and in float32, block by block.
 
-    python -m benchmarks.precision | python -m benchmarks.insert precision docs/benchmarks.md
+    python -m benchmarks.precision | python -m tools.insert precision docs/benchmarks.md
 
 The weights are bfloat16 numbers in both, as in FLUX.1's files, random, and narrower than FLUX.1's, so that it runs
 anywhere. In bfloat16 minflux holds weights, products and what passes from block to block in it; norms' statistics,
@@ -16,15 +16,15 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from benchmarks.block_by_block import Inputs, random_inputs, relative_error
-from benchmarks.model_card import table
 from minflux.arrays import Tree
 from minflux.backend import get_backend
-from minflux.checkpoints.config import write_flux_config
-from minflux.checkpoints.names import flux_to_bfl
+from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
+from minflux.checkpoints.components.flux import write_config as write_flux_config
 from minflux.checkpoints.tree import tree, tree_map
 from minflux.model.flux import FluxConfig, condition, velocity
 from minflux.model.modulation import modulations
 from minflux.model.rope import rope
+from tools.model_card import table
 
 CFG = FluxConfig(vec_in_dim=256, context_in_dim=512, hidden_size=384, num_heads=3, guidance_embed=False)  # 19 + 38
 SIDE, TEXT_LENGTH = 256, 64

@@ -2,11 +2,11 @@
 
 
 class MinfluxError(Exception):
-    """Anything the user can mend: the message names what is wrong and what to do."""
+    """The kind of every error that the user can mend: its message names what is wrong and what to do."""
 
 
 class BackendError(MinfluxError):
-    """A backend is unknown or not installed here."""
+    """A backend is unknown, or not installed here."""
 
 
 class CheckpointError(MinfluxError):
@@ -14,4 +14,4 @@ class CheckpointError(MinfluxError):
 
 
 class ArgumentError(MinfluxError, ValueError):
-    """An argument has a value that can't be drawn with: the message names it and the fix."""
+    """An argument has a value that can't be honoured: the message names it, its value and the fix."""

@@ -8,6 +8,7 @@ function on purpose: see tests/mutants.py.
 """
 
 import os
+import shutil
 import warnings
 
 os.environ["MINFLUX_CHECK_SHAPES"] = "1"  # before minflux is imported
@@ -23,7 +24,7 @@ with warnings.catch_warnings():  # what PyTorch's libraries say about themselves
 
 from minflux.backend import BACKENDS, serving
 from minflux.errors import BackendError
-from tests import compare, mutants
+from tests import compare, mutants, tiny_model
 
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
@@ -73,6 +74,31 @@ def trial(request):
     name, dtype = request.param
     for nx in served(name):
         yield compare.Trial(nx, name, dtype)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """The folder of the small random model (tests/tiny_model.py); nobody writes into it."""
+    yield from kept(tiny_model.make(tmp_path_factory.mktemp("small") / "model"))
+
+
+@pytest.fixture(scope="session")
+def dev_model(tmp_path_factory):
+    """The folder of the small random model that has guidance built in, as FLUX.1-dev has."""
+    yield from kept(tiny_model.make(tmp_path_factory.mktemp("small-dev") / "model", guidance=True))
+
+
+@pytest.fixture
+def model_copy(model, tmp_path):
+    """A copy of the small model for one test, which may change it."""
+    return shutil.copytree(model, tmp_path / "model")
+
+
+def kept(folder):
+    """Yield a folder that tests share, and see at the end that none has changed it."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    yield folder
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}, f"{folder} was changed"
 
 
 def served(name):

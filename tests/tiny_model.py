@@ -12,10 +12,15 @@ import numpy as np
 
 from minflux import zoo
 from minflux.backend import get_backend
-from minflux.checkpoints.expected import Shapes, clip_shapes, flux_shapes, t5_shapes, vae_shapes
+from minflux.checkpoints.components.clip import clip_shapes
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.shapes import Shapes
+from minflux.checkpoints.components.t5 import t5_shapes
+from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.tree import tree
+from minflux.inference.flux1 import Flux1
 from minflux.inference.load import save_model
-from minflux.inference.pipeline import Defaults, Pipeline
+from minflux.inference.pipeline import Defaults
 from minflux.inference.text import Tokenizer
 from minflux.model.clip import CLIPConfig
 from minflux.model.flux import FluxConfig
@@ -51,18 +56,22 @@ def random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -
     return (centre + spread * rng.standard_normal(shape)).astype(np.float32)
 
 
-def pipeline(guidance: bool = False) -> Pipeline:
+def pipeline(guidance: bool = False) -> Flux1:
     """Make the model; with `guidance` embedded and its steps shifted by the picture's size, as dev has it."""
     rng, nx = np.random.default_rng(0), get_backend("numpy")
     flux_cfg = replace(FLUX, guidance_embed=guidance)
-    parts = (
-        (flux_cfg, random_tree(flux_shapes(flux_cfg), rng)),
-        (VAE, random_tree(vae_shapes(VAE), rng)),
-        (CLIP, random_tree(clip_shapes(CLIP), rng)),
-        (T5, random_tree(t5_shapes(T5), rng)),
+    clip_tokenizer, t5_tokenizer = (Tokenizer.from_folder(folder) for folder in TOKENIZERS.values())
+    return Flux1(
+        nx=nx,
+        flux=(flux_cfg, random_tree(flux_shapes(flux_cfg), rng)),
+        vae=(VAE, random_tree(vae_shapes(VAE), rng)),
+        clip=(CLIP, random_tree(clip_shapes(CLIP), rng)),
+        t5=(T5, random_tree(t5_shapes(T5), rng)),
+        clip_tokenizer=clip_tokenizer,
+        t5_tokenizer=t5_tokenizer,
+        schedule=DEV_SCHEDULE if guidance else Schedule(),
+        defaults=DEFAULTS,
     )
-    tokenizers = [Tokenizer.from_folder(folder) for folder in TOKENIZERS.values()]
-    return Pipeline(nx, *parts, *tokenizers, DEV_SCHEDULE if guidance else Schedule(), DEFAULTS)
 
 
 def make(folder: Path, guidance: bool = False) -> Path:

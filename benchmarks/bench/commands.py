@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.bench.contenders import Contender, Job
+from benchmarks.bench.job import Contender, Job
 from benchmarks.bench.peak import peak_of_children
 from benchmarks.bench.works import PROMPT, Work
 from minflux import zoo

@@ -1,38 +1,11 @@
-"""Who is measured: how each loads the weights in a folder, and computes a work in a process of its own."""
+"""Who is measured, and how each loads the weights in a folder to compute a work."""
 
-import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from benchmarks.bench.peak import peak_memory
+from benchmarks.bench.job import Contender, Job
 from benchmarks.bench.works import Work
 from minflux.backend import blas
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A library in one precision. `modules` is what must be installed for it."""
-
-    name: str
-    library: str
-    dtype: str
-    modules: tuple[str, ...]
-    tolerance: float = 1e-4  # relative error against the reference
-    compiled: bool = False
-    kinds: tuple[str, ...] = ()  # of the works it can do; all, unless some are named
-
-    def can(self, work: Work) -> bool:
-        """Tell whether it does a work of this kind."""
-        return not self.kinds or work.kind in self.kinds
-
-    def missing(self) -> list[str]:
-        """List the packages it needs that are not installed."""
-        return [module for module in self.modules if importlib.util.find_spec(module) is None]
-
 
 TORCH = ("torch", "diffusers", "transformers")
 MODELS = ("transformer", "vae", "text_encoder", "text_encoder_2")
@@ -58,19 +31,6 @@ CONTENDERS = {
 }
 REFERENCE = {"cpu": "torch float32", "gpu": "torch bfloat16"}  # of agreement and of the ratios
 PROCESSES = ("generate", "import")  # the works that are whole commands
-
-
-@dataclass
-class Job:
-    """A work that is loaded.
-
-    `run` computes it once, to the end; `result` computes what is compared with the reference's; `peak`, in bytes, is
-    the memory taken so far, unless this process's own tells it.
-    """
-
-    run: Callable[[], Any]
-    result: Callable[[], np.ndarray]
-    peak: Callable[[], int] = peak_memory
 
 
 def prepare(contender: Contender, work: Work, folder: Path, device: str) -> Job:

@@ -24,10 +24,10 @@ from benchmarks.bench.race import FEWEST, Worker, stop_on_sigterm
 from benchmarks.bench.report import figures
 from benchmarks.bench.worker import LONG, Task
 from benchmarks.bench.works import Work
-from benchmarks.insert import insert
-from benchmarks.model_card import table
-from benchmarks.synthetic_checkpoint import make_component
-from minflux.checkpoints.expected import flux_shapes
+from minflux.checkpoints.components.flux import flux_shapes
+from tools.insert import insert
+from tools.model_card import table
+from tools.synthetic_checkpoint import make_component
 
 CFG, TEXT = works.sized(1024, 8, 2, 4), 256
 TOKENS, BATCHES = (256, 512, 1024, 2048, 4096), (1, 2, 4, 8)
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.bench.growth", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--backend", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS, help="image tokens, at batch 1")
-    parser.add_argument("--batch", nargs="+", type=int, default=BATCHES, help="pictures, of the fewest tokens")
+    parser.add_argument("--batch", nargs="+", type=int, default=BATCHES, help="images, of the fewest tokens")
     args = parser.parse_args(arguments)
     stop_on_sigterm()
     found = {name: sweep(name, tuple(args.tokens), tuple(args.batch)) for name in args.backend}

@@ -15,7 +15,7 @@ from mflux.models.flux.model.flux_transformer.transformer import Transformer
 from mflux.models.flux.model.flux_vae.vae import VAE
 from mflux.models.flux.weights.flux_weight_mapping import FluxWeightMapping
 
-from benchmarks.bench.contenders import Contender, Job
+from benchmarks.bench.job import Contender, Job
 from benchmarks.bench.peak import peak_memory
 from benchmarks.bench.works import Work, latent_sides
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench.contenders import Contender, Job
+from benchmarks.bench.job import Contender, Job
 from benchmarks.bench.peak import peak_memory
 from benchmarks.bench.works import STEPS_COMPARED, Work, latent_sides, of_training
 from minflux.backend import Backend, blas, get_backend
 from minflux.backend.malloc import keep_freed_memory
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.read import load_component
 from minflux.model.clip import clip_encoder
 from minflux.model.flux import flux
 from minflux.model.latents import image_ids, text_ids

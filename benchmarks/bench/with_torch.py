@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from diffusers.utils import logging
 from transformers import CLIPTextModel, T5EncoderModel
 
-from benchmarks.bench.contenders import Contender, Job
+from benchmarks.bench.job import Contender, Job
 from benchmarks.bench.peak import peak_memory
 from benchmarks.bench.works import STEPS_COMPARED, Work, latent_sides, of_training
 from minflux.model.latents import image_ids, text_ids

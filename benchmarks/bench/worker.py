@@ -21,7 +21,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from benchmarks.bench.contenders import Contender, prepare
+from benchmarks.bench.contenders import prepare
+from benchmarks.bench.job import Contender
 from benchmarks.bench.peak import forget_peak
 from benchmarks.bench.works import Work
 

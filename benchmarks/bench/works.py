@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks.bench import flops
 from benchmarks.laptop import bytes_of
 from minflux import zoo
-from minflux.checkpoints.folder import KINDS
-from minflux.checkpoints.parts import find_component
+from minflux.checkpoints.components import COMPONENTS
+from minflux.checkpoints.open import open_component
 from minflux.inference.text import Tokenizer
 from minflux.model.clip import CLIP_L
 from minflux.model.flux import SCHNELL, FluxConfig
@@ -103,10 +103,8 @@ def latent_sides(work: Work) -> tuple[int, int]:
 
 
 def decoding(side: int) -> Work:
-    """FLUX.1's autoencoder, to a picture of `side` pixels."""
-    return Work(
-        f"VAE{side}", f"FLUX.1's autoencoder, latents to {side}×{side}", "vae", {"vae": FLUX_VAE}, {"side": side}
-    )
+    """FLUX.1's VAE, to an image of `side` pixels."""
+    return Work(f"VAE{side}", f"FLUX.1's VAE, latents to {side}×{side}", "vae", {"vae": FLUX_VAE}, {"side": side})
 
 
 def latents(work: Work, rng: np.random.Generator) -> Inputs:
@@ -176,7 +174,7 @@ def training_inputs(work: Work, rng: np.random.Generator) -> Inputs:
 
 def generating(steps: int = 20) -> Work:
     """The whole command, from the start of the process to the PNG."""
-    parts = {kind: find_component(zoo.FOLDER / "tiny", kind)[0] for kind in KINDS}
+    parts = {kind: open_component(zoo.FOLDER / "tiny", kind).config for kind in COMPONENTS}
     title = f"minflux generate of the small model, {steps} steps, from the start of the process to the PNG"
     return Work("generate", title, "generate", parts, {"text": 20, "image": 16, "batch": 2, "steps": steps})
 

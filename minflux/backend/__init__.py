@@ -1,26 +1,27 @@
-"""Which array library computes: found from the arrays themselves.
+"""The array library that computes, found from the arrays themselves.
 
     nx = backend_of(x)          # NumPy's or MLX's, whichever x belongs to
     y = nx.softmax(x @ w)       # the same line on both
 
-Model code never names a backend. It asks `backend_of` and uses what it gets: the ops that NumPy and MLX share under
-one name, and the few that minflux defines itself (`minflux/backend/base.py`).
+Model code never names a backend. It asks `backend_of` and uses the ops of the backend that it gets: those that NumPy
+and MLX share under one name, and those that minflux defines itself (`minflux/backend/base.py`).
 """
 
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 
 from minflux.arrays import Array
 from minflux.backend.base import Backend
 from minflux.errors import BackendError
 
-__all__ = ["BACKENDS", "Backend", "available", "backend_of", "get_backend", "serving"]
+__all__ = ["BACKENDS", "Backend", "available", "backend_of", "best_backend", "get_backend", "serving"]
 
-# name -> (module, class). "mlx" picks the class for the device at hand. Those with a second word are there for the
-# tests, which run everything with the readable definitions, and with MLX's fused kernels, as well.
+# name -> (module, class or function that makes it). "mlx" chooses the class for the device at hand. The names with a
+# second word are for the tests, which also run everything with the readable definitions and with MLX's fused kernels.
 BACKENDS = {
     "numpy": ("minflux.backend.numpy", "NumPyBackend"),
-    "mlx": ("minflux.backend.mlx", "mlx_backend"),
+    "mlx": ("minflux.backend.device", "mlx_backend"),
     "numpy-readable": ("minflux.backend.numpy", "ReadableNumPyBackend"),
     "mlx-fused": ("minflux.backend.mlx", "MLXBackend"),
     "mlx-readable": ("minflux.backend.mlx", "ReadableMLXBackend"),
@@ -31,16 +32,26 @@ _serving = {"numpy": "numpy", "mlx": "mlx"}  # library -> the entry of BACKENDS 
 
 
 def get_backend(name: str) -> Backend:
-    """Return the backend called "numpy" or "mlx", made on first use.
+    """Return the backend called "numpy" or "mlx", made on first use; "auto" stands for `best_backend`.
 
     Raises `BackendError` when the name is unknown, or its library is not installed (the message says how to).
     """
+    if name in _made:
+        return _made[name]
+    if name == "auto":
+        return get_backend(best_backend())
     if name not in BACKENDS:
-        raise BackendError(f"unknown backend {name!r}: choose one of {', '.join(map(repr, BACKENDS))}")
-    if name not in _made:
-        module, maker = BACKENDS[name]
-        _made[name] = getattr(import_module(module), maker)()
+        raise BackendError(f"unknown backend {name!r}: choose 'auto', 'mlx' or 'numpy'")
+    module, maker = BACKENDS[name]
+    _made[name] = getattr(import_module(module), maker)()
     return _made[name]
+
+
+def best_backend() -> str:
+    """Return the name of the faster backend here: "mlx" where MLX has a GPU, "numpy" on a CPU (docs/log.md)."""
+    if find_spec("mlx") is None:
+        return "numpy"
+    return "mlx" if get_backend("mlx").on_gpu else "numpy"
 
 
 def backend_of(*arrays: Array) -> Backend:
@@ -50,20 +61,25 @@ def backend_of(*arrays: Array) -> Backend:
     """
     found = None
     for array in arrays:
-        if array is None:
-            continue
-        library = type(array).__module__.partition(".")[0]
-        if library not in ("numpy", "mlx") or not hasattr(array, "dtype"):
-            raise TypeError(f"expected a NumPy or MLX array, got {type(array).__name__}")
-        if found not in (None, library):
-            raise TypeError(
-                f"arrays of both {found} and {library} in one call: convert one side first, "
-                f"with get_backend({library!r}).array(...) or get_backend({found!r}).array(...)"
-            )
-        found = library
+        if array is not None:
+            library = library_of(array)
+            if found not in (None, library):
+                raise TypeError(
+                    f"arrays of both {found} and {library} in one call: convert one side first, "
+                    f"with get_backend({library!r}).array(...) or get_backend({found!r}).array(...)"
+                )
+            found = library
     if found is None:
         raise TypeError("backend_of needs at least one array")
     return get_backend(_serving[found])
+
+
+def library_of(array: Array) -> str:
+    """Return the library of an array, "numpy" or "mlx"; raises `TypeError` for anything else."""
+    library = type(array).__module__.partition(".")[0]
+    if library not in _serving or not hasattr(array, "dtype"):
+        raise TypeError(f"expected a NumPy or MLX array, got {type(array).__name__}")
+    return library
 
 
 def available() -> list[str]:
@@ -79,7 +95,7 @@ def available() -> list[str]:
 def serving(name: str):
     """Let the backend `name` serve its library's arrays inside the `with` block, and yield it.
 
-    This is how a test runs the same model with "mlx-fused" kernels and with "mlx-readable" definitions.
+    A test runs the same model with "mlx-fused" kernels and with "mlx-readable" definitions by this.
     """
     backend = get_backend(name)
     before = _serving[backend.name]

@@ -1,9 +1,10 @@
 """The ops that FLUX.1 is made of, in their readable form.
 
-NumPy and MLX agree on the names of about thirty ops; those are handed through untouched. What one of them lacks is
-defined here once, as its textbook formula. Either library can run all of them as they stand. Where it pays they are
-replaced: on MLX by fused kernels (`minflux/backend/mlx.py`), on NumPy by the same formulas in chunks, on all cores
-(`minflux/backend/numpy.py`); and the tests hold each replacement to the definition in this file.
+NumPy and MLX agree on the names of about thirty ops, which are handed through untouched. What one of them lacks is
+defined here once, as its textbook formula, and both libraries can run every definition as it stands. Some definitions
+are replaced by something faster: on NumPy by the same formulas in chunks, on all cores (`numpy.py`), on MLX by fused
+kernels (`mlx.py`), and on a Linux CPU by NumPy (`linux_cpu.py`). The tests hold each replacement to the definition in
+this file.
 
 Statistics (means, variances, softmax sums) are taken in float32 whatever the input's dtype, and the result has the
 input's dtype. `**` with an integer power is avoided: NumPy computes it by `pow`, fifty times slower than a product.
@@ -22,11 +23,11 @@ SHARED = (
 )  # fmt: skip
 
 GELU_TANH = math.sqrt(2 / math.pi)
-GROUP = 64  # numbers of a row that share a scale, in a quantised matrix
+GROUP = 64  # numbers in a row of a quantised matrix that share a scale
 
 
 def packed_bits(weight: Any, scales: Any) -> int:
-    """Tell in how many bits the numbers of a quantised matrix are packed: its columns against its scales'."""
+    """Return how many bits a number takes in a quantised matrix, from the widths of `weight` and `scales`."""
     return 32 * weight.shape[1] // max(1, GROUP * scales.shape[1])
 
 
@@ -62,44 +63,44 @@ class Backend:
         raise NotImplementedError
 
     def eval(self, *arrays) -> None:
-        """Wait until the arrays (or trees of arrays) are computed; NumPy always has."""
+        """Compute the arrays (or trees of arrays) now, where they are not computed already; NumPy's always are."""
 
     def value_and_grad(self, loss):
-        """Return the function that differentiates `loss`; raises `BackendError` on a backend that can't."""
+        """Return a function that gives `loss` and its gradient; raises `BackendError` where there are no gradients."""
         raise BackendError(f"the {self.name} backend has no gradients: train with the mlx backend")
 
     def as_float32(self, x: Array) -> Array:
-        """Return `x` in float32, itself if it is already."""
+        """Return `x` in float32, or `x` itself if it is float32 already."""
         return x if x.dtype == self.float32 else x.astype(self.float32)
 
     # -- products ----------------------------------------------------------------------------------------------
 
     @shaped
     def linear(self, x: Float[Array, "*S I"], weight: Float[Array, "O I"], bias=None) -> Float[Array, "*S O"]:
-        """x Wᵀ + b; bias is (O,) or absent."""
+        """Return x Wᵀ + b; the weight W is (out, in), as PyTorch stores it, and the bias b is (O,) or absent."""
         return x @ weight.T if bias is None else x @ weight.T + bias
 
     # -- activations -------------------------------------------------------------------------------------------
 
     @shaped
     def sigmoid(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-        """1 / (1 + exp(-x)), written so that exp never overflows."""
+        """Return 1 / (1 + exp(-x)), written so that exp never overflows."""
         e = self.exp(-self.abs(x))
         return self.where(x >= 0, self.ones(1, dtype=x.dtype), e) / (1 + e)
 
     @shaped
     def silu(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-        """x · sigmoid(x) (Elfwing et al. 2017, arXiv 1702.03118)."""
+        """Return x · sigmoid(x) (Elfwing et al. 2017, arXiv 1702.03118)."""
         return x * self.sigmoid(x)
 
     @shaped
     def gelu(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-        """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))): the tanh form of GELU (arXiv 1606.08415), FLUX.1's own."""
+        """Return x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), the tanh form of GELU (arXiv 1606.08415)."""
         return 0.5 * x * (1 + self.tanh(GELU_TANH * (x + 0.044715 * (x * x * x))))
 
     @shaped
     def softmax(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-        """exp(x) / Σ exp(x) over the last axis; the maximum is subtracted first, so nothing overflows."""
+        """Return exp(x) / Σ exp(x) over the last axis; the maximum is subtracted first, so nothing overflows."""
         x32 = self.as_float32(x)
         e = self.exp(x32 - self.max(x32, axis=-1, keepdims=True))
         return (e / self.sum(e, axis=-1, keepdims=True)).astype(x.dtype)
@@ -108,9 +109,9 @@ class Backend:
 
     @shaped
     def layer_norm(self, x: Float[Array, "*S D"], scale=None, bias=None, eps: float = 1e-6) -> Float[Array, "*S D"]:
-        """(x - mean) / √(var + eps) · scale + bias over the last axis.
+        """Return (x - mean) / √(var + eps) · scale + bias, with mean and variance over the last axis.
 
-        scale and bias are (D,), or broadcast to x otherwise, or are absent.
+        scale and bias are (D,), or have another shape that broadcasts to x's, or are absent.
         """
         x32 = self.as_float32(x)
         x32 = x32 - self.mean(x32, axis=-1, keepdims=True)
@@ -120,7 +121,7 @@ class Backend:
 
     @shaped
     def rms_norm(self, x: Float[Array, "*S D"], scale: Float[Array, "D"], eps: float = 1e-6) -> Float[Array, "*S D"]:
-        """x / √(mean(x²) + eps) · scale over the last axis (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+        """Return x / √(mean(x²) + eps) · scale over the last axis (Zhang & Sennrich 2019, arXiv 1910.07467)."""
         x32 = self.as_float32(x)
         y = x32 / self.sqrt(self.mean(x32 * x32, axis=-1, keepdims=True) + eps)
         return (y * scale).astype(x.dtype)
@@ -134,7 +135,7 @@ class Backend:
         bias: Float[Array, "C"],
         eps: float = 1e-6,
     ) -> Float[Array, "B H W C"]:
-        """LayerNorm of each group of C/groups channels over all pixels (Wu & He 2018, arXiv 1803.08494)."""
+        """Normalise each group of C/groups channels over all pixels (Wu & He 2018, arXiv 1803.08494)."""
         batch, height, width, channels = x.shape
         x32 = self.as_float32(x).reshape(batch, height * width, groups, channels // groups)
         x32 = x32 - self.mean(x32, axis=(1, 3), keepdims=True)
@@ -147,7 +148,7 @@ class Backend:
     def attention(
         self, q: Float[Array, "B H L D"], k: Float[Array, "B H M D"], v: Float[Array, "B H M D"], scale=None, bias=None
     ) -> Float[Array, "B H L D"]:
-        """softmax(scale · q kᵀ + bias) v for every head; scale is 1/√D unless given (arXiv 1706.03762).
+        """Return softmax(scale · q kᵀ + bias) v for every head; scale is 1/√D unless given (arXiv 1706.03762).
 
         `bias` broadcasts to (B, H, L, M) and is added to the logits: T5's relative positions, CLIP's causal mask.
         """
@@ -170,9 +171,10 @@ class Backend:
     def dequantized(
         self, weight: Int[Array, "O P"], scales: Float[Array, "O G"], biases: Float[Array, "O G"]
     ) -> Float[Array, "O I"]:
-        """scale · q + bias, for the whole numbers q that lie side by side in each uint32, the first in the lowest bits.
+        """Return scale · q + bias, for the whole numbers q that are packed into uint32, the first in the lowest bits.
 
-        64 of a row share a scale and a bias: I = 64 G. So each q has 32 · P / I bits. Computed in the scales' dtype.
+        64 numbers in a row share a scale and a bias, so I = 64 G, and each q has 32 · P / I bits. Computed in the
+        scales' dtype.
         """
         rows, groups = scales.shape
         bits = packed_bits(weight, scales)
@@ -189,10 +191,10 @@ class Backend:
         scales: Float[Array, "O G"],
         biases: Float[Array, "O G"],
     ) -> Float[Array, "*S O"]:
-        """x Wᵀ for a quantised matrix W, which is a float matrix for a moment."""
-        return x @ self.dequantized(weight, scales, biases).T
+        """Return x Wᵀ for a quantised matrix W, which is widened to floats for this product."""
+        return self.linear(x, self.dequantized(weight, scales, biases))
 
-    # -- pictures (NHWC) ---------------------------------------------------------------------------------------
+    # -- images (NHWC) -----------------------------------------------------------------------------------------
 
     @shaped
     def conv2d(
@@ -203,7 +205,7 @@ class Backend:
         stride: int = 1,
         padding: int = 0,
     ) -> Float[Array, "B H2 W2 O"]:
-        """A convolution as K·K shifted matrix products: y[h, w] = Σᵢⱼ x[s·h + i, s·w + j] · weight[:, i, j] + bias."""
+        """Convolve by K·K shifted matrix products: y[h, w] = Σᵢⱼ x[s·h + i, s·w + j] · weight[:, i, j] + bias."""
         x = self.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
         size = weight.shape[1]
         rows, cols = ((n - size) // stride + 1 for n in x.shape[1:3])
@@ -234,7 +236,7 @@ class Backend:
     def cos_sin(
         self, positions: Int[Array, "*S"], frequencies: list
     ) -> tuple[Float[Array, "*S F"], Float[Array, "*S F"]]:
-        """cos and sin of position · frequency, computed in float64 and kept in float32.
+        """Return cos and sin of position · frequency, computed in float64 and rounded to float32.
 
         positions (*S) and F frequencies in radians a step give two arrays (*S, F). float32 would already lose the
         fourth digit of the angle at position 4096.

@@ -6,8 +6,8 @@ import numpy as np
 def to_bfloat16(x: np.ndarray) -> np.ndarray:
     """Round float32 to the nearest bfloat16, ties to even, and return its bits as uint16; a NaN stays one.
 
-    Adding half a unit of the last kept place carries into it when it should; one less than half when it is
-    even.
+    Adding half a unit of the last place that is kept rounds up by a carry. Where that place is even, one less is added,
+    so that a tie rounds down.
     """
     bits = x.astype(np.float32).view(np.uint32)
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16

@@ -1,7 +1,7 @@
 """A 3×3 convolution as one large matrix product, for MLX on a Linux CPU.
 
 The usual way copies each pixel's 3×3 neighbourhood into a row (im2col) and multiplies by the kernel: nine copies of
-the picture, and with 16 channels a product too narrow to be fast. Here a row is the (t+2)×(t+2) window of a whole t×t
+the image, and with 16 channels a product too narrow to be fast. Here a row is the (t+2)×(t+2) window of a whole t×t
 tile of outputs, and the kernel is written into a matrix that yields the tile at once:
 
     rows (tiles, (t+2)² C)  ·  matrix ((t+2)² C, t² O)  ->  (tiles, t² O)
@@ -16,12 +16,12 @@ import mlx.core as mx
 
 
 def suits(x: mx.array, weight: mx.array) -> bool:
-    """Tell whether this way pays: a 3×3 kernel, few channels, and whole tiles."""
+    """Return whether tiles pay for this convolution: a 3×3 kernel, few channels, and a size of whole tiles."""
     return weight.shape[1] == 3 and tile_size(*x.shape[1:]) > 1
 
 
 def tile_size(height: int, width: int, channels: int) -> int:
-    """Choose t: the fewer the channels, the larger the tile; 1 means that the usual way is as good."""
+    """Choose a tile's side t, larger for fewer channels; 1 means that the usual way is as good."""
     for t, most in ((4, 24), (2, 128)):
         if height % t == 0 and width % t == 0 and channels <= most:
             return t
@@ -79,7 +79,10 @@ def _(primals, gradient, output):
 
 
 def gradients(x: mx.array, weight: mx.array, gradient: mx.array) -> tuple[mx.array, mx.array]:
-    """Differentiate: dx is the gradient convolved with the kernel turned around; dw sums rows times tiles."""
+    """Return the gradients (dx, dw) of `conv3x3`.
+
+    dx is the gradient convolved with the kernel turned around, and dw is the product of all windows and gradient tiles.
+    """
     t = tile_size(*x.shape[1:])
     dx: Any = conv3x3(gradient, weight[:, ::-1, ::-1].transpose(3, 1, 2, 0))
     return dx, gather(windows(x, t).T @ to_tiles(gradient, t), t, weight.shape[0])
@@ -87,7 +90,7 @@ def gradients(x: mx.array, weight: mx.array, gradient: mx.array) -> tuple[mx.arr
 
 @mx.custom_function
 def downsample3x3(x: mx.array, weight: mx.array) -> mx.array:
-    """Convolve with stride 2, padded by 1 at the bottom and right: every second row and column of `conv3x3`."""
+    """Convolve with stride 2, padded by 1 at the bottom and right, which is every other row and column of `conv3x3`."""
     return mx.conv2d(mx.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]), weight, stride=2)
 
 

@@ -19,10 +19,8 @@ import mlx.core as mx
 from minflux.backend.base import GELU_TANH
 
 LOG2_E = math.log2(math.e)
-LN2_HIGH, LN2_LOW = (
-    0.693359375,
-    math.log(2) - 0.693359375,
-)  # the first is exact in 9 bits, so n · LN2_HIGH is exact too
+LN2_HIGH = 0.693359375  # ln 2 in 9 bits, so that n · LN2_HIGH is exact
+LN2_LOW = math.log(2) - LN2_HIGH
 ROUND = 12582912.0  # 1.5 · 2^23: adding and subtracting it rounds a float32 to the nearest integer
 EXP_OVERFLOW, EXP_UNDERFLOW = 88.722839, -87.336544  # beyond: inf, and 0
 TANH_SATURATES = 7.90531
@@ -46,7 +44,7 @@ def horner(coefficients: tuple[float, ...], x: mx.array) -> mx.array:
 
 
 def bounded_exp(x):
-    """exp(x) = 2ⁿ · eʳ with n = round(x / ln 2), for x inside (EXP_UNDERFLOW, EXP_OVERFLOW)."""
+    """Return exp(x) as 2ⁿ · eʳ with n = round(x / ln 2), for x inside (EXP_UNDERFLOW, EXP_OVERFLOW)."""
     n = (x * LOG2_E + ROUND) - ROUND
     r = (x - n * LN2_HIGH) - n * LN2_LOW
     e_r = horner(EXP_P, r) * (r * r) + r + 1
@@ -72,11 +70,11 @@ def _tanh(x):
 
 
 def can_compile() -> bool:
-    """Tell whether `mx.compile` works on this CPU: it writes C++ and calls g++ on it at run time."""
+    """Return whether `mx.compile` works on this CPU, for it writes C++ and calls g++ at run time."""
     return shutil.which("g++") is not None
 
 
-def elementwise(forward, derivative):
+def differentiable(forward, derivative):
     """Make an op of float32 arrays from y = forward(x) and derivative(x, y); other dtypes pass through float32."""
 
     def backward(x, y, gradient):
@@ -95,7 +93,7 @@ def elementwise(forward, derivative):
 
 
 def _gate(x):
-    """sigmoid(x), to be multiplied by a number far from 0: it has to vanish where that is large."""
+    """Return sigmoid(x), exactly 0 far below 0, so that its product with x vanishes there."""
     return mx.where(x < EXP_UNDERFLOW, 0.0, _sigmoid(x))
 
 
@@ -113,8 +111,8 @@ def _silu_slope(x, y):
     return s + y * (1 - s)
 
 
-exp = elementwise(_exp, lambda x, y: y)
-sigmoid = elementwise(_sigmoid, lambda x, y: y * (1 - y))
-tanh = elementwise(_tanh, lambda x, y: 1 - y * y)
-silu = elementwise(lambda x: x * _gate(x), _silu_slope)
-gelu = elementwise(lambda x: x * _gate(_twice_u(x)), _gelu_slope)  # (1 + tanh u) / 2 is sigmoid(2 u)
+exp = differentiable(_exp, lambda x, y: y)
+sigmoid = differentiable(_sigmoid, lambda x, y: y * (1 - y))
+tanh = differentiable(_tanh, lambda x, y: 1 - y * y)
+silu = differentiable(lambda x: x * _gate(x), _silu_slope)
+gelu = differentiable(lambda x: x * _gate(_twice_u(x)), _gelu_slope)  # (1 + tanh u) / 2 is sigmoid(2 u)

@@ -1,15 +1,15 @@
 """A small fork-join: pieces of one op, worked on by all cores at once.
 
 NumPy computes most things on one core, but lets go of Python's lock while it does; so threads that each take a piece of
-an array do run side by side. Matrix products bring threads of their own, which would be too many: inside `each` every
-product runs on the core that asks for it.
+an array do run side by side. Matrix products bring threads of their own, which would be too many: inside `parallel_for`
+every product runs on the core that asks for it.
 
 There are as many threads as this process may use cores, or as OMP_NUM_THREADS says; MINFLUX_THREADS goes before both.
 """
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Lock
 from typing import Any
@@ -21,59 +21,73 @@ _pool: ThreadPoolExecutor | None = None
 _blas: Any = None
 
 
-def count() -> int:
-    """Tell how many threads there are; raises `BackendError` when a variable says something else than a number."""
+def thread_count() -> int:
+    """Return how many threads to use; raises `BackendError` when a variable says something else than a number."""
     for variable in ("MINFLUX_THREADS", "OMP_NUM_THREADS"):
-        if wanted := os.environ.get(variable, "").partition(",")[0]:
-            if not wanted.isdecimal() or int(wanted) < 1:
-                raise BackendError(f"{variable} must be a whole number of at least 1, got {wanted!r}")
-            return int(wanted)
+        wanted = os.environ.get(variable, "").partition(",")[0]
+        if wanted:
+            return checked_count(variable, wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def each(task: Callable[[int], None], pieces: int) -> None:
-    """Call task(0), …, task(pieces - 1), in any order, on all threads; return when the last is done.
+def checked_count(variable: str, value: str) -> int:
+    """Return an environment variable's value as a whole number; raises `BackendError` unless it is at least 1."""
+    if not value.isdecimal() or int(value) < 1:
+        raise BackendError(f"{variable} must be a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def parallel_for(task: Callable[[Any], None], pieces: Iterable) -> None:
+    """Call task(piece) for every piece, in any order, on all threads; return when the last call has ended.
 
     What a task raises is raised here, and the pieces not yet begun are given up.
     """
-    threads = min(count(), pieces)
-    if threads < 2 or not _forked.acquire(blocking=False):
-        for i in range(pieces):
-            task(i)
+    pieces = deque(pieces)
+    threads = min(thread_count(), len(pieces)) if len(pieces) > 1 else 1
+    if threads == 1 or not _forked.acquire(blocking=False):
+        for piece in pieces:
+            task(piece)
         return
-    todo = deque(range(pieces))
     try:
         with products_on_one_core():
-            helpers = [_workers().submit(_work, task, todo) for _ in range(threads - 1)]
-            try:
-                _work(task, todo)
-            finally:
-                wait(helpers)
-        for helper in helpers:
-            helper.result()
+            _work_together(task, pieces, threads)
     finally:
         _forked.release()
 
 
-def _work(task: Callable[[int], None], todo: deque[int]) -> None:
-    """Work off what is to do; an error leaves nothing to do for the others."""
+def _work_together(task: Callable[[Any], None], pieces: deque, threads: int) -> None:
+    """Work on the pieces with threads - 1 helpers beside this thread; return when all have ended."""
+    helpers = [_workers().submit(_work, task, pieces) for _ in range(threads - 1)]
     try:
-        while (piece := _next(todo)) is not None:
+        _work(task, pieces)
+    finally:
+        wait(helpers)
+    for helper in helpers:
+        helper.result()  # raises what the helper's task raised
+
+
+def _work(task: Callable[[Any], None], pieces: deque) -> None:
+    """Call the task for piece after piece until none is left; an error leaves none for the other threads."""
+    try:
+        for piece in _taken(pieces):
             task(piece)
     except BaseException:
-        todo.clear()
+        pieces.clear()
         raise
 
 
-def _next(todo: deque[int]) -> int | None:
-    try:
-        return todo.popleft()
-    except IndexError:
-        return None
+def _taken(pieces: deque) -> Iterator:
+    """Take pieces off the left end, which other threads shorten as well, and yield them."""
+    while True:
+        try:
+            piece = pieces.popleft()
+        except IndexError:
+            return
+        yield piece
 
 
 def products_on_one_core() -> Any:
-    """Make a context in which each of NumPy's matrix products runs on the core that asks for it."""
+    """Return a context in which each of NumPy's matrix products runs on the core that asks for it."""
     global _blas
     if _blas is None:
         from threadpoolctl import ThreadpoolController  # its search for libraries takes some milliseconds
@@ -85,15 +99,15 @@ def products_on_one_core() -> Any:
 def _workers() -> ThreadPoolExecutor:
     global _pool
     if _pool is None:
-        _pool = ThreadPoolExecutor(max(1, count() - 1), thread_name_prefix="minflux")
+        _pool = ThreadPoolExecutor(max(1, thread_count() - 1), thread_name_prefix="minflux")
     return _pool
 
 
-def _forget() -> None:
+def _forget_threads() -> None:
     """Start anew in a process that was forked off: threads are not copied with it."""
     global _pool, _forked
     _pool, _forked = None, Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -1,13 +1,12 @@
 """A weight tree whose arrays stay in their file until they are used, and are forgotten after it.
 
 Each weight is read at one of three times: when the tree is made, to be kept with it ("kept"); before the steps of each
-picture, to be held until they are done ("steps"); or at each use ("use"). The model asks for its weights one at a time,
+image, to be held until they are done ("steps"); or at each use ("use"). The model asks for its weights one at a time,
 `linear(x, **p["proj"])`, so a tree that reads each of them when asked needs no more memory than the largest matrix,
 however large the model. (On MLX, which computes nothing until it must, no more than the largest block: see `velocity`.)
 Nothing in the model knows of it. What is paid is time: every weight is read, and widened to float32, at every step.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,80 +14,81 @@ from typing import Any, Literal
 from minflux.arrays import Array, Tree
 from minflux.backend import Backend
 from minflux.checkpoints.formats.safetensors import prefetch
-from minflux.checkpoints.lora import Change, added, beside
-from minflux.checkpoints.parts import Part, load_weight, to_ours, whole_name
+from minflux.checkpoints.lora import Change, add_loras, lora_branches
 from minflux.checkpoints.quantise import SCALES
+from minflux.checkpoints.read import read_weight
+from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import tree
 
 When = Literal["kept", "steps", "use"]
+Progress = Callable[[int, int], None]  # called with how many weights are read, and of how many
+
+
+def no_progress(done: int, total: int) -> None:
+    """Tell nobody how far reading has come."""
 
 
 def stream(
-    part: Part,
+    stored: StoredComponent,
     nx: Backend,
     dtype: str | None = None,
     changes: Sequence[Change] = (),
     when: Callable[[str], When] = lambda name: "use",
 ) -> Tree:
-    """Make a part's tree, `changes` of LoRAs added, in which each weight is read at the time that `when` says.
+    """Make a component's tree, `changes` of LoRAs added, in which each weight is read at the time that `when` says.
 
-    Every weight is the one that `load_part` gives, to the bit. For errors see `load_weight`; they come at first use.
+    Every weight is the one that `read_tree` gives, to the bit. For errors see `read_weight`; they come at first use.
     """
-    sources: dict[str, list[str]] = defaultdict(list)
-    for name in part.found:
-        sources[whole_name(part.kind, part.naming, name)].append(name)
-    leaves = {name: Leaf(part, name, tuple(found), nx, dtype, changes, when(name)) for name, found in sources.items()}
+    leaves = {name: Leaf(stored, name, nx, dtype, changes, when(name)) for name in stored.sources}
     flat = {name: leaf.read() if leaf.when == "kept" else leaf for name, leaf in leaves.items()}
     scales = {name: leaves[name].read() for name in leaves if changes and name.endswith(f".{SCALES}")}
-    return _streamed(tree(flat | beside(scales, changes)))
+    return as_streamed(tree(flat | lora_branches(scales, changes)))
 
 
-def for_steps(p: Tree) -> Tree:
-    """Read what every step of a picture needs, to be held as long as the result is; a plain tree stays as it is.
+def for_steps(p: Tree, progress: Progress = no_progress) -> Tree:
+    """Load the weights marked "steps" and return a tree that holds them; they are freed with that tree.
 
-    Reading that takes more than a second is shown by a progress bar.
+    A tree without such weights is returned unchanged. `progress` is told of each weight that was read.
     """
-    from tqdm import tqdm
+    total = sum(leaf.when == "steps" for leaf in unread(p))
+    counter = iter(range(1, total + 1))
 
-    total = sum(leaf.when == "steps" for leaf in _leaves(p))
-    with tqdm(total=total, desc="reading the transformer", unit="weight", delay=1, leave=False) as bar:
+    def read(node: Any) -> Any:
+        if isinstance(node, Branch):
+            return Branch({key: read(child) for key, child in node.nodes.items()})
+        if isinstance(node, Blocks):
+            return Blocks([read(block) for block in node.blocks])
+        if not isinstance(node, Leaf) or node.when != "steps":
+            return node
+        array = node.read()
+        node.nx.eval(array)
+        progress(next(counter), total)
+        return array
 
-        def read(node: Any) -> Any:
-            if isinstance(node, Branch):
-                return Branch({key: read(child) for key, child in node.nodes.items()})
-            if isinstance(node, Blocks):
-                return Blocks([read(block) for block in node])
-            if not isinstance(node, Leaf) or node.when != "steps":
-                return node
-            array = node.read()
-            node.nx.eval(array)
-            bar.update()
-            return array
-
-        return read(p) if total else p
+    return read(p) if total else p
 
 
 @dataclass
 class Leaf:
-    """One weight: where it is stored, in one piece or several, and how it is read."""
+    """One weight: in which component it is stored, and how it is read."""
 
-    part: Part
+    stored: StoredComponent
     name: str
-    sources: tuple[str, ...]
     nx: Backend
     dtype: str | None
     changes: Sequence[Change]
     when: When
 
     def read(self) -> Array:
-        """Read it from its file."""
-        flat = {name: load_weight(self.part, name, self.nx, self.dtype) for name in self.sources}
-        return added(to_ours(self.part, flat), self.changes)[self.name]
+        """Read it from its file, or from several places there, where ours is a joint matrix."""
+        sources = self.stored.sources[self.name]
+        flat = {name: read_weight(self.stored, name, self.nx, self.dtype) for name in sources}
+        return add_loras(self.stored.naming.to_ours(flat), self.changes)[self.name]
 
     def prefetch(self) -> None:
         """Have the system bring it from disk meanwhile."""
-        for name in self.sources:
-            prefetch(self.part.found[name])
+        for name in self.stored.sources[self.name]:
+            prefetch(self.stored.tensors[name])
 
 
 class Branch(Mapping):
@@ -109,11 +109,11 @@ class Branch(Mapping):
 
     def prefetch(self) -> None:
         """Have the system bring all of it from disk meanwhile."""
-        _prefetch(self.nodes.values())
+        prefetch_all(self.nodes.values())
 
 
 class Blocks(Sequence):
-    """A level of numbered blocks: while one is at work, the next comes from disk."""
+    """A level of numbered blocks: while one is at work, the next comes from disk; by its number, none is prefetched."""
 
     def __init__(self, blocks: list[Any]):
         self.blocks = blocks
@@ -123,7 +123,7 @@ class Blocks(Sequence):
 
     def __iter__(self) -> Iterator[Any]:
         for block, following in zip(self.blocks, [*self.blocks[1:], None], strict=True):
-            _prefetch([following])
+            prefetch_all([following])
             yield block
 
     def __len__(self) -> int:
@@ -131,25 +131,28 @@ class Blocks(Sequence):
 
     def prefetch(self) -> None:
         """Have the system bring all of it from disk meanwhile."""
-        _prefetch(self.blocks)
+        prefetch_all(self.blocks)
 
 
-def _prefetch(nodes: Iterable[Any]) -> None:
+def prefetch_all(nodes: Iterable[Any]) -> None:
+    """Have the system bring what is still in its file from disk meanwhile."""
     for node in nodes:
         if isinstance(node, Leaf | Branch | Blocks):
             node.prefetch()
 
 
-def _leaves(node: Any) -> Iterator[Leaf]:
+def unread(node: Any) -> Iterator[Leaf]:
     """Yield every weight of a tree that is still in its file."""
     if isinstance(node, Leaf):
         yield node
     elif isinstance(node, Branch | Blocks):
-        for child in node.nodes.values() if isinstance(node, Branch) else node.blocks:
-            yield from _leaves(child)
+        children = node.nodes.values() if isinstance(node, Branch) else node.blocks
+        for child in children:
+            yield from unread(child)
 
 
-def _streamed(node: Tree) -> Any:
+def as_streamed(node: Tree) -> Any:
+    """Turn a plain tree's dicts into branches and its lists into blocks."""
     if isinstance(node, dict):
-        return Branch({key: _streamed(value) for key, value in node.items()})
-    return Blocks([_streamed(value) for value in node]) if isinstance(node, list) else node
+        return Branch({key: as_streamed(value) for key, value in node.items()})
+    return Blocks([as_streamed(value) for value in node]) if isinstance(node, list) else node

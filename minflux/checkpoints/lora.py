@@ -24,29 +24,16 @@ import numpy as np
 
 from minflux.arrays import Array
 from minflux.backend import backend_of, get_backend
-from minflux.checkpoints import names
-from minflux.checkpoints.folder import KINDS
+from minflux.checkpoints.components import COMPONENTS, Component
+from minflux.checkpoints.components.flux import exchanged
+from minflux.checkpoints.components.renaming import joint_rows, parts_of
 from minflux.checkpoints.formats.dtypes import FLOATS
 from minflux.checkpoints.formats.json_files import parse_json
-from minflux.checkpoints.formats.safetensors import METADATA, contents, load, read_header
-from minflux.checkpoints.parts import expected, some_of
+from minflux.checkpoints.formats.safetensors import Stored, contents, read_array, read_metadata
+from minflux.checkpoints.open import some_of
 from minflux.checkpoints.quantise import SCALES, holds_packed, stem_of
 from minflux.errors import ArgumentError, CheckpointError
 
-# How a module's name begins in a file, by the part of the model it is in.
-PREFIXES = {
-    "transformer": (
-        "transformer.",
-        "model.diffusion_model.",
-        "diffusion_model.",
-        "lora_unet_",
-        "lora_transformer_",
-        "",
-    ),
-    "text_encoder": ("text_encoder.", "lora_te1_", "lora_te_"),
-    "text_encoder_2": ("text_encoder_2.", "lora_te2_"),
-}  # fmt: skip
-NAMINGS = {"transformer": ("bfl", "diffusers"), "text_encoder": ("transformers",), "text_encoder_2": ("transformers",)}
 ROLES = {
     "down": ("lora_A.weight", "lora_A.default.weight", "lora_down.weight", "lora.down.weight"),
     "up": ("lora_B.weight", "lora_B.default.weight", "lora_up.weight", "lora.up.weight"),
@@ -58,12 +45,15 @@ OTHERS = ("dora_scale", "lora_magnitude_vector", "hada_w1", "lokr_w1", "oft_bloc
 
 @dataclass(frozen=True)
 class Module:
-    """A matrix that a LoRA may change: the part of the model, its name there, and which part of a joint matrix."""
+    """A matrix that a LoRA may change: its component, our name of it, and which part of a joint matrix it is.
 
-    kind: str
+    `exchanged` marks the module whose halves lie the other way round in the file: diffusers' final modulation.
+    """
+
+    component: str
     stem: str
-    joint: int | None = None
-    swapped: bool = False  # diffusers' final modulation, whose halves lie the other way round
+    part: int | None = None
+    exchanged: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +68,15 @@ class Change:
     down: np.ndarray  # (r, in) float32
     up: np.ndarray  # (out, r) float32, times scale · α / r
     bias: np.ndarray | None = None
+
+    @property
+    def rows(self) -> slice:
+        """Return the rows of our matrix that the change is for."""
+        module = self.module
+        if module.part is None:
+            return slice(None)
+        count = parts_of(module.stem, COMPONENTS[module.component].joints)
+        return joint_rows(module.part, count, columns=self.down.shape[1])
 
 
 # -- reading -------------------------------------------------------------------------------------------------
@@ -102,74 +101,100 @@ def parse(text: str) -> tuple[Path, float]:
 
 
 def read_loras(texts: Sequence[str], configs: dict[str, Any]) -> list[Change]:
-    """Read several LoRAs, each given as "FILE" or "FILE:SCALE", for the parts of a model (see `read_lora`)."""
+    """Read several LoRAs, each given as "FILE" or "FILE:SCALE", for the components of a model (see `read_lora`)."""
     return [change for path, scale in map(parse, texts) for change in read_lora(path, configs, scale)]
 
 
 def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[Change]:
-    """Read a LoRA file for the parts of a model, kind -> config.
+    """Read a LoRA file for the components of a model, name -> config.
 
     Warns of keys that fit nothing. Raises `CheckpointError` when no key fits, when half of a pair is missing, when a
     shape is not the matrix's, when a number is not finite, and for kinds of adapter that are no LoRA.
     """
     found = contents(path)
-    strange = [key for key in found if any(mark in key for mark in OTHERS)]
-    if strange:
-        raise CheckpointError(f"{path}: {strange[0]}: is of another kind of adapter than LoRA; minflux can't add it")
-    known = {kind: modules(kind, cfg) for kind, cfg in configs.items() if kind in NAMINGS}
-    roles: dict[Module, dict[str, np.ndarray]] = defaultdict(dict)
-    spelled: dict[Module, str] = {}
-    unmatched = []
-    for key, stored in found.items():
-        module, name, role = _place(key, known)
-        if module is None:
-            unmatched.append(key)
-        elif role in roles[module]:
-            raise CheckpointError(f"{path}: {key}: is there twice, under different names")
-        elif stored.code not in FLOATS:
-            raise CheckpointError(f"{path}: {key}: expected floats, found {stored.code}")
-        else:
-            roles[module][role], spelled[module] = load(stored, get_backend("numpy")), name
-    if not roles:
+    check_kind(path, found)
+    known = {name: modules(COMPONENTS[name], config) for name, config in configs.items()}
+    placed, unmatched = place_keys(path, found, known)
+    if not placed:
         raise CheckpointError(f"{path}: none of its {len(found)} keys fits this model; it has {some_of(unmatched)}")
     if unmatched:
         warnings.warn(f"{path}: left out {len(unmatched)} keys that fit nothing: {some_of(unmatched)}", stacklevel=2)
     settings = read_settings(path)
-    return [
-        _change(f"{path}: {spelled[module]}", module, arrays, scale, configs, settings.of(spelled[module]))
-        for module, arrays in roles.items()
-    ]
+    changes = []
+    for (module, spelled), roles in placed.items():
+        arrays = {role: read_array(stored, get_backend("numpy")) for role, stored in roles.items()}
+        matrix = Matrix(f"{path}: {spelled}", module, configs[module.component])
+        matrix.check(arrays)
+        changes.append(matrix.change(arrays, scale, settings.of(spelled)))
+    return changes
 
 
-def _place(key: str, known: dict[str, dict[str, Module]]) -> tuple[Module | None, str, str]:
-    """Tell which module a key belongs to, how the file spells it, and the key's role."""
+def check_kind(path: Path, found: dict[str, Stored]) -> None:
+    """Raise `CheckpointError` for a file of adapters that are no LoRA."""
+    strange = [key for key in found if any(mark in key for mark in OTHERS)]
+    if strange:
+        raise CheckpointError(f"{path}: {strange[0]}: is an adapter of another kind than LoRA; minflux can't add it")
+
+
+# -- names ---------------------------------------------------------------------------------------------------
+
+Placed = dict[tuple[Module, str], dict[str, Stored]]  # by module and how the file spells it: role -> array
+
+
+def place_keys(path: Path, found: dict[str, Stored], known: dict[str, dict[str, Module]]) -> tuple[Placed, list[str]]:
+    """Sort a file's arrays by the module they are for; return them, and the keys that fit no module.
+
+    Raises `CheckpointError` for two keys of one role in one module, and for numbers that are no floats.
+    """
+    spellings: dict[Module, str] = {}
+    placed: Placed = defaultdict(dict)
+    unmatched = []
+    for key, stored in found.items():
+        module, spelled, role = place(key, known)
+        if module is None:
+            unmatched.append(key)
+            continue
+        roles = placed[module, spellings.setdefault(module, spelled)]
+        if role in roles:
+            raise CheckpointError(f"{path}: {key}: is there twice, under different names")
+        if stored.dtype not in FLOATS:
+            raise CheckpointError(f"{path}: {key}: expected floats, found {stored.dtype}")
+        roles[role] = stored
+    return dict(placed), unmatched
+
+
+def place(key: str, known: dict[str, dict[str, Module]]) -> tuple[Module | None, str, str]:
+    """Return which module a key belongs to, how the file spells it, and the key's role; None, if it fits none."""
     for role, endings in ROLES.items():
         for ending in endings:
-            name = key.removesuffix(f".{ending}")
-            for kind, table in known.items() if name != key else ():
-                for prefix in PREFIXES[kind]:
-                    bare = name.removeprefix(prefix)
-                    if name == prefix + bare and bare in table:
-                        return table[bare], name, role
+            spelled = key.removesuffix(f".{ending}")
+            module = find_module(spelled, known) if spelled != key else None
+            if module is not None:
+                return module, spelled, role
     return None, key, ""
 
 
-def modules(kind: str, cfg: Any) -> dict[str, Module]:
-    """Name every matrix of a part in all ways that files do: BFL's and diffusers' names, with dots or underscores."""
+def find_module(spelled: str, known: dict[str, dict[str, Module]]) -> Module | None:
+    """Return the module that a file spells so, None if there is none."""
+    for name, table in known.items():
+        for prefix in COMPONENTS[name].lora_prefixes:
+            bare = spelled.removeprefix(prefix)
+            if spelled == prefix + bare and bare in table:
+                return table[bare]
+    return None
+
+
+def modules(component: Component, config: Any) -> dict[str, Module]:
+    """Map every name that files have for a component's matrices, with dots or underscores, to the module."""
     table = {}
-    for naming in NAMINGS[kind]:
-        for name, shape in expected(kind, naming, cfg).items():
-            stem, _, leaf = name.rpartition(".")
-            if leaf == "weight" and len(shape) == 2:
-                table[stem] = table[stem.replace(".", "_")] = _module(kind, naming, stem)
+    for naming in component.namings if component.lora_prefixes else ():
+        for name, shape in component.file_shapes(naming, config).items():
+            if name.endswith(".weight") and len(shape) == 2:
+                stem, _, part = stem_of(naming.our_part(name, config)).partition("@")
+                module = Module(component.name, stem, int(part) if part else None, stem in naming.exchanged)
+                spelled = stem_of(name)
+                table[spelled] = table[spelled.replace(".", "_")] = module
     return table
-
-
-def _module(kind: str, naming: str, stem: str) -> Module:
-    if naming != "diffusers":
-        return Module(kind, stem)
-    ours, _, joint = names.rename(stem, names.FLUX_RULES).partition("@")
-    return Module(kind, ours, int(joint) if joint else None, swapped=ours == names.FINAL_MODULATION)
 
 
 # -- how strong ----------------------------------------------------------------------------------------------
@@ -182,7 +207,7 @@ class Settings:
     values: dict[str, Any]
 
     def of(self, name: str) -> tuple[float | None, bool]:
-        """Give a module's α, None where the file doesn't say, and whether it is divided by √r in place of r."""
+        """Return a module's α, None where the file doesn't say, and whether it is divided by √r in place of r."""
         part, _, stem = name.partition(".")
         patterns = self.values.get(f"{part}.alpha_pattern", {})
         fitting = (a for pattern, a in patterns.items() if stem == pattern or stem.endswith(f".{pattern}"))
@@ -192,108 +217,159 @@ class Settings:
 
 def read_settings(path: Path) -> Settings:
     """Read what a file's header says of its α; nothing in most files."""
-    header, _ = read_header(path)
-    text = header.get(METADATA, {}).get("lora_adapter_metadata", "{}")
+    text = read_metadata(path).get("lora_adapter_metadata", "{}")
     settings = parse_json(path, str(text).encode())
     for key, value in settings.items():
-        if key.endswith("alpha_pattern"):
-            fits = isinstance(value, dict) and all(map(is_number, value.values()))
-        else:
-            fits = not key.endswith("lora_alpha") or is_number(value)
-        if not fits:
+        if not is_setting(key, value):
             raise CheckpointError(f"{path}: {key}: expected numbers, found {value!r}")
     return Settings(settings)
 
 
+def is_setting(key: str, value: Any) -> bool:
+    """Return whether a setting that we read has a value of its type; other settings may be anything."""
+    if key.endswith("alpha_pattern"):
+        return isinstance(value, dict) and all(map(is_number, value.values()))
+    return not key.endswith("lora_alpha") or is_number(value)
+
+
 def is_number(value: Any) -> bool:
-    """Tell whether a JSON value is a number that a float32 can hold."""
+    """Return whether a JSON value is a number that a float32 can hold."""
     return isinstance(value, int | float) and abs(value) < 1e38
 
 
-def _change(
-    where: str, module: Module, arrays: dict[str, np.ndarray], scale: float, configs: dict[str, Any], how: tuple
-) -> Change:
-    """Check a pair against the matrix that it changes, and bring in α and scale."""
-    if "down" not in arrays or "up" not in arrays:
-        raise CheckpointError(f"{where}: expected a pair, found {' and '.join(sorted(arrays))} alone")
-    if min(arrays["down"].size, arrays["up"].size) == 0:
-        raise CheckpointError(f"{where}: expected a rank of at least 1, found 0")
-    if min(arrays["down"].ndim, arrays["up"].ndim) < 2 or arrays.get("alpha", np.ones(1)).size != 1:
-        raise CheckpointError(f"{where}: expected two matrices and at most one number α, found other shapes")
-    down, up = (arrays[role].reshape(len(arrays[role]), -1) for role in ("down", "up"))  # some are 1×1 kernels
-    rank, (rows, columns) = len(down), shape_of(module, configs[module.kind])
-    has_bias = f"{module.stem}.bias" in KINDS[module.kind].shapes(configs[module.kind])
-    if "bias" in arrays and not (has_bias and arrays["bias"].shape == (rows,)):
-        raise CheckpointError(
-            f"{where}: expected {f'a bias ({rows},)' if has_bias else 'no bias'}, found {arrays['bias'].shape}"
-        )
-    if (up.shape[0], down.shape[1]) != (rows, columns) or up.shape[1] != rank:
-        raise CheckpointError(
-            f"{where}: expected ({rows}, r) and (r, {columns}), found {up.shape} and {down.shape}: "
-            "made for another model, or for a control picture"
-        )
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise CheckpointError(f"{where}: expected finite numbers, found NaN or infinity")
-    alpha, by_root = how
-    alpha = arrays["alpha"].item() if "alpha" in arrays else rank if alpha is None else alpha
-    with np.errstate(over="ignore", invalid="ignore"):  # found when it is added
-        strength = np.float32(scale * alpha / (math.sqrt(rank) if by_root else rank))
-        up, bias = up * strength, strength * arrays["bias"] if "bias" in arrays else None
-    if module.swapped:
-        up, bias = names.exchanged(up), None if bias is None else names.exchanged(bias)
-    return Change(where, module, down, up, bias)
+# -- one matrix ----------------------------------------------------------------------------------------------
 
 
-def shape_of(module: Module, cfg: Any) -> tuple[int, int]:
-    """Give the shape of the matrix that a module names: of a part of a joint matrix, that part's."""
-    rows, columns = KINDS[module.kind].shapes(cfg)[f"{module.stem}.weight"]
-    return (rows, columns) if module.joint is None else (len(range(rows)[rows_of(module, columns)]), columns)
+@dataclass(frozen=True)
+class Matrix:
+    """The matrix that a LoRA's arrays are for; `where` is file and name, for messages."""
+
+    where: str
+    module: Module
+    config: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the shape of the matrix: of a part of a joint matrix, that part's."""
+        component, module = COMPONENTS[self.module.component], self.module
+        rows, columns = component.shapes(self.config)[f"{module.stem}.weight"]
+        if module.part is None:
+            return rows, columns
+        part = joint_rows(module.part, parts_of(module.stem, component.joints), columns)
+        return len(range(rows)[part]), columns
+
+    @property
+    def has_bias(self) -> bool:
+        """Return whether the model has a bias beside the matrix."""
+        return f"{self.module.stem}.bias" in COMPONENTS[self.module.component].shapes(self.config)
+
+    def check(self, arrays: dict[str, np.ndarray]) -> None:
+        """Raise `CheckpointError` unless the arrays are a pair of this matrix, all of them finite."""
+        if "down" not in arrays or "up" not in arrays:
+            self.refuse(f"expected a pair, found {' and '.join(sorted(arrays))} alone")
+        down, up = arrays["down"], arrays["up"]
+        if min(down.size, up.size) == 0:
+            self.refuse("expected a rank of at least 1, found 0")
+        if min(down.ndim, up.ndim) < 2 or arrays.get("alpha", np.ones(1)).size != 1:
+            self.refuse("expected two matrices and at most one number α, found other shapes")
+        self.check_bias(arrays.get("bias"))
+        self.check_pair(as_matrix(down), as_matrix(up))
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            self.refuse("expected finite numbers, found NaN or infinity")
+
+    def check_bias(self, bias: np.ndarray | None) -> None:
+        """Raise `CheckpointError` for a bias of another shape than the model's."""
+        rows, _ = self.shape
+        if bias is not None and not (self.has_bias and bias.shape == (rows,)):
+            self.refuse(f"expected {f'a bias ({rows},)' if self.has_bias else 'no bias'}, found {bias.shape}")
+
+    def check_pair(self, down: np.ndarray, up: np.ndarray) -> None:
+        """Raise `CheckpointError` unless up @ down has the matrix's shape."""
+        rows, columns = self.shape
+        if up.shape != (rows, len(down)) or down.shape[1] != columns:
+            self.refuse(
+                f"expected ({rows}, r) and (r, {columns}), found {up.shape} and {down.shape}: "
+                "made for another model, or for a control image"
+            )
+
+    def refuse(self, why: str) -> None:
+        """Raise `CheckpointError`."""
+        raise CheckpointError(f"{self.where}: {why}")
+
+    def change(self, arrays: dict[str, np.ndarray], scale: float, how: tuple[float | None, bool]) -> Change:
+        """Make the change that checked arrays stand for: up and bias times scale · α / r, or / √r where `how` says."""
+        down, up, bias = as_matrix(arrays["down"]), as_matrix(arrays["up"]), arrays.get("bias")
+        alpha, by_root = how
+        rank = len(down)
+        alpha = arrays["alpha"].item() if "alpha" in arrays else rank if alpha is None else alpha
+        with np.errstate(over="ignore", invalid="ignore"):  # found when it is added
+            strength = np.float32(scale * alpha / (math.sqrt(rank) if by_root else rank))
+            up, bias = up * strength, None if bias is None else strength * bias
+        if self.module.exchanged:
+            up, bias = exchanged(up), None if bias is None else exchanged(bias)
+        return Change(self.where, self.module, down, up, bias)
 
 
-def rows_of(module: Module, columns: int) -> slice:
-    """Tell which rows of a matrix a module's part takes."""
-    return slice(None) if module.joint is None else names.joint_rows(module.stem, module.joint, columns)
+def as_matrix(array: np.ndarray) -> np.ndarray:
+    """Return an array as a matrix: some are stored as 1×1 kernels."""
+    return array.reshape(len(array), -1)
 
 
 # -- adding --------------------------------------------------------------------------------------------------
 
 
-def added(flat: dict[str, Array], changes: Sequence[Change]) -> dict[str, Array]:
+def add_loras(flat: dict[str, Array], changes: Sequence[Change], merge: bool = True) -> dict[str, Array]:
     """Add changes to the weights that they name, W + B A in float32, each kept in its own dtype.
 
-    A quantised matrix stays as it is, and A and B are put beside it (see `beside`). `flat` holds weights of one part,
-    or some of them, under our names; changes to others are passed over.
+    A quantised matrix stays as it is, and A and B become a branch beside it (see `lora_branches`); without `merge`
+    every matrix does. `flat` holds weights of one component, or some of them, under our names; changes to others are
+    passed over.
     """
     flat = dict(flat)
     for change in changes:
-        stem, rows = change.module.stem, rows_of(change.module, change.down.shape[1])
-        weight, bias = f"{stem}.weight", f"{stem}.bias"
-        if weight in flat and not holds_packed(flat[weight]):
+        weight, bias = f"{change.module.stem}.weight", f"{change.module.stem}.bias"
+        if merge and weight in flat and not holds_packed(flat[weight]):
             with np.errstate(all="ignore"):  # too large a number is found in the sum
-                flat[weight] = _added(flat[weight], change.up @ change.down, rows)
+                flat[weight] = added(flat[weight], change.up @ change.down, change.rows)
             check_sum(flat[weight], [change])
         if bias in flat and change.bias is not None:
-            flat[bias] = _added(flat[bias], change.bias, rows)
+            flat[bias] = added(flat[bias], change.bias, change.rows)
             check_sum(flat[bias], [change])
-    return flat | beside({name: array for name, array in flat.items() if name.endswith(SCALES)}, changes)
+    ending = f".{SCALES}" if merge else ".weight"
+    sized = {name: array for name, array in flat.items() if name.endswith(ending) and array.ndim == 2}
+    return flat | lora_branches(sized, changes)
 
 
-def beside(scales: dict[str, Array], changes: Sequence[Change]) -> dict[str, Array]:
-    """Make side branches of quantised matrices, given by their scales: x Wᵀ + (x Aᵀ) Bᵀ, all LoRAs in one A and B."""
+def lora_branches(sized: dict[str, Array], changes: Sequence[Change]) -> dict[str, Array]:
+    """Make side branches of matrices: x Wᵀ + (x Aᵀ) Bᵀ, all LoRAs of a matrix in one A and one B.
+
+    `sized` has for each matrix an array with its rows and its dtype: a quantised one's scales, or the matrix itself.
+    """
     branches: dict[str, Array] = {}
-    for name, array in scales.items():
-        stem, nx = stem_of(name), backend_of(array)
+    for name, array in sized.items():
+        stem = stem_of(name)
         own = [change for change in changes if change.module.stem == stem]
         if own:
-            ups = [_placed(change.up, array.shape[0], rows_of(change.module, change.down.shape[1])) for change in own]
-            down = np.concatenate([change.down for change in own])
-            for role, branch in (("down", down), ("up", np.concatenate(ups, axis=1))):
-                branches[f"{stem}.lora.{role}"] = nx.array(branch).astype(array.dtype)
-                check_sum(branches[f"{stem}.lora.{role}"], own)
-            with np.errstate(over="ignore"):
-                most = np.array([np.abs(change.up).max() * np.abs(change.down).max() for change in own])
-            check_sum(nx.array(most).astype(array.dtype), own)
+            check_product(array, own)
+            ups = [placed_rows(change.up, array.shape[0], change.rows) for change in own]
+            down, up = np.concatenate([change.down for change in own]), np.concatenate(ups, axis=1)
+            branches[f"{stem}.lora.down"] = cast_like(down, array, own)
+            branches[f"{stem}.lora.up"] = cast_like(up, array, own)
     return branches
+
+
+def cast_like(branch: np.ndarray, array: Array, changes: Sequence[Change]) -> Array:
+    """Return a branch as an array of another's backend and dtype; raises `CheckpointError` where it is too large."""
+    result = backend_of(array).array(branch).astype(array.dtype)
+    check_sum(result, changes)
+    return result
+
+
+def check_product(array: Array, changes: Sequence[Change]) -> None:
+    """Raise `CheckpointError` when up @ down may be too large for the array's dtype."""
+    with np.errstate(over="ignore"):
+        largest = np.array([np.abs(change.up).max() * np.abs(change.down).max() for change in changes])
+    check_sum(backend_of(array).array(largest).astype(array.dtype), changes)
 
 
 def check_sum(array: Array, changes: Sequence[Change]) -> None:
@@ -303,13 +379,15 @@ def check_sum(array: Array, changes: Sequence[Change]) -> None:
         raise CheckpointError(f"{sources}: too large for {array.dtype} when added; use a smaller scale")
 
 
-def _placed(part: np.ndarray, rows: int, at: slice) -> np.ndarray:
-    """Put the rows of a part of a joint matrix into their place among zeros."""
-    whole = np.zeros((rows, *part.shape[1:]), np.float32)
-    whole[at] = part
-    return whole
-
-
-def _added(weight: Array, delta: np.ndarray, at: slice) -> Array:
+def added(weight: Array, delta: np.ndarray, rows: slice) -> Array:
+    """Return a weight with a change added to some of its rows, in its own dtype."""
     nx = backend_of(weight)
-    return (nx.as_float32(weight) + nx.array(_placed(delta, weight.shape[0], at))).astype(weight.dtype)
+    whole = nx.array(placed_rows(delta, weight.shape[0], rows))
+    return (nx.as_float32(weight) + whole).astype(weight.dtype)
+
+
+def placed_rows(part: np.ndarray, count: int, rows: slice) -> np.ndarray:
+    """Put the rows of a part of a joint matrix into their place among `count` rows of zeros."""
+    whole = np.zeros((count, *part.shape[1:]), np.float32)
+    whole[rows] = part
+    return whole

@@ -1,55 +1,52 @@
-"""A model from one format into another, block by block: no more is held in memory than the block in hand.
+"""Write a model in another format, block by block: no more is held in memory than the block in hand.
 
 Only names and layout change, never a number, unless another dtype or fewer bits are asked for, or a LoRA is added.
-minflux's own format is diffusers' folder with a file of our trees' names for each part, quantised where asked for; from
-it, into any format, quantised matrices become floats again.
+minflux's own format is diffusers' folder with a file of our trees' names for each component, quantised where asked for;
+from it, into any format, quantised matrices become floats again.
 """
 
 import math
-import re
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 
+import click
 import numpy as np
 from tqdm import tqdm
 
 from minflux.backend import get_backend
-from minflux.checkpoints import names
-from minflux.checkpoints.folder import KINDS, OWN_FILE
+from minflux.backend.base import GROUP
+from minflux.checkpoints.components import COMPONENTS, TRANSFORMER, Naming
+from minflux.checkpoints.components.base import NEVER, block_of
+from minflux.checkpoints.components.renaming import Flat
+from minflux.checkpoints.folder import CONFIG, OWN_FILE
 from minflux.checkpoints.formats.atomic import saved
-from minflux.checkpoints.formats.dtypes import CODES, checked_cast, to_bytes
+from minflux.checkpoints.formats.dtypes import TAGS, checked_cast, to_bytes
 from minflux.checkpoints.formats.json_files import write_json
-from minflux.checkpoints.formats.safetensors import write_entries
-from minflux.checkpoints.lora import Change, added, read_loras
-from minflux.checkpoints.names import Flat
-from minflux.checkpoints.parts import FOLDER_NAMING, OWN_NAMING, expected, load_weight, warn_of, whole_name
+from minflux.checkpoints.formats.safetensors import Entries, write_entries
+from minflux.checkpoints.lora import Change, add_loras, read_loras
+from minflux.checkpoints.open import INDEX, Checkpoint, open_model, warn_of_unexpected
 from minflux.checkpoints.quantise import (
     BITS,
     SCALES,
-    floats,
+    dequantise,
     holds_packed,
-    is_beside,
-    is_matrix,
+    is_quantisation_parameter,
     packed_shapes,
     quantise,
     stem_of,
 )
-from minflux.commands.inspect import TITLES, Found, inspect, where
+from minflux.checkpoints.read import read_weight
+from minflux.checkpoints.stored import StoredComponent
+from minflux.commands.options import LORA
 from minflux.errors import ArgumentError, CheckpointError
 
-Entries = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype's code and shape
-LARGEST = {"F16": 65504.0, "BF16": 3.3895314e38}  # finite numbers of a dtype
-NOT_A_MODEL = "were written before and are left: with parts missing they are no model yet"
 FORMATS = ("bfl", "diffusers", "minflux")
+LARGEST = {"F16": 65504.0, "BF16": 3.3895314e38}  # finite numbers of a dtype
 KEPT = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "BF16", "F8_E5M2": "BF16"}  # all others become float32
-BESIDE = ("scheduler", "tokenizer", "tokenizer_2", "minflux.json", "model_index.json")  # no weights; the index last
-TO_BFL: dict[str, Callable[[Flat], Flat]] = {"transformer": names.flux_to_bfl, "vae": names.vae_to_bfl}
-TO_DIFFUSERS: dict[str, Callable[[Flat], Flat]] = {
-    "transformer": names.flux_to_diffusers,
-    "vae": names.vae_to_diffusers,
-}
+OPTIONAL = "minflux.json"
+BESIDE = ("scheduler", "tokenizer", "tokenizer_2", OPTIONAL, INDEX)  # no weights; the index last
+INCOMPLETE = "were written before this and stay there: they are no whole model; remove them, or convert the rest"
 
 
 def convert(
@@ -62,56 +59,101 @@ def convert(
     bits: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
-    """Write the model in `source` to `target` as "bfl" (one file, one part), "diffusers" or "minflux" (a folder, all).
+    """Write the model in `source` to `target` as "bfl" (one file, one component), "diffusers" or "minflux" (a folder).
 
-    part: which one alone, "transformer", "vae", "text_encoder" or "text_encoder_2"; in BFL's format the transformer
-    unless told. dtype: of the floats; unless given they stay as they are, but float8, which only ComfyUI reads, becomes
-    bfloat16. lora: files, each "FILE" or "FILE:SCALE", added to the weights. bits: 4 or 8, to quantise the matrices in
-    minflux's format; `report` is told what that changed. Returns the files of weights written, each whole or not at
-    all. Raises `ArgumentError` for what can't be asked, `CheckpointError` for a source with a weight missing or wrong.
+    part: which component alone, "transformer", "vae", "text_encoder" or "text_encoder_2"; in BFL's format the
+    transformer unless told. dtype: of the floats; unless given they stay as they are, but float8, which only ComfyUI
+    reads, becomes bfloat16. lora: files, each "FILE" or "FILE:SCALE", added to the weights. bits: 4 or 8, to quantise
+    the matrices in minflux's format; `report` is told what that changed. Returns the files of weights written, each
+    whole or not at all. Raises `ArgumentError` for what can't be asked, `CheckpointError` for a source with a weight
+    missing or wrong.
     """
     checked_cast(dtype)
     check_bits(format_, bits)
-    source, target = where(source), Path(target)
-    found = chosen(source, part or ("transformer" if format_ == "bfl" else None))
-    check_target(source, target, format_)
-    changes = read_loras(lora, {f.part.kind: f.cfg for f in found})
+    checkpoint, target = open_model(source), Path(target)
+    check_target(checkpoint.path, target, format_)
+    wanted = part or (TRANSFORMER.name if format_ == "bfl" else None)
+    chosen = choose(checkpoint, wanted)
+    changes = read_loras(lora, {stored.name: stored.config for stored in chosen})
     if format_ == "bfl":
-        kind = found[0].part.kind
-        write_part(target, found[0], OWN_NAMING[kind], dtype, changes)
+        (stored,) = chosen
+        Conversion(stored, stored.component.own_naming, dtype, changes).write(target)
         return [target]
-    written: list[Path] = []
-    for f in found:
-        try:
-            path, errors = _write_component(target, f, format_, dtype, changes, bits)
-        except CheckpointError as error:
-            left = f"; {', '.join(map(str, written))} {NOT_A_MODEL}" if written else ""
-            raise CheckpointError(f"{error}{left}") from error
-        written.append(path)
-        if errors:
-            report(f"{TITLES[f.part.kind]}: {errors}")
-    if part is None and source.is_dir():
-        _copy_beside(source, target)
-    elif part is None:
-        report(f"{target}: lacks {', '.join(BESIDE)}, which no single file holds: copy them from a model's folder")
+    written = write_folder(target, chosen, format_, dtype, changes, bits, report)
+    if part is None:
+        copy_beside(checkpoint, target, report)
     return written
 
 
-def chosen(source: Path, part: str | None) -> list[Found]:
-    """Find one part in a source, or all of them; raises `CheckpointError` when it isn't there, or isn't right."""
-    looked = inspect(source)
-    for path, strangers in looked.unknown.items():
-        warn_of(path, strangers)
-    parts = {f.part.kind: f for f in reversed(looked.found)}  # of two of a kind, the first
-    if not parts:
-        raise CheckpointError(f"{source}: holds no part that can be converted: {' '.join(looked.notes).strip()}")
-    if part is not None and part not in parts:
-        raise CheckpointError(f"{source}: holds no {TITLES[part]}, only {', '.join(TITLES[kind] for kind in parts)}")
-    found = [f for kind, f in parts.items() if part in (None, kind)]
-    for f in found:
-        for wrong in f.wrong:
-            raise CheckpointError(f"{f.path}: {wrong}")
-    return found
+def write_folder(
+    target: Path,
+    chosen: list[StoredComponent],
+    format_: str,
+    dtype: str | None,
+    changes: list[Change],
+    bits: int | None,
+    report: Callable[[str], None],
+) -> list[Path]:
+    """Write components into a model's folder, and report what quantising them changed; return the files of weights."""
+    written: list[Path] = []
+    for stored in chosen:
+        component, own = stored.component, format_ == "minflux"
+        path = target / component.name / (OWN_FILE if own else f"{component.stem}.safetensors")
+        conversion = Conversion(stored, component.own_naming if own else component.folder_naming, dtype, changes, bits)
+        try:
+            write_component(path, conversion)
+        except CheckpointError as error:
+            left = f"; {', '.join(map(str, written))} {INCOMPLETE}" if written else ""
+            raise CheckpointError(f"{error}{left}") from error
+        written.append(path)
+        if conversion.errors:
+            report(f"{component.title}: {conversion.errors}")
+    return written
+
+
+def write_component(path: Path, conversion: "Conversion") -> None:
+    """Write one component into a model folder: its weights, and their config."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for other in path.parent.glob("*.safetensors*"):
+        if other.name != path.name:
+            raise ArgumentError(
+                f"target: {str(path.parent)!r} holds other weights, {other.name}; choose another folder"
+            )
+    conversion.write(path)
+    stored = conversion.stored
+    write_json(path.with_name(CONFIG), stored.component.write_config(stored.config))
+
+
+def copy_beside(checkpoint: Checkpoint, target: Path, report: Callable[[str], None]) -> None:
+    """Copy what a model folder holds beside its weights (index, schedule, tokenizers), and report what it lacks."""
+    source = checkpoint.folder
+    is_folder = checkpoint.path == source
+    for name in BESIDE if is_folder else ():
+        files = (source / name).rglob("*") if (source / name).is_dir() else [source / name]
+        for file in sorted(path for path in files if path.is_file()):
+            with saved(target / file.relative_to(source)) as copy:
+                copy.write(file.read_bytes())
+    needed = [name for name in (*checkpoint.missing, *BESIDE) if name != OPTIONAL]
+    lacks = [name for name in needed if not (target / name).exists()]
+    if lacks:
+        report(f"{target}: lacks {', '.join(lacks)}: copy them from a model's folder, to generate with it")
+
+
+# -- what is asked -------------------------------------------------------------------------------------------
+
+
+def choose(checkpoint: Checkpoint, part: str | None) -> list[StoredComponent]:
+    """Return one component of a source, or all; raises `CheckpointError` when it isn't there, or isn't right."""
+    source, held = checkpoint.path, checkpoint.components
+    warn_of_unexpected(checkpoint.unexpected_keys)
+    for error in checkpoint.broken.values() if part is None else ():
+        raise error
+    if not held:
+        raise CheckpointError(f"{source}: holds no part that can be converted: {' '.join(checkpoint.notes).strip()}")
+    if part is not None and part not in held and part not in checkpoint.broken:
+        titles = ", ".join(stored.component.title for stored in held.values())
+        raise CheckpointError(f"{source}: holds no {part}, only {titles}")
+    return [checkpoint.take(name) for name in ([part] if part else held)]
 
 
 def check_target(source: Path, target: Path, format_: str) -> None:
@@ -131,156 +173,193 @@ def check_target(source: Path, target: Path, format_: str) -> None:
 def check_bits(format_: str, bits: int | None) -> None:
     """Raise `ArgumentError` for a number of bits that can't be, or not in this format."""
     if bits not in (None, *BITS):
-        raise ArgumentError(f"bits must be {' or '.join(map(str, BITS))}, got {bits!r}")
+        raise ArgumentError(f"quantize must be {' or '.join(map(str, BITS))}, got {bits!r}")
     if bits and format_ != "minflux":
-        raise ArgumentError(f"bits: the format {format_!r} holds no quantised weights; use 'minflux'")
+        raise ArgumentError(f"quantize: the format {format_!r} holds no quantised weights; use --format minflux")
 
 
-def _write_component(
-    folder: Path, found: Found, format_: str, dtype: str | None, changes: list[Change], bits: int | None
-) -> tuple[Path, "Errors"]:
-    """Write one part into a model folder: its weights, under diffusers' names or our own, and their config."""
-    kind, spec = found.part.kind, KINDS[found.part.kind]
-    own = format_ == "minflux"
-    path = folder / kind / (OWN_FILE if own else f"{spec.stem}.safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for other in path.parent.glob("*.safetensors*"):
-        if other.name != path.name:
-            raise ArgumentError(
-                f"target: {str(path.parent)!r} holds other weights, {other.name}; choose another folder"
-            )
-    errors = write_part(path, found, (OWN_NAMING if own else FOLDER_NAMING)[kind], dtype, changes, bits)
-    write_json(path.with_name("config.json"), spec.write_config(found.cfg))
-    return path, errors
+# -- one component -------------------------------------------------------------------------------------------
 
 
-def _copy_beside(source: Path, target: Path) -> None:
-    """Copy what a model folder holds beside its weights: index, schedule, tokenizers."""
-    for name in BESIDE:
-        files = (source / name).rglob("*") if (source / name).is_dir() else [source / name]
-        for file in sorted(path for path in files if path.is_file()):
-            with saved(target / file.relative_to(source)) as copy:
-                copy.write(file.read_bytes())
+class Conversion:
+    """One component on its way into another naming, dtype or number of bits, with the changes of LoRAs added."""
 
+    def __init__(
+        self,
+        stored: StoredComponent,
+        naming: Naming,
+        dtype: str | None = None,
+        changes: Sequence[Change] = (),
+        bits: int | None = None,
+    ):
+        self.stored = stored
+        self.component = stored.component
+        self.naming = naming
+        self.dtype = dtype
+        self.changes = [change for change in changes if change.module.component == stored.name]
+        self.bits = bits
+        self.errors = Errors()
+        self.in_hand: tuple[str, Flat] = ("", {})  # the block that was converted last
 
-# -- one part ------------------------------------------------------------------------------------------------
+    def write(self, path: Path) -> None:
+        """Write the component under a progress bar, the file whole or not at all."""
+        entries = self.entries()
+        with tqdm(total=len(entries), desc=self.component.title, unit="weight") as bar:
 
+            def bytes_of(name: str) -> bytes:
+                bar.update()
+                array, tag = self.converted(self.block(self.our_name(name)))[name], entries[name][0]
+                check_fits(path, name, array, tag)
+                return to_bytes(array, tag)
 
-def write_part(
-    path: Path, found: Found, naming: str, dtype: str | None, changes: list[Change], bits: int | None = None
-) -> "Errors":
-    """Write one part under other names, under a progress bar; return what quantising it to `bits` changed."""
-    part, nx, errors = found.part, get_backend("numpy"), Errors()
-    blocks: dict[str, list[str]] = defaultdict(list)
-    codes: dict[str, set[str]] = defaultdict(set)
-    for name, stored in part.found.items():
-        blocks[block_of(part.kind, name)].append(name)
-        if not is_beside(name, part.found):
-            floats_of = part.found.get(f"{stem_of(name)}.{SCALES}", stored) if holds_packed(stored) else stored
-            codes[origin(part.kind, part.naming, name)].add(KEPT.get(floats_of.code, "F32"))
+            write_entries(path, entries, bytes_of)
 
-    def code(name: str) -> str:
-        own = codes[origin(part.kind, naming, name)]
-        return CODES[dtype] if dtype else min(own) if len(own) == 1 else "F32"
+    # -- what is written -------------------------------------------------------------------------------------
 
-    @lru_cache(maxsize=1)
-    def rewritten(block: str) -> Flat:
-        flat = floats({name: load_weight(part, name, nx) for name in blocks[block]})
-        flat = renamed(flat, part.kind, part.naming, naming, changes)
-        return quantised(flat, part.kind, bits, code, errors) if bits else flat
+    def entries(self) -> Entries:
+        """Return the dtype and shape of every weight that is written; a quantised matrix is three of them."""
+        entries: Entries = {}
+        for name, shape in self.component.file_shapes(self.naming, self.stored.config).items():
+            tag = self.tag(name)
+            if self.is_quantised(name, shape):
+                arrays = packed_shapes(name, shape, self.bits or 0)
+                entries |= {part: ("U32" if part == name else tag, size) for part, size in arrays.items()}
+            else:
+                entries[name] = (tag, shape)
+        return entries
 
-    wanted = expected(part.kind, naming, found.cfg)
-    entries = {name: (code(name), shape) for name, shape in wanted.items()}
-    if bits:
-        entries = with_quantised(entries, part.kind, bits)
-    with tqdm(total=len(entries), desc=TITLES[part.kind], unit="weight") as bar:
+    def is_quantised(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Return whether a weight is to be quantised; only minflux's own format has such, which has our names."""
+        return self.bits is not None and self.component.is_quantisable(name, shape, GROUP)
 
-        def bytes_of(name: str) -> bytes:
-            bar.update()
-            array = rewritten(block_of(part.kind, name))[name]
-            check_fits(path, name, array, entries[name][0])
-            return to_bytes(array, entries[name][0])
+    def tag(self, name: str) -> str:
+        """Return the dtype of a weight's floats: as asked, or its own; where parts of two dtypes meet, float32."""
+        if self.dtype:
+            return TAGS[self.dtype]
+        own = self.own_tags[self.our_name(name)]
+        return min(own) if len(own) == 1 else "F32"
 
-        write_entries(path, entries, bytes_of)
-    return errors
+    @cached_property
+    def own_tags(self) -> dict[str, set[str]]:
+        """Map our name of a weight to the dtypes of the floats that it is made of."""
+        tensors = self.stored.tensors
+        tags: dict[str, set[str]] = {}
+        for name, ours in self.stored.our_names.items():
+            if not is_quantisation_parameter(name, tensors):
+                tensor = tensors[name]
+                counted = tensors.get(f"{stem_of(name)}.{SCALES}", tensor) if holds_packed(tensor) else tensor
+                tags.setdefault(ours, set()).add(KEPT.get(counted.dtype, "F32"))
+        return tags
 
+    def our_name(self, name: str) -> str:
+        """Return our name of a weight that is written."""
+        return self.naming.our_name(name, self.stored.config)
 
-def check_fits(path: Path, name: str, array: np.ndarray, code: str) -> None:
-    """Raise `CheckpointError` for numbers that are not finite, or will not be in the dtype `code`."""
-    largest = float(np.abs(array).max(initial=0)) if code != "U32" else 0.0
-    if not largest <= LARGEST.get(code, math.inf) or largest == math.inf:
-        raise CheckpointError(f"{path}: {name}: a number as large as {largest:.3g} doesn't fit into {code}")
+    # -- block by block --------------------------------------------------------------------------------------
 
+    def block(self, ours: str) -> str:
+        """Return the block that a weight, by our name, is converted with; a network that has none is one block."""
+        if self.component.in_blocks is NEVER:
+            return ""
+        block = block_of(ours)
+        return stem_of(ours) if block == ours else block
 
-def renamed(flat: Flat, kind: str, old: str, new: str, changes: list[Change]) -> Flat:
-    """Turn a block's weights from one naming to another, and add the changes of LoRAs on the way."""
-    if old == new and not changes:
+    @cached_property
+    def blocks(self) -> dict[str, list[str]]:
+        """Map each block to the names in the source that it is made of."""
+        blocks: dict[str, list[str]] = {}
+        for name, ours in self.stored.our_names.items():
+            blocks.setdefault(self.block(ours), []).append(name)
+        return blocks
+
+    def converted(self, block: str) -> Flat:
+        """Return a block's weights as they are written; the block in hand is not read again."""
+        held, flat = self.in_hand
+        if held != block or not flat:
+            flat = self.convert(block)
+            self.in_hand = block, flat
         return flat
-    ours = TO_BFL[kind](flat) if old == "diffusers" else flat
-    ours = added(ours, [change for change in changes if change.module.kind == kind])
-    return TO_DIFFUSERS[kind](ours) if new == "diffusers" else ours
+
+    def convert(self, block: str) -> Flat:
+        """Read a block, and turn it into what is asked for."""
+        nx, old, new = get_backend("numpy"), self.stored.naming, self.naming
+        flat = dequantise({name: read_weight(self.stored, name, nx) for name in self.blocks[block]})
+        if old is not new or self.changes:
+            flat = new.from_ours(add_loras(old.to_ours(flat), self.changes))
+        return self.quantised(flat)
+
+    def quantised(self, flat: Flat) -> Flat:
+        """Quantise a block's matrices, and note the error of each."""
+        result: Flat = {}
+        for name, array in flat.items():
+            if self.is_quantised(name, array.shape):
+                names = packed_shapes(name, array.shape, self.bits or 0)
+                arrays = dict(zip(names, quantise(array, self.bits or 0, self.tag(name)), strict=True))
+                self.errors.note(name, array, dequantise(arrays)[name])
+                result |= arrays
+            else:
+                result[name] = array
+        return result
 
 
-# -- fewer bits ----------------------------------------------------------------------------------------------
+def check_fits(path: Path, name: str, array: np.ndarray, tag: str) -> None:
+    """Raise `CheckpointError` for numbers that are not finite, or will not be in the dtype `tag`."""
+    largest = float(np.abs(array).max(initial=0)) if tag != "U32" else 0.0
+    if not largest <= LARGEST.get(tag, math.inf) or largest == math.inf:
+        raise CheckpointError(f"{path}: {name}: a number as large as {largest:.3g} doesn't fit into {tag}")
 
 
 class Errors(dict[str, tuple[float, float]]):
     """What quantising changed: for each matrix |W' - W|² and |W|²."""
 
+    def note(self, name: str, matrix: np.ndarray, back: np.ndarray) -> None:
+        """Note the error of a matrix, given as it was and as it is read back."""
+        self[name] = squared(back - matrix), max(squared(matrix), 1e-30)
+
     def __str__(self) -> str:
         changed, whole = (math.sqrt(sum(pair[i] for pair in self.values())) for i in (0, 1))
-        name, worst = max(((name, math.sqrt(e / w)) for name, (e, w) in self.items()), key=lambda item: item[1])
-        return f"{len(self)} matrices quantised, relative error {changed / whole:.2%}; the worst is {name}, {worst:.2%}"
+        relative = {name: math.sqrt(error / size) for name, (error, size) in self.items()}
+        worst = max(relative, key=lambda name: relative[name])
+        return (
+            f"{len(self)} matrices quantised, relative error {changed / whole:.2%}; "
+            f"the worst is {worst}, {relative[worst]:.2%}"
+        )
 
 
-def quantised(flat: Flat, kind: str, bits: int, code: Callable[[str], str], errors: Errors) -> Flat:
-    """Quantise a block's matrices, and note the error of each."""
-    result: Flat = {}
-    for name, array in flat.items():
-        if is_matrix(kind, name, array.shape):
-            three = dict(zip(packed_shapes(name, array.shape, bits), quantise(array, bits, code(name)), strict=True))
-            back = floats(three)[name]
-            errors[name] = (_squared(back - array), max(_squared(array), 1e-30))
-            result |= three
-        else:
-            result[name] = array
-    return result
-
-
-def _squared(x: np.ndarray) -> float:
+def squared(x: np.ndarray) -> float:
+    """Return the sum of squares."""
     return float(np.vdot(x, x))
 
 
-def with_quantised(entries: Entries, kind: str, bits: int) -> Entries:
-    """Put three entries in the place of one for every matrix that is quantised."""
-    result: Entries = {}
-    for name, (code, shape) in entries.items():
-        if is_matrix(kind, name, shape):
-            shapes = packed_shapes(name, shape, bits)
-            result |= {part: ("U32" if part == name else code, size) for part, size in shapes.items()}
-        else:
-            result[name] = (code, shape)
-    return result
+# -- the command ---------------------------------------------------------------------------------------------
+
+DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 
-# -- names ---------------------------------------------------------------------------------------------------
+@click.command("convert", short_help="Write a model in another format, or quantised.")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="Whose names.")
+@click.option(
+    "--part", type=click.Choice(list(COMPONENTS)), help="This part alone; for bfl the transformer unless given."
+)
+@click.option("--dtype", type=click.Choice(list(DTYPES)), help="Unless given, as in SOURCE (of float8: bf16).")
+@click.option(
+    "--quantize", "bits", type=click.Choice(list(map(str, BITS))), help="Bits a weight, with --format minflux."
+)
+@LORA
+def command(source, target, format_, part, dtype, bits, lora):
+    """Write the model in SOURCE to TARGET: a file under BFL's names, or a folder under diffusers' or minflux's own.
 
+    \b
+    minflux convert FLUX.1-dev flux1-dev.safetensors --format bfl
+    minflux convert flux1-dev.safetensors FLUX.1-dev --format diffusers --dtype f16 --lora style.safetensors:0.8
+    minflux convert FLUX.1-dev FLUX.1-dev-4bit --format minflux --quantize 4
 
-def block_of(kind: str, name: str) -> str:
-    """Name the block that a weight is converted with; of text encoders its layer, of the autoencoder, whose levels are
-    reversed, all.
-
-    >>> block_of("transformer", "single_transformer_blocks.3.proj_mlp.weight")
-    'single_blocks.3'
+    Quantised weights take a quarter of the memory that bfloat16 takes, or half; what that changes is measured and said.
     """
-    if kind == "vae":
-        return ""
-    if kind != "transformer":
-        return stem_of(name)
-    match = re.match(r"(single|double)?_?(?:transformer_)?blocks\.(\d+)\.", name)
-    return f"{match[1] or 'double'}_blocks.{match[2]}" if match else ""
-
-
-def origin(kind: str, naming: str, name: str) -> str:
-    """Name the weight that a weight is, or is a part of; all of the autoencoder's count as one."""
-    return "" if kind == "vae" else whole_name(kind, naming, name)
+    if bits and format_ != "minflux":
+        raise ArgumentError(f"--quantize: the format {format_!r} holds no quantised weights; use --format minflux")
+    bits = int(bits) if bits else None
+    for path in convert(source, target, format_, part, DTYPES.get(dtype), lora, bits, click.echo):
+        click.echo(path)

@@ -1,123 +1,212 @@
-"""Drawing to a file: progress, previews, and a PNG that remembers how it was made."""
+"""`minflux generate`: a prompt to a PNG, under a progress bar, with previews of the way."""
 
-import json
-import os
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from click.core import ParameterSource
+from PIL import Image
 from tqdm import tqdm
 
-from minflux import __version__
+from minflux.backend import get_backend
+from minflux.checkpoints.components import TRANSFORMER
 from minflux.checkpoints.formats.atomic import written_whole
+from minflux.checkpoints.open import Checkpoint, open_model
+from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, ReadingBar, check_output, print_note
+from minflux.commands.png import ImageSettings, read_png_settings, save_png
 from minflux.errors import ArgumentError
 from minflux.images import grid
-from minflux.inference.pipeline import Conditioning, Pipeline
+from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
+from minflux.inference.cache import default_folder
+from minflux.inference.flux1 import Flux1
+from minflux.inference.load import DEFAULTS, load_checkpoint, read_defaults
+from minflux.inference.memory import MODES
+from minflux.inference.pipeline import Conditioning
 from minflux.sampling.noise import check_seed
-from minflux.sampling.solvers import Step
+from minflux.sampling.solvers import SOLVERS
 
-KEY = "minflux"  # of the PNG's text chunk
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that a picture depends on."""
-
-    prompt: str
-    model: str
-    backend: str
-    seed: int
-    steps: int
-    guidance: float
-    negative_prompt: str | None
-    width: int
-    height: int
-    lora: tuple[str, ...] = ()
+BESIDE_FROM = ("source", "out", "preview", "memory", "cache")  # what may be given with --from
 
 
-def complete(pipe: Pipeline, prompt: str, seed: int, **given) -> Settings:
-    """Fill in what was not given from the model's defaults; raises `ArgumentError` for what is no seed."""
-    defaults = {name: getattr(pipe.defaults, name) for name in ("steps", "guidance", "width", "height")}
-    chosen = defaults | {name: value for name, value in given.items() if value is not None}
-    return Settings(
-        prompt=prompt,
-        seed=check_seed(seed),
-        model=pipe.name,
-        backend=pipe.nx.name,
-        lora=pipe.lora,
-        **{"negative_prompt": None, **chosen},
-    )
+def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
+    """Read WxH."""
+    if value is None:
+        return None, None
+    width, _, height = value.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ArgumentError(f"--size must be WIDTHxHEIGHT in pixels, like 64x64, got {value!r}")
+    return int(width), int(height)
 
 
-def draw(
-    pipe: Pipeline, settings: Settings, previews: bool = False, text: Conditioning | None = None
-) -> tuple[Image.Image, list[np.ndarray], Conditioning | None]:
-    """Draw one picture under a progress bar; return it, each step's predicted picture when asked for, and the text.
+@click.command("generate", short_help="Generate an image of a prompt.")
+@click.argument("prompt", required=False)
+@MODEL
+@BACKEND
+@STEPS
+@click.option(
+    "--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Repeat for several images."
+)
+@click.option("--guidance", type=float, help="How strongly to follow the prompt; unless given, what suits the model.")
+@click.option("--true-cfg-scale", type=float, help="Classifier-free guidance on models with built-in guidance.")
+@click.option("--negative-prompt", help="What classifier-free guidance leads away from.")
+@click.option("--size", callback=parse_size, metavar="WxH", help="In pixels; unless given, what suits the model.")
+@click.option(
+    "--solver",
+    type=click.Choice(list(SOLVERS)),
+    default="euler",
+    show_default=True,
+    help="How steps follow the velocity; heun and midpoint evaluate it twice a step.",
+)
+@click.option("--out", type=FILE, default="minflux.png", show_default=True, help="Of several seeds, each adds its own.")
+@click.option("--preview", type=FILE, help="Each step's denoised image: a .gif, or a .png strip.")
+@click.option("--from", "source", type=FILE, help="Generate an image of minflux again from its PNG, to the bit.")
+@LORA
+@click.option(
+    "--memory",
+    type=click.Choice(["auto", *MODES]),
+    default="auto",
+    show_default=True,
+    help="How weights are held: all at once, each part while it works, or each matrix while it works.",
+)
+@click.option("--cache", is_flag=True, help="Keep the encoded prompt on disk, for the next time.")
+def command(prompt, model, backend, seeds, size, out, preview, source, lora, memory, cache, **given):
+    """Generate an image of PROMPT, as a PNG that carries its own settings.
 
-    text: what was returned for the same prompts before, so as not to encode them again.
+    \b
+    minflux generate "a cat left of an apple on a blue background" --seed 7 --out cat.png
+    minflux generate "a cat on a blue background" --seed 1 --seed 2 --solver heun --steps 10
+    minflux generate --from cat.png --out again.png
+    minflux generate "a lighthouse at dusk" --model schnell --size 768x512
     """
-    chosen = {k: v for k, v in asdict(settings).items() if k not in ("model", "backend", "prompt", "lora")}
+    given |= {"width": size[0], "height": size[1]}
+    check_files(out, preview)
+    if source is not None:
+        check_nothing_beside(source)
+        png = read_png_settings(source)
+        prompt, model, backend, lora, seeds = png.prompt, png.model, png.backend, png.lora, [png.seed]
+        given = {name: getattr(png, name) for name in given}
+    if prompt is None:
+        raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
+    check_settings(seeds, given)
+    checkpoint = open_model(model, fetch=True)
+    given = complete(checkpoint, given)
+    folder = default_folder() if cache else None
+    how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
+    pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
+    jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given, lora=pipe.lora) for seed in seeds]
+    generate(pipe, jobs, out, preview)
+
+
+# -- checks, before a weight is read -----------------------------------------------------------------------------
+
+
+def check_files(out: Path, preview: Path | None) -> None:
+    """Raise `ArgumentError` unless both files can be written."""
+    check_output(out, "--out", (".png",))
+    if preview is None:
+        return
+    check_output(preview, "--preview", (".gif", ".png"))
+    if preview.resolve() == out.resolve():
+        raise ArgumentError(f"--preview must be another file than --out, got {str(preview)!r} for both")
+
+
+def check_settings(seeds: Sequence[int], given: dict) -> None:
+    """Raise `ArgumentError` for a setting that no FLUX model can honour."""
+    checks = {
+        "steps": check_steps,
+        "guidance": lambda value: check_strength("guidance", value),
+        "true_cfg_scale": lambda value: check_strength("true_cfg_scale", value),
+        "width": lambda value: check_side("width", value),
+        "height": lambda value: check_side("height", value),
+        "solver": check_solver,
+    }
+    for seed in seeds:
+        check_seed(seed)
+    for name, check in checks.items():
+        if given[name] is not None:
+            check(given[name])
+
+
+def check_nothing_beside(source: Path) -> None:
+    """Raise `ArgumentError` when --from comes with an option that the image has an answer to already."""
+    ctx = click.get_current_context()
+    for param in ctx.command.params:
+        given = ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+        if given and param.name not in BESIDE_FROM:
+            name = param.opts[0] if param.opts[0].startswith("-") else "PROMPT"
+            raise ArgumentError(f"{name} can't be given with --from, which takes all settings from {source}")
+
+
+def complete(checkpoint: Checkpoint, given: dict[str, Any]) -> dict[str, Any]:
+    """Return an image's settings, completed with the model's defaults; `ArgumentError` if it can't honour them."""
+    transformer = checkpoint.components.get(TRANSFORMER.name)
+    if transformer is None:
+        return given  # loading says what is missing
+    defaults = read_defaults(checkpoint.folder / DEFAULTS, transformer.config)
+    built_in = transformer.config.guidance_embed
+    guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, built_in)
+    effective(given["negative_prompt"], guidance)
+    names = ["steps", "width", "height"]
+    if built_in or given["true_cfg_scale"] is None:  # otherwise the one takes the place of the other
+        names.append("guidance")
+    missing = {name: getattr(defaults, name) for name in names if given[name] is None}
+    return given | missing
+
+
+# -- images ------------------------------------------------------------------------------------------------------
+
+
+def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Path | None) -> None:
+    """Generate and write images that differ in their seeds alone, and print where they are."""
+    text = None
+    for job in jobs:
+        with tqdm(total=job.steps, desc="reading the prompt", unit="step") as bar:
+            text = text or encode_prompt(pipe, job)
+            bar.set_description(f"seed {job.seed}")
+            image, frames = sample_image(pipe, job, text, bar, previews=preview is not None)
+        path = numbered(out, job.seed, len(jobs))
+        save_png(image, path, job)
+        click.echo(path)
+        if preview is not None:
+            path = numbered(preview, job.seed, len(jobs))
+            save_preview(frames, path)
+            click.echo(path)
+
+
+def encode_prompt(pipe: Flux1, job: ImageSettings) -> Conditioning:
+    """Encode an image's prompt, and its negative prompt where guidance needs one."""
+    strength = {"guidance": job.guidance, "true_cfg_scale": job.true_cfg_scale}
+    return pipe.encode(job.prompt, job.negative_prompt, **strength)
+
+
+def sample_image(
+    pipe: Flux1, job: ImageSettings, text: Conditioning, bar: tqdm, previews: bool
+) -> tuple[Image.Image, list[np.ndarray]]:
+    """Sample one image; return it, and each step's denoised image when asked for."""
     frames = []
-    x, items = None, pipe.generate(settings.prompt, text=text, **chosen)
-    with tqdm(total=settings.steps, desc="reading the prompt", unit="step") as bar:
-        for item in items:
-            if isinstance(item, Step):
-                x = item.x
-                if previews:
-                    frames.append(pipe.decode(item.predicted)[0])
-                bar.update()
-            else:
-                text = item
-                bar.set_description(f"seed {settings.seed}")
-    return Image.fromarray(pipe.decode(x)[0]), frames, text
+    for step in pipe.sample(
+        text, job.seed, job.steps, guidance=job.guidance, true_cfg_scale=job.true_cfg_scale, width=job.width,
+        height=job.height, solver=job.solver,
+    ):  # fmt: skip
+        if previews:
+            frames.append(pipe.decode(step.denoised)[0])
+        bar.update()
+    return Image.fromarray(pipe.decode(step.x)[0]), frames
 
 
-def save_picture(image: Image.Image, path: Path, settings: Settings) -> None:
-    """Write a PNG, whole or not at all, with its settings inside."""
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt(KEY, json.dumps({**asdict(settings), "version": __version__}))
-    with written_whole(path) as file:
-        image.save(file, format="PNG", pnginfo=info)
+def numbered(path: Path, seed: int, count: int) -> Path:
+    """Add the seed to an image's name when there are several."""
+    return path.with_stem(f"{path.stem}-{seed}") if count > 1 else path
 
 
 def save_preview(frames: list[np.ndarray], path: Path) -> None:
-    """Write each step's prediction: an animation (.gif, the last frame held) or a strip side by side (.png)."""
+    """Write each step's denoised image: an animation (.gif, the last one held) or a strip side by side (.png)."""
     with written_whole(path) as file:
         if path.suffix == ".gif":
-            images = [Image.fromarray(f) for f in frames]
+            images = [Image.fromarray(frame) for frame in frames]
             durations = [120] * (len(images) - 1) + [1500]
             images[0].save(file, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
         else:
             grid(frames, columns=len(frames)).save(file, format="PNG")
-
-
-def check_target(path: Path, option: str, suffixes: tuple[str, ...]) -> Path:
-    """Return the path if a file of one of these kinds can be written there; raise `ArgumentError` if not.
-
-    Looked at before anything is computed, for a picture may take minutes.
-    """
-    if path.suffix not in suffixes:
-        raise ArgumentError(f"{option} must end in {' or '.join(suffixes)}, got {str(path)!r}")
-    if not path.parent.is_dir():
-        raise ArgumentError(f"{option}: the folder {str(path.parent)!r} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise ArgumentError(f"{option}: the folder {str(path.parent)!r} can't be written to; choose another")
-    return path
-
-
-def read_settings(path: Path) -> Settings:
-    """Read the settings that a PNG was drawn with; raises `ArgumentError` when it holds none."""
-    try:
-        with Image.open(path) as image:
-            text = image.info.get(KEY)
-    except (OSError, UnidentifiedImageError) as error:
-        raise ArgumentError(f"--from: {path} can't be read as a picture ({error})") from None
-    if text is None:
-        raise ArgumentError(f"--from: {path} was not drawn by minflux: it holds no settings")
-    try:
-        values = json.loads(text)
-        lora = tuple(values.pop("lora", ()))  # pictures of minflux 0.1 have none
-        return Settings(**{f.name: values[f.name] for f in fields(Settings) if f.name != "lora"}, lora=lora)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(f"--from: the settings inside {path} are damaged ({error!r})") from None

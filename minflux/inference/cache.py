@@ -10,18 +10,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from minflux import __version__
 from minflux.arrays import Array
 from minflux.backend import Backend
-from minflux.checkpoints.formats.dtypes import CODES, stored_code, to_bytes
-from minflux.checkpoints.formats.safetensors import METADATA, contents, load, read_header, write_safetensors
+from minflux.checkpoints.formats.dtypes import dtype_tag, to_bytes
+from minflux.checkpoints.formats.safetensors import contents, read_as_stored, read_metadata, write_safetensors
 from minflux.checkpoints.lora import Change
-from minflux.checkpoints.parts import Part
+from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import CheckpointError
+from minflux.version import __version__
 
 NAMES = ("txt", "y")
 
@@ -34,25 +33,19 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or usual) / "minflux"
 
 
-def identity(parts: Sequence[tuple[Any, Part]], changes: Sequence[Change], nx: Backend, dtype: str | None) -> str:
-    """Hash what conditioning depends on beside the prompt: the text encoders, and who computes with them.
+def identity(encoders: Sequence[StoredComponent], changes: Sequence[Change], nx: Backend, dtype: str | None) -> str:
+    """Hash everything but the prompt that the embeddings depend on: encoder files, LoRAs, dtype, backend and versions.
 
-    Of each encoder: its config; each weight's name, dtype, shape and place; each file's path, size and time of change.
-    The weights themselves are not read, so a file that was changed in place, and its time and size set back, is taken
-    for the same. Of LoRAs the numbers that they add. Then the dtype, the backend and its version, GPU or CPU, and
-    minflux's version; not the processor, though another may round otherwise.
+    The encoders' weights themselves are not read (see `StoredComponent.fingerprint`). Of LoRAs the numbers that they
+    add are hashed; of the machine only whether it is a GPU, though another processor may round otherwise.
     """
-    seen = [f"{__version__} {nx.name} {nx.xp.__version__} {nx.on_gpu} {dtype}"]
-    for cfg, part in parts:
-        seen += [repr(cfg), part.naming]
-        everything = part.found | {f"{name} scale": stored for name, stored in part.scales.items()}
-        seen += [f"{name} {s.path.name} {s.code} {s.shape} {s.start}" for name, s in sorted(everything.items())]
-        for path in sorted({s.path.resolve() for s in everything.values()}):
-            seen.append(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}")
+    lines = [f"{__version__} {nx.name} {nx.xp.__version__} {nx.on_gpu} {dtype}"]
+    for stored in encoders:
+        lines += stored.fingerprint()
     for change in changes:
-        arrays = [a for a in (change.down, change.up, change.bias) if a is not None]
-        seen += [repr(change.module), *(f"{a.shape} {_hash(a.tobytes())}" for a in arrays)]
-    return _hash("\n".join(seen).encode())
+        arrays = [array for array in (change.down, change.up, change.bias) if array is not None]
+        lines += [repr(change.module), *(f"{array.shape} {_hash(array.tobytes())}" for array in arrays)]
+    return _hash("\n".join(lines).encode())
 
 
 def _hash(*pieces: bytes) -> str:
@@ -90,14 +83,13 @@ class Cache:
         return self.folder / f"{_hash(self.encoders.encode(), *ids)}.safetensors"
 
     def read(self, path: Path) -> tuple[Array, Array] | None:
-        """Read txt and y, None if they are not there; with a warning, also when the file is not as it was written."""
+        """Return the cached (txt, y), or None if there is no file; a damaged file gives a warning and None."""
         if not path.exists():
             return None
         try:
-            found, (header, _) = contents(path), read_header(path)
-            dtypes = {code: name for name, code in CODES.items()}
-            txt, y = (load(found[name], self.nx, dtypes[found[name].code]) for name in NAMES)
-            if header.get(METADATA, {}).get("sha256") == self.checksum(path, txt, y):
+            found = contents(path)
+            txt, y = (read_as_stored(found[name], self.nx) for name in NAMES)
+            if read_metadata(path).get("sha256") == self.checksum(path, txt, y):
                 return txt, y
             why = "other numbers than were written"
         except (CheckpointError, OSError, KeyError, ValueError) as error:
@@ -115,4 +107,4 @@ class Cache:
 
     def checksum(self, path: Path, *arrays: Array) -> str:
         """Hash a file's name and the arrays in it."""
-        return _hash(path.name.encode(), *(to_bytes(array, stored_code(array, None)) for array in arrays))
+        return _hash(path.name.encode(), *(to_bytes(array, dtype_tag(array, None)) for array in arrays))

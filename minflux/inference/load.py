@@ -1,10 +1,10 @@
-"""A whole model from a folder in diffusers' layout, and back into one.
+"""Load a model: open it, check it, and read its weights onto a backend; and save one.
 
     model_index.json, transformer/, vae/, text_encoder/ (CLIP), text_encoder_2/ (T5), tokenizer/, tokenizer_2/,
     scheduler/
 
-A file `minflux.json` beside them may say how the model is best drawn with (see `Defaults`). A single file (BFL's,
-ComfyUI's, …) inside the folder takes the place of the components that it holds.
+A file `minflux.json` beside them may say how the model is best sampled with (see `Defaults`). A single file (BFL's,
+ComfyUI's, …) inside the folder, or a component's folder, takes the place of the components that it holds.
 """
 
 import math
@@ -14,40 +14,32 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from minflux import zoo
 from minflux.arrays import Tree
-from minflux.backend import Backend
+from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
-from minflux.checkpoints import hub
-from minflux.checkpoints.folder import KINDS, check_shapes, save_component
+from minflux.checkpoints.components import CLIP, COMPONENTS, T5, TRANSFORMER, VAE
+from minflux.checkpoints.components.flux import variant
+from minflux.checkpoints.family import PIPELINES, REDUX_TITLE
+from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.json_files import read_json, write_json
-from minflux.checkpoints.formats.safetensors import contents
-from minflux.checkpoints.lazy import stream
-from minflux.checkpoints.lora import added, read_loras
-from minflux.checkpoints.parts import (
-    PIPELINES,
-    Part,
-    check_no_redux,
-    expected_of,
-    find_component,
-    find_parts,
-    load_part,
-    sizes_in,
-    variant,
-    warn_of,
-    whole_name,
-)
+from minflux.checkpoints.lazy import Progress, no_progress, stream
+from minflux.checkpoints.lora import Change, add_loras, read_loras
+from minflux.checkpoints.open import INDEX, Checkpoint, open_model, warn_of_unexpected
+from minflux.checkpoints.read import read_tree
+from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import flatten, tree
-from minflux.errors import ArgumentError, CheckpointError
+from minflux.errors import CheckpointError
 from minflux.inference.cache import Cache, identity
-from minflux.inference.memory import TEXT, WHEN, choose
-from minflux.inference.pipeline import Defaults, Pipeline
+from minflux.inference.flux1 import Flux1
+from minflux.inference.memory import choose, when_read
+from minflux.inference.pipeline import Defaults
 from minflux.inference.text import Tokenizer
 from minflux.model.flux import FluxConfig
 from minflux.sampling.timesteps import Schedule
 
-INDEX, DEFAULTS, SCHEDULER = "model_index.json", "minflux.json", "scheduler/scheduler_config.json"
+DEFAULTS, SCHEDULER = "minflux.json", "scheduler/scheduler_config.json"
 KONTEXT = "FluxKontextPipeline"
+NEVER_INSIDE = ("scheduler", "tokenizer", "tokenizer_2")  # what no single file holds
 PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the steps: these values alone are right
     "_class_name": "FlowMatchEulerDiscreteScheduler",
     "use_karras_sigmas": False,
@@ -58,142 +50,158 @@ PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the ste
     "shift_terminal": None,
     "time_shift_type": "exponential",
 }
-NEVER_INSIDE = ("scheduler", "tokenizer", "tokenizer_2")  # what no single file holds
 DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 
 
-def load_model(
-    model: str | Path,
+def load(
+    model: str | Path = "tiny",
+    backend: str | Backend = "auto",
+    dtype: str | None = None,
+    lora: str | Sequence[str] = (),
+    memory: str = "auto",
+    report: Callable[[str], None] | None = None,
+    cache: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> Flux1:
+    """Load a model by name ("tiny"), from a folder or a file, onto "numpy", "mlx" or "auto".
+
+    model: a model that ships here, a folder in diffusers' layout, a .safetensors file with what it lacks beside it, or
+    on the Hugging Face Hub "schnell", "dev" or OWNER/NAME. backend: "auto" is MLX where it has a GPU and NumPy
+    elsewhere. dtype: of the weights; unless given, "float32" on a CPU and the file's own on a GPU. lora: files of LoRAs
+    to add, each "FILE" or "FILE:SCALE". memory: "resident", "staged", "streamed", or "auto" for the first of them that
+    fits into what is free (see `inference/memory.py`); `report` is told when that is a slow one, and without it there
+    is a warning. cache: a folder in which what the text encoders say is kept, so that for the same prompts they need
+    not run again (see `inference/cache.py`).
+
+    Raises `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model, a weight that is
+    missing or wrong, or a LoRA of another model, `BackendError` for a backend that isn't installed.
+    """
+    nx = backend if isinstance(backend, Backend) else get_backend(backend)
+    loras = [lora] if isinstance(lora, str) else lora
+    return load_checkpoint(open_model(model, fetch=True), nx, str(model), dtype, loras, memory, report, cache, progress)
+
+
+def load_checkpoint(
+    checkpoint: Checkpoint,
     nx: Backend,
+    name: str,
     dtype: str | None = None,
     lora: Sequence[str] = (),
     memory: str = "auto",
     report: Callable[[str], None] | None = None,
     cache: str | Path | None = None,
-) -> Pipeline:
-    """Load a model by its name in the zoo, from a folder, or from a .safetensors file with what it lacks beside it.
-
-    dtype: of the weights as computed with; unless given, float32 on a CPU and the file's own on a GPU. lora: files,
-    each "FILE" or "FILE:SCALE", added to the weights. memory, report: see `minflux.inference.memory.choose`. cache:
-    a folder for what the text encoders say. Raises `ArgumentError` when there is no such model, `CheckpointError` when
-    something in it is missing or wrong.
-    """
-    folder, file = find(model)
+    progress: Progress = no_progress,
+) -> Flux1:
+    """Read the weights of a model that was opened; `name` is what it is called, and the rest as for `load`."""
     dtype = dtype or (None if nx.on_gpu else "float32")
-    inside = {}
-    if file is not None:
-        inside = find_inside(file)
-        check_drawable(model, inside["transformer"][0])
-        check_beside(file, [name for name in (*KINDS, *NEVER_INSIDE) if name not in inside])
-    parts = inside | {kind: find_component(folder, kind) for kind in KINDS if kind not in inside}
-    configs = {kind: cfg for kind, (cfg, _) in parts.items()}
-    check_drawable(model, configs["transformer"], configs["vae"].z_channels)
+    components = take_components(checkpoint)
+    configs = {name: stored.config for name, stored in components.items()}
     changes = read_loras(lora, configs)
-    mode = choose(memory, nx, {kind: part for kind, (_, part) in parts.items()}, dtype, report)
-    when = WHEN[mode]
+    mode = choose(memory, nx, components, dtype, report)
     if mode == "resident" and not nx.on_gpu:
         keep_freed_memory()
-
-    def opened(kind: str) -> tuple[Any, Tree]:
-        cfg, part = parts[kind]
-        own = [change for change in changes if change.module.kind == kind]
-        if any(when(kind, whole_name(kind, part.naming, name)) != "kept" for name in part.found):
-            return cfg, stream(part, nx, dtype, own, lambda name: when(kind, name))
-        p = load_part(part, nx, dtype)
-        return cfg, tree(added(flatten(p), own)) if own else p
-
-    text = [change for change in changes if change.module.kind in TEXT]
-    return Pipeline(
+    trees = {
+        name: read_in_mode(stored, nx, dtype, of_component(changes, name), mode) for name, stored in components.items()
+    }
+    folder = checkpoint.folder
+    return Flux1(
         nx=nx,
-        flux=opened("transformer"),
-        vae=opened("vae"),
-        clip=opened("text_encoder"),
-        t5=opened("text_encoder_2"),
-        clip_tokenizer=Tokenizer.from_folder(folder / "tokenizer", configs["text_encoder"].vocab_size),
-        t5_tokenizer=Tokenizer.from_folder(folder / "tokenizer_2", configs["text_encoder_2"].vocab_size),
+        flux=(configs[TRANSFORMER.name], trees[TRANSFORMER.name]),
+        vae=(configs[VAE.name], trees[VAE.name]),
+        clip=(configs[CLIP.name], trees[CLIP.name]),
+        t5=(configs[T5.name], trees[T5.name]),
+        clip_tokenizer=Tokenizer.from_folder(folder / "tokenizer", configs[CLIP.name].vocab_size),
+        t5_tokenizer=Tokenizer.from_folder(folder / "tokenizer_2", configs[T5.name].vocab_size),
         schedule=read_schedule(folder / SCHEDULER),
-        defaults=read_defaults(folder / DEFAULTS, configs["transformer"]),
-        name=str(model),
+        defaults=read_defaults(folder / DEFAULTS, configs[TRANSFORMER.name]),
+        name=name,
         lora=tuple(lora),
-        cache=Cache(Path(cache), identity([parts[kind] for kind in TEXT], text, nx, dtype), nx) if cache else None,
+        cache=Cache(Path(cache), text_identity(components, changes, nx, dtype), nx) if cache else None,
+        progress=progress,
     )
 
 
-def find(model: str | Path) -> tuple[Path, Path | None]:
-    """Find the model's folder, and the single file where one was named."""
-    inside = zoo.FOLDER / str(model)
-    path = inside if (inside / INDEX).exists() else Path(model)
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            contents(path)  # says what it is
-        return path.parent, path
-    if not path.exists():
-        path = hub.fetch(_repository(str(model)))
-    if not (path / INDEX).exists():
+def read_in_mode(stored: StoredComponent, nx: Backend, dtype: str | None, changes: Sequence[Change], mode: str) -> Tree:
+    """Read a component's weights, all at once or as they are used, with the changes of LoRAs added."""
+    if any(when_read(mode, stored.component, name) != "kept" for name in stored.sources):
+        return stream(stored, nx, dtype, changes, lambda name: when_read(mode, stored.component, name))
+    p = read_tree(stored, nx, dtype)
+    return tree(add_loras(flatten(p), changes)) if changes else p
+
+
+def of_component(changes: Sequence[Change], name: str) -> list[Change]:
+    """Return the changes of LoRAs to one component."""
+    return [change for change in changes if change.module.component == name]
+
+
+def text_identity(
+    components: dict[str, StoredComponent], changes: Sequence[Change], nx: Backend, dtype: str | None
+) -> str:
+    """Hash what the text encoders' outputs depend on beside the prompt."""
+    encoders = [stored for stored in components.values() if stored.component.stage == "text"]
+    names = [stored.name for stored in encoders]
+    return identity(encoders, [change for change in changes if change.module.component in names], nx, dtype)
+
+
+# -- what can be sampled from --------------------------------------------------------------------------------
+
+
+def take_components(checkpoint: Checkpoint) -> dict[str, StoredComponent]:
+    """Return the four components of a model, by name; raises `CheckpointError` at the first thing that is wrong."""
+    check_pipeline(checkpoint)
+    held, is_whole = checkpoint.components, checkpoint.path == checkpoint.folder
+    if TRANSFORMER.name in held:
+        check_channels(checkpoint.path, held[TRANSFORMER.name].config)
+    if not is_whole:
+        check_beside(checkpoint)
+    components = {name: checkpoint.take(name) for name in COMPONENTS}
+    check_channels(checkpoint.path, components[TRANSFORMER.name].config, components[VAE.name].config.z_channels)
+    used = {stored.path for stored in components.values()}
+    warn_of_unexpected({path: names for path, names in checkpoint.unexpected_keys.items() if path in used})
+    return components
+
+
+def check_pipeline(checkpoint: Checkpoint) -> None:
+    """Raise `CheckpointError` for what is no FLUX.1 model; warn of one that is sampled from its text alone."""
+    path, pipeline = checkpoint.path, str(checkpoint.index.get("_class_name"))
+    if not checkpoint.found:
+        raise CheckpointError(f"{path}: is {REDUX_TITLE}: minflux can't generate with it")
+    if checkpoint.path != checkpoint.folder:
+        return
+    if not checkpoint.index:
         raise CheckpointError(f"{path}: expected a model in diffusers' layout, found no {INDEX}")
-    pipeline = str(read_json(path / INDEX).get("_class_name"))
-    if not pipeline.startswith("Flux") or "Redux" in pipeline:
-        what = f", {PIPELINES[pipeline]}" if pipeline in PIPELINES else ""
-        raise CheckpointError(f"{path / INDEX}: expected a FluxPipeline, found a {pipeline}{what}")
-    if "Kontext" in pipeline:
-        warnings.warn(f"{path}: is {PIPELINES[KONTEXT]}; it is drawn with from the text alone", stacklevel=2)
-    return path, None
+    if not pipeline.startswith("Flux"):
+        raise CheckpointError(f"{path / INDEX}: expected a FluxPipeline, found a {pipeline}")
+    if pipeline == KONTEXT:
+        warnings.warn(f"{path}: is {PIPELINES[KONTEXT]}; it generates from the text alone", stacklevel=4)
 
 
-def _repository(model: str) -> str:
-    """Give the repository that a model's name stands for, or raise `ArgumentError` with the names that are known."""
-    repository = hub.repository(model)
-    if repository is None:
-        known = ", ".join(sorted(p.parent.name for p in zoo.FOLDER.glob(f"*/{INDEX}")))
-        raise ArgumentError(
-            f"model {model!r} is neither a folder nor a file nor one that ships here ({known}), nor a name on the "
-            f"Hugging Face Hub ({', '.join(hub.NAMES)}, or OWNER/NAME)"
-        )
-    return repository
-
-
-def find_inside(file: Path) -> dict[str, tuple[Any, Part]]:
-    """Find the parts in a single file (BFL's, ComfyUI's, …), by kind, and read their sizes off it.
-
-    Raises `CheckpointError` when no transformer is among them, or a weight is missing or of another shape.
-    """
-    held = contents(file)
-    check_no_redux(file, held)
-    listed, strangers = find_parts(held)
-    warn_of(file, strangers)
-    parts = {part.kind: part for part in reversed(listed)}  # of two of a kind, the first
-    if "transformer" not in parts:
-        raise CheckpointError(f"{file}: expected a transformer, found {', '.join(parts) or 'none'}")
-    found = {kind: (sizes_in(file, part), part) for kind, part in parts.items()}
-    for cfg, part in found.values():
-        wanted = expected_of(part, cfg)
-        check_shapes(file, _prefixed(part.prefix, part.found), _prefixed(part.prefix, wanted))
-    return found
-
-
-def _prefixed(prefix: str, named: dict[str, Any]) -> dict[str, Any]:
-    return {prefix + name: value for name, value in named.items()}
-
-
-def check_beside(file: Path, lacks: list[str]) -> None:
+def check_beside(checkpoint: Checkpoint) -> None:
     """Raise `CheckpointError` unless each folder that a file lacks lies beside it."""
-    missing = [name for name in lacks if not (file.parent / name).is_dir()]
+    path, held = checkpoint.path, checkpoint.components
+    if TRANSFORMER.name not in held:
+        raise CheckpointError(f"{path}: expected a transformer, found {', '.join(held) or 'none'}")
+    lacks = [name for name in (*COMPONENTS, *NEVER_INSIDE) if name not in held]
+    missing = [name for name in lacks if not (checkpoint.folder / name).is_dir()]
     if missing:
         raise CheckpointError(
-            f"{file}: expected beside it {', '.join(lacks)}, folders of a FLUX.1 model in diffusers' layout; found no "
+            f"{path}: expected beside it {', '.join(lacks)}, folders of a FLUX.1 model in diffusers' layout; found no "
             f"{', '.join(missing)}: put them there, or move the file into such a model's folder"
         )
 
 
-def check_drawable(model: str | Path, flux: FluxConfig, z_channels: int | None = None) -> None:
+def check_channels(path: Path, flux: FluxConfig, z_channels: int | None = None) -> None:
     """Raise `CheckpointError` for a transformer that takes more than the latents (Fill, Canny, Depth), or others."""
     wanted = 4 * z_channels if z_channels else flux.out_channels
     if flux.in_channels != wanted:
         raise CheckpointError(
-            f"{model}: expected a transformer of {wanted} channels, a 2×2 patch of latents; found "
-            f"{flux.in_channels}: FLUX.1 {variant(flux)}; minflux can't draw with it"
+            f"{path}: expected a transformer of {wanted} channels, a 2×2 patch of latents; found "
+            f"{flux.in_channels}: FLUX.1 {variant(flux)}; minflux can't generate with it"
         )
+
+
+# -- settings ------------------------------------------------------------------------------------------------
 
 
 def read_schedule(path: Path) -> Schedule:
@@ -202,54 +210,66 @@ def read_schedule(path: Path) -> Schedule:
     for name, plain in PLAIN_SCHEDULE.items():
         if values.get(name, plain) not in (plain, None):
             raise CheckpointError(
-                f"{path}: {name}: expected {plain!r}, found {values[name]!r}: minflux can't sample so"
+                f"{path}: {name}: minflux supports {plain!r} alone, found {values[name]!r}; change it there, or use "
+                "another model"
             )
-    schedule = _of(Schedule, values, path)
+    schedule = read_fields(Schedule, values, path)
     if not schedule.shift > 0 or schedule.max_image_seq_len <= schedule.base_image_seq_len:
         raise CheckpointError(f"{path}: expected a shift above 0 and max_image_seq_len above base_image_seq_len")
     return schedule
 
 
 def read_defaults(path: Path, cfg: FluxConfig) -> Defaults:
-    """Read how a model is best drawn with; without a file, as dev or schnell, by whether it takes guidance."""
+    """Read how a model is best sampled with; without a file, as dev or schnell, by whether it takes guidance."""
     if not path.exists():
         return DEV_DEFAULTS if cfg.guidance_embed else SCHNELL_DEFAULTS
-    return _of(Defaults, read_json(path), path)
+    return read_fields(Defaults, read_json(path), path)
 
 
-def _of(kind: type, values: dict[str, Any], path: Path) -> Any:
+def read_fields(kind: type, values: dict[str, Any], path: Path) -> Any:
     """Make settings of what a file has of them; raises `CheckpointError` for one of another type than its default."""
-    given = {f.name: values[f.name] for f in fields(kind) if f.name in values}
+    given = {field.name: values[field.name] for field in fields(kind) if field.name in values}
     for name, value in given.items():
         default = type(getattr(kind, name))
-        right = isinstance(value, int | float if default is float else default) and math.isfinite(value)
-        if not right or isinstance(value, bool) != (default is bool):
+        if not is_of(default, value):
             raise CheckpointError(f"{path}: {name}: expected a {default.__name__}, found {value!r}")
     return kind(**given)
 
 
-def save_model(pipe: Pipeline, folder: Path, dtype: str | None = None) -> None:
-    """Write the model's weights, configs, index and settings so that diffusers and `load_model` open the folder.
+def is_of(kind: type, value: Any) -> bool:
+    """Return whether a JSON value has a type; a float may be a whole number, and must be finite."""
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+# -- saving --------------------------------------------------------------------------------------------------
+
+
+def save_model(pipe: Flux1, folder: Path, dtype: str | None = None) -> None:
+    """Write the model's weights, configs, index and settings so that diffusers and `load` open the folder.
 
     Floats are stored as `dtype`, or as they are. The tokenizers' folders are not written: they are there before a model
     can be trained.
     """
-    parts = {"transformer": pipe.flux, "vae": pipe.vae, "text_encoder": pipe.clip, "text_encoder_2": pipe.t5}
-    for kind, (cfg, p) in parts.items():
-        save_component(folder, kind, cfg, p, dtype)
+    parts = {TRANSFORMER.name: pipe.flux, VAE.name: pipe.vae, CLIP.name: pipe.clip, T5.name: pipe.t5}
+    for name, (config, p) in parts.items():
+        save_component(folder, name, config, p, dtype)
     (folder / SCHEDULER).parent.mkdir(exist_ok=True)
-    write_json(folder / INDEX, INDEX_CONTENT)
+    write_json(folder / INDEX, index_content())
     write_json(folder / SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler", **asdict(pipe.schedule)})
     write_json(folder / DEFAULTS, asdict(pipe.defaults))
 
 
-INDEX_CONTENT = {
-    "_class_name": "FluxPipeline",
-    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "text_encoder_2": ["transformers", "T5EncoderModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "tokenizer_2": ["transformers", "T5TokenizerFast"],
-    "transformer": ["diffusers", "FluxTransformer2DModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
+def index_content() -> dict[str, Any]:
+    """Return model_index.json of a FLUX.1 model: which library opens which part."""
+    content = {
+        "_class_name": "FluxPipeline",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "T5TokenizerFast"],
+        **{name: list(component.library) for name, component in COMPONENTS.items()},
+    }
+    return dict(sorted(content.items()))

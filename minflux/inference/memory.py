@@ -1,138 +1,158 @@
 """How much memory a model takes, and which of three ways of holding it fits.
 
 - resident: all weights are read once and kept.
-- staged: the text encoders, which are needed once a prompt, and what steers the blocks, needed once a picture, are read
-  from their files while they work, and forgotten. The rest of the transformer is read before the steps of a picture and
-  freed before it is decoded. The autoencoder is kept.
+- staged: the text encoders, which are needed once a prompt, and what makes the modulations, needed once an image, are
+  read from their files while they work, and forgotten. The rest of the transformer is read before the steps of an image
+  and freed before it is decoded. The VAE is kept.
 - streamed: of the transformer too no more than one matrix is held at a time (on MLX, one block). It is read again at
   every step.
 
-Whichever is taken, the picture is the same, to the bit.
+Whichever is taken, the image is the same, to the bit.
 """
 
-import math
-import re
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
 
 from minflux.backend import Backend
-from minflux.backend.machine import available
+from minflux.backend.machine import free_memory
+from minflux.checkpoints.components import Component
+from minflux.checkpoints.components.base import block_of
 from minflux.checkpoints.formats.dtypes import FLOATS
 from minflux.checkpoints.lazy import When
-from minflux.checkpoints.parts import Part, whole_name
-from minflux.checkpoints.quantise import SCALES, is_beside, is_packed, matrix_shape, stem_of
+from minflux.checkpoints.quantise import SCALES, is_packed, is_quantisation_parameter, stem_of
+from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import ArgumentError
 
-TEXT = ("text_encoder", "text_encoder_2")
-STEERING = re.compile(r"(^(time|guidance|vector)_in|_mod\.lin|modulation\.lin|adaLN_modulation\.1)\.")
-WHEN: dict[str, Callable[[str, str], When]] = {  # the time when a weight, by its part and name, is read
-    "resident": lambda kind, name: "kept",
-    "staged": lambda kind, name: (
-        "kept" if kind == "vae" else "use" if kind in TEXT or STEERING.search(name) else "steps"
-    ),
-    "streamed": lambda kind, name: "kept" if kind == "vae" else "use",
-}
-MODES = tuple(WHEN)
+Components = dict[str, StoredComponent]
+
+MODES = ("resident", "staged", "streamed")
 SPARE = 0.8  # of the free memory, what weights may take: the rest is for activations
+
+
+def when_read(mode: str, component: Component, name: str) -> When:
+    """Return the time at which a weight, by our name, is read in a mode."""
+    if mode == "resident" or component.stage == "decode":
+        return "kept"
+    if mode == "streamed" or component.stage == "text":
+        return "use"
+    return "use" if component.once.search(name) else "steps"
+
+
+# -- choosing ------------------------------------------------------------------------------------------------
 
 
 def choose(
     mode: str,
     nx: Backend,
-    parts: dict[str, Part],
+    components: Components,
     dtype: str | None = None,
     report: Callable[[str], None] | None = None,
 ) -> str:
     """Check a mode, or for "auto" choose the first that fits into the free memory.
 
-    dtype: of the floats once they are read, None for each file's own. `report` is told what "auto" chose and why;
-    without it, there is a warning if the mode is a slow one. Where not even "streamed" fits, there is a warning in any
-    case, for the system may still find room by swapping. On a GPU with memory of its own, which can't be asked for
-    here, "auto" is "resident". Raises `ArgumentError` for an unknown mode.
+    dtype: of the floats once they are read, None for each file's own. `report` is told when "auto" chose a slow mode,
+    and why; without it, there is a warning. Where not even "streamed" fits, there is a warning in any case, for the
+    system may still find room by swapping. On a GPU with memory of its own, which can't be asked for here, "auto" is
+    "resident", and that is reported. Raises `ArgumentError` for an unknown mode.
     """
-    if mode not in (*MODES, "auto"):
-        raise ArgumentError(f"memory must be one of {', '.join(('auto', *MODES))}, got {mode!r}")
+    check_mode(mode)
     if mode != "auto":
         return mode
-    tell = report or (lambda line: None)
     if nx.on_gpu and sys.platform != "darwin":
-        tell("memory: resident (how much is free on this GPU can't be asked for)")
+        if report is not None:
+            report("memory: resident (how much is free on this GPU can't be asked for)")
         return "resident"
-    free, itemsize = available(), None if dtype is None else 4 if dtype == "float32" else 2
-    amounts = {mode: held(parts, mode, itemsize, blockwise=nx.name == "mlx") for mode in MODES}
-    chosen = next((mode for mode in MODES if amounts[mode] <= SPARE * free), None)
-    room = f"all weights take {amounts['resident'] / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-    if chosen == "resident":
-        tell(f"memory: resident ({room})")
-        return chosen
-    slow = chosen or "streamed"
-    line = f"memory: {slow}, which is slower and takes {amounts[slow] / 1e9:.1f} GB ({room})"
-    if chosen is None:
-        warnings.warn(
-            f"{line}: too little even so; the system may swap, or end the process: close other programs", stacklevel=2
-        )
+    free, itemsize = free_memory(), itemsize_of(dtype)
+    amounts = {mode: held(components, mode, itemsize, blockwise=nx.name == "mlx") for mode in MODES}
+    fitting = [mode for mode in MODES if amounts[mode] <= SPARE * free]
+    chosen = fitting[0] if fitting else "streamed"
+    if chosen != "resident":
+        tell(chosen, amounts, free, report)
+    return chosen
+
+
+def check_mode(mode: str) -> None:
+    """Raise `ArgumentError` unless a mode is one of the three, or "auto"."""
+    if mode not in (*MODES, "auto"):
+        raise ArgumentError(f"memory must be one of {', '.join(('auto', *MODES))}, got {mode!r}")
+
+
+def itemsize_of(dtype: str | None) -> int | None:
+    """Return the bytes of a float of this dtype, None for each file's own."""
+    return {None: None, "float32": 4}.get(dtype, 2)
+
+
+def tell(chosen: str, amounts: dict[str, int], free: int, report: Callable[[str], None] | None) -> None:
+    """Report, or warn of, a slow mode that was chosen for want of memory; warn where even that is too large."""
+    room = f"all weights take {readable(amounts['resident'])}, {readable(free)} are free"
+    line = f"memory: {chosen}, which is slower and takes {readable(amounts[chosen])} ({room})"
+    if amounts[chosen] > SPARE * free:
+        line += ": too little even so; the system may swap, or end the process: close other programs"
+        warnings.warn(line, stacklevel=3)
     elif report is None:
-        warnings.warn(line, stacklevel=2)
+        warnings.warn(line, stacklevel=3)
     else:
         report(line)
-    return slow
 
 
-def held(parts: dict[str, Part], mode: str, itemsize: int | None = 4, blockwise: bool = False) -> int:
-    """Count the bytes that weights take at most in a mode: those of its largest stage (see `stages`)."""
-    return max(stages(parts, mode, itemsize, blockwise).values())
+def readable(count: int) -> str:
+    """Return a number of bytes as people read it.
 
-
-def stages(parts: dict[str, Part], mode: str, itemsize: int | None = 4, blockwise: bool = False) -> dict[str, int]:
-    """Count the bytes of weights that are held while the "text" is encoded, in the "steps", and while they "decode".
-
-    In each stage it is those that stay, and the most that pass through at a time. What passes is a matrix, or on MLX
-    (`blockwise`) a block. It is held twice for a moment: as it is stored, at most as wide, and as it is used. So is a
-    matrix that is read for the steps; and a quantised one that stays is also a float one while it is multiplied by.
-    itemsize: of a float once it is read, None for as many bytes as in the file (two for float8, of an eight-byte one
-    four).
+    >>> readable(26_700_000), readable(512)
+    ('26.7 MB', '512 bytes')
     """
-    stay = Counter[str]()
-    passing: dict[str, Counter[str]] = {"text": Counter(), "steps": Counter(), "decode": Counter()}
-    for kind, part in parts.items():
-        passes = passing["text" if kind in TEXT else "decode" if kind == "vae" else "steps"]
-        for name, stored in part.found.items():
-            whole, size = whole_name(kind, part.naming, name), numbers(part, name)
-            wide = size * (itemsize or own_itemsize(part, name))
-            own = wide if stored.code in FLOATS else stored.size
-            when = WHEN[mode](kind, whole)
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+# -- counting ------------------------------------------------------------------------------------------------
+
+
+def held(components: Components, mode: str, itemsize: int | None = 4, blockwise: bool = False) -> int:
+    """Return the bytes that weights take at most in a mode: those of its largest stage (see `stages`)."""
+    return max(stages(components, mode, itemsize, blockwise).values())
+
+
+def stages(components: Components, mode: str, itemsize: int | None = 4, blockwise: bool = False) -> dict[str, int]:
+    """Return the bytes of weights that are held while the "text" is encoded, in the "steps", and while they "decode".
+
+    A stage's memory is the weights held throughout it plus the largest weight that is loaded temporarily: a matrix, or
+    on MLX (`blockwise`) a block. For a moment such a weight is there twice: as it is stored, at most as wide, and as it
+    is used. So is a matrix that is read for the steps; and a quantised one that is kept is a float one too while it is
+    multiplied by.
+    itemsize: bytes of a loaded float; None keeps the file's own, except that float8 takes 2 and float64 takes 4.
+    """
+    kept = Counter[str]()
+    temporary: dict[str, Counter[str]] = {"text": Counter(), "steps": Counter(), "decode": Counter()}
+    for stored in components.values():
+        loaded = temporary[stored.component.stage]
+        for name, ours in stored.our_names.items():
+            wide = stored.numbers(name) * (itemsize or own_itemsize(stored, name))
+            when = when_read(mode, stored.component, ours)
             if when == "use":
-                passes[f"{kind} {block(whole) if blockwise else whole}"] += 2 * wide
-            else:
-                stay[when] += own
-                passes[f"{kind} {name}"] = max(own * (when == "steps"), wide * is_packed(name, part.found))
-    most = {stage: max(sizes.values(), default=0) for stage, sizes in passing.items()}
-    return {stage: stay["kept"] + (stay["steps"] if stage == "steps" else 0) + most[stage] for stage in passing}
+                loaded[f"{stored.name} {block_of(ours) if blockwise else ours}"] += 2 * wide
+                continue
+            narrow = wide if stored.tensors[name].dtype in FLOATS else stored.tensors[name].size
+            kept[when] += narrow
+            widened = wide if is_packed(name, stored.tensors) else 0
+            loaded[f"{stored.name} {name}"] = max(narrow if when == "steps" else 0, widened)
+    return {
+        stage: kept["kept"] + (kept["steps"] if stage == "steps" else 0) + max(loaded.values(), default=0)
+        for stage, loaded in temporary.items()
+    }
 
 
-def own_itemsize(part: Part, name: str) -> int:
-    """Tell how many bytes a number takes when it is read in its file's own dtype; a quantised one's is its scales'."""
-    beside = part.found.get(f"{stem_of(name)}.{SCALES}", part.found[name])
-    return 4 if beside.code in ("F32", "F64") else 2
+def own_itemsize(stored: StoredComponent, name: str) -> int:
+    """Return the bytes a loaded number takes in its own dtype; a quantised matrix counts in its scales' dtype."""
+    counted = stored.tensors.get(f"{stem_of(name)}.{SCALES}", stored.tensors[name])
+    return 4 if counted.dtype in ("F32", "F64") else 2
 
 
-def block(name: str) -> str:
-    """Name the block that a weight is in, or the weight itself if it is in none.
-
-    >>> block("double_blocks.3.img_attn.qkv.weight"), block("encoder.block.7.layer.0.layer_norm.weight")
-    ('double_blocks.3', 'encoder.block.7')
-    """
-    match = re.match(r"(.*?(?:blocks?|layers)\.\d+)\.", name)
-    return match[1] if match else name
-
-
-def count(part: Part) -> int:
-    """Count a part's numbers, those of quantised matrices as before they were packed."""
-    return sum(numbers(part, name) for name in part.found if not is_beside(name, part.found))
-
-
-def numbers(part: Part, name: str) -> int:
-    """Count a weight's numbers, a quantised one's as before it was packed."""
-    return math.prod(matrix_shape(name, part.found) if is_packed(name, part.found) else part.found[name].shape)
+def count_numbers(stored: StoredComponent) -> int:
+    """Return how many numbers a component has, those of quantised matrices as before they were packed."""
+    weights = [name for name in stored.tensors if not is_quantisation_parameter(name, stored.tensors)]
+    return sum(stored.numbers(name) for name in weights)

@@ -1,44 +1,49 @@
-"""From a prompt to a picture, the whole story on one page.
+"""From a prompt to an image: encode, sample, decode, in one loop that all models share.
 
-prompt -> ids -> txt (T5), y (CLIP) -> noise -> velocity, step by step -> latents -> picture
+    prompts -> conditioning -> (noise -> velocity, step by step -> latents) -> images
+
+A model is a subclass that says how its prompts are encoded, what its velocity is, and how its latents become images:
+`minflux/inference/flux1.py` for FLUX.1. An edit wraps a velocity, or starts from other latents or at another timestep.
 """
 
-import math
-import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
-from pathlib import Path
-from typing import Any, overload
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 from PIL import Image
 
-from minflux.arrays import Array, Tree
-from minflux.backend import Backend, get_backend
-from minflux.checkpoints.lazy import for_steps
-from minflux.checkpoints.tree import tree_map
+from minflux.arrays import Array
+from minflux.backend import Backend
 from minflux.errors import ArgumentError
-from minflux.images import to_uint8
-from minflux.inference.cache import Cache
-from minflux.inference.text import PromptTruncated, Tokenizer
-from minflux.model.clip import CLIPConfig, clip_encoder
-from minflux.model.flux import FluxConfig, condition, velocity
-from minflux.model.latents import image_ids, pack, text_ids, unpack
-from minflux.model.modulation import modulations
-from minflux.model.rope import rope
-from minflux.model.t5 import T5Config, t5_encoder
-from minflux.model.vae import VAEConfig
-from minflux.model.vae_bands import decode_any
-from minflux.sampling.guidance import guided
-from minflux.sampling.noise import check_seed, noise
-from minflux.sampling.solvers import Step, euler
+from minflux.images import from_uint8
+from minflux.inference.arguments import (
+    check_guidance,
+    check_image,
+    check_latents,
+    check_negative_prompt,
+    check_prompts,
+    check_seeds,
+    check_side,
+    check_solver,
+    check_steps,
+    check_timesteps,
+    effective,
+    without_effect,
+)
+from minflux.model.hooks import OnBlock
+from minflux.sampling.guidance import Guidance
+from minflux.sampling.noise import noise
+from minflux.sampling.solvers import SOLVERS, Solver, Step, Velocity, visited_timesteps
 from minflux.sampling.timesteps import Schedule
+
+OnStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a model is drawn with unless told otherwise: pixels, steps, guidance and T5 tokens."""
+    """How a model is sampled unless told otherwise: image size, steps, guidance, and T5 tokens."""
 
     width: int = 1024
     height: int = 1024
@@ -49,306 +54,312 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the text says, ready for the transformer: `txt` (B, T, E) from T5, `y` (B, P) from CLIP."""
+    """What prompts say, ready for the transformer: `txt` (B, T, E) from T5, `y` (B, P) from CLIP.
+
+    negative: the same of the negative prompt, B times, which classifier-free guidance leads away from.
+    """
 
     txt: Array
     y: Array
+    negative: "Conditioning | None" = None
 
 
 @dataclass(frozen=True)
-class Pipeline:
-    """A model ready to draw: configs and weight trees on one backend, tokenizers, and how it is sampled."""
+class SamplingPlan:
+    """Settings of `sample`, checked and complete: seeds, image size in pixels, timesteps, guidance and solver."""
+
+    seeds: list[int]
+    width: int
+    height: int
+    timesteps: np.ndarray
+    guidance: Guidance
+    solver: Solver
+
+
+class CallSettings(TypedDict, total=False):
+    """The types of a call's settings, for type checkers; `Pipeline.__call__` has their defaults."""
+
+    seed: int | Sequence[int]
+    steps: int | None
+    guidance: float | None
+    true_cfg_scale: float | None
+    negative_prompt: str | None
+    width: int | None
+    height: int | None
+    solver: str
+    latents: Array | None
+    on_step: OnStep | None
+    on_block: OnBlock | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Pipeline(ABC):
+    """A model ready to generate images: call it, or take its steps `encode`, `sample` and `decode` one by one.
+
+    nx: the backend that computes. schedule: how steps are spread over time. lora: the LoRAs added to the weights.
+    """
 
     nx: Backend
-    flux: tuple[FluxConfig, Tree]
-    vae: tuple[VAEConfig, Tree]
-    clip: tuple[CLIPConfig, Tree]
-    t5: tuple[T5Config, Tree]
-    clip_tokenizer: Tokenizer
-    t5_tokenizer: Tokenizer
     schedule: Schedule
     defaults: Defaults
     name: str = ""
-    lora: tuple[str, ...] = ()  # what was added to its weights
-    cache: Cache | None = None  # of what its text encoders said
+    lora: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return one line: the model's name, its size and its backend."""
+        return f'Pipeline("{self.name}", {self.count_numbers() / 1e6:,.1f}M numbers, {self.nx.name})'
 
     # -- the whole way -----------------------------------------------------------------------------------------
 
     @overload
-    def __call__(self, prompt: str, **settings: Any) -> Image.Image: ...
+    def __call__(self, prompt: str, **settings: Unpack[CallSettings]) -> Image.Image: ...
 
     @overload
-    def __call__(self, prompt: list[str], **settings: Any) -> list[Image.Image]: ...
+    def __call__(self, prompt: list[str], **settings: Unpack[CallSettings]) -> list[Image.Image]: ...
 
     def __call__(
-        self, prompt: str | list[str], *, on_step: Callable[[Step], None] | None = None, **settings: Any
-    ) -> Image.Image | list[Image.Image]:
-        """Draw a picture of each prompt: a PIL image for a string, a list of them for a list.
-
-        The settings are those of `generate`; on_step is called after each step.
-        """
-        x = None
-        for item in self.generate(prompt, **settings):
-            if isinstance(item, Step):
-                x = item.x
-                if on_step is not None:
-                    on_step(item)
-        images = [Image.fromarray(picture) for picture in self.decode(x)]
-        return images[0] if isinstance(prompt, str) else images
-
-    def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | list[str],
         *,
         seed: int | Sequence[int] = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        true_cfg_scale: float | None = None,
         negative_prompt: str | None = None,
         width: int | None = None,
         height: int | None = None,
-        latents: np.ndarray | None = None,
-        text: Conditioning | None = None,
-    ) -> Iterator[Conditioning | Step]:
-        """Return an iterator over the conditioning, then one `Step` after each denoising step.
+        solver: str = "euler",
+        latents: Array | None = None,
+        on_step: OnStep | None = None,
+        on_block: OnBlock | None = None,
+    ) -> Image.Image | list[Image.Image]:
+        """Generate an image of each prompt: a PIL image for a string, a list of them for a list.
 
-        seed: one number, or one for each prompt; a single number n stands for n, n + 1, … Each picture depends on its
-        own seed alone, not on the batch. guidance: the strength that dev-like models take as an input; for others the
-        scale of classifier-free guidance away from `negative_prompt` ("" unless given), 1 for none. width, height: of
-        the picture, in pixels. latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of
-        the seed's. text: the conditioning that an iterator over the same prompts has given before, so as not to encode
-        them again. What is not given is the model's default.
+        Settings that are not given are the model's own, `pipe.defaults`:
 
-        A step's `x` and `predicted` are latents (B, h, w, C) of the pipeline's backend: `decode` shows either. Raises
-        `ArgumentError` at once, before anything is computed, when an argument can't be drawn with.
+        seed: one number, or one for each prompt; a single number n stands for n, n + 1, … Each image depends on its own
+        seed alone, not on the batch.
+        steps: the denoising steps.
+        guidance: how strongly to follow the prompt. Models like FLUX.1-dev take it as an input. On others it is the
+        scale of classifier-free guidance away from `negative_prompt`; 0 and 1 are none.
+        true_cfg_scale: the scale of classifier-free guidance on models like FLUX.1-dev, beside their `guidance`.
+        negative_prompt: what classifier-free guidance leads away from, "" unless given.
+        width, height: of the image in pixels, multiples of 16.
+        solver: "euler", "heun", "midpoint" or "dpm++" (see `minflux.sampling.solvers`).
+        latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of the seed's.
+        on_step: a function that is called with each `Step` after it.
+        on_block: a function that is called after each block of the transformer with its name, "double_blocks.3", and a
+        dict of its arrays: the streams "img" and "txt", its modulations "mod", and "q", "k", "v" (see
+        `minflux.model.hooks`). With classifier-free guidance the rows of negative prompts come after the prompts'.
+
+        Raises `ArgumentError` for a setting that can't be honoured, before anything is computed.
         """
         prompts = check_prompts(prompt)
-        width, height = self.check_size(width, height)
-        steps = check_steps(self.defaults.steps if steps is None else steps)
-        guidance = check_guidance(self.defaults.guidance if guidance is None else guidance)
-        start = self.initial_latents(len(prompts), seed, height, width, latents)
-        negative = self.negative_prompt(negative_prompt, guidance)
-        rows, columns = start.shape[1:3]  # of latents
-        times = self.schedule.times(steps, tokens=rows * columns // 4)
-        wanted = prompts if negative is None else prompts + [negative] * len(prompts)
-        if text is not None and len(text.txt) != len(wanted):
-            raise ArgumentError(f"text must be of {len(wanted)} prompts, negative ones too, got {len(text.txt)}")
+        plan = self._plan(len(prompts), seed, steps, guidance, true_cfg_scale, width, height, solver)
+        negative = effective(negative_prompt, plan.guidance)
+        start = None if latents is None else self._start_from(latents, plan)
 
-        def draw() -> Iterator[Conditioning | Step]:
-            conditioning = self.encode(wanted) if text is None else text
-            yield conditioning
-            # the weights that are held for the steps are v's, and gone with it when the last step is done
-            yield from euler(
-                self.velocity(conditioning, guidance, negative is not None, rows, columns, times[:-1]), start, times
-            )
+        text = self.encode(prompts, negative, guidance=guidance, true_cfg_scale=true_cfg_scale)
+        for step in self.sample(
+            text, seed, steps, guidance=guidance, true_cfg_scale=true_cfg_scale, width=plan.width, height=plan.height,
+            solver=solver, start=start, on_block=on_block,
+        ):  # fmt: skip
+            if on_step is not None:
+                on_step(step)
+        images = [Image.fromarray(pixels) for pixels in self.decode(step.x)]
+        return images[0] if isinstance(prompt, str) else images
 
-        return draw()
+    # -- its steps ---------------------------------------------------------------------------------------------
 
-    # -- text --------------------------------------------------------------------------------------------------
+    def encode(
+        self,
+        prompts: str | Sequence[str],
+        negative_prompt: str | None = None,
+        *,
+        guidance: float | None = None,
+        true_cfg_scale: float | None = None,
+    ) -> Conditioning:
+        """Encode prompts, and the negative prompt that guidance leads them away from, for `sample`.
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Encode prompts with both text encoders, each prompt once; or, with a `cache`, give what they said before."""
-        distinct = list(dict.fromkeys(prompts))
-        ids = self.tokens(distinct)
-        txt, y = self.cache.recall(*ids, self.encoded) if self.cache else self.encoded(*ids)
-        if len(distinct) < len(prompts):
-            rows = self.nx.array(np.array([distinct.index(prompt) for prompt in prompts], np.int32))
-            txt, y = txt[rows], y[rows]
-        return Conditioning(txt, y)
+        guidance, true_cfg_scale: those that `sample` will be given. A negative prompt that has no effect with them is
+        refused. Where they need one and none is given, it is "".
+        """
+        listed, negative = check_prompts(prompts), check_negative_prompt(negative_prompt)
+        asked = guidance is not None or true_cfg_scale is not None
+        if asked or negative is None:
+            negative = effective(negative, self._guidance(guidance, true_cfg_scale))
+        return self._encode(listed, negative)
 
-    def tokens(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Cut prompts into token ids, CLIP's and T5's."""
-        with warnings.catch_warnings():  # of a long prompt CLIP reads the start alone, by design; T5 reads on
-            warnings.simplefilter("ignore", PromptTruncated)
-            clip_ids = self.clip_tokenizer(prompts, self.clip[0].max_position_embeddings)
-        return clip_ids, self.t5_tokenizer(prompts, self.defaults.text_length)
+    def sample(
+        self,
+        conditioning: Conditioning,
+        seed: int | Sequence[int] = 0,
+        steps: int | None = None,
+        *,
+        guidance: float | None = None,
+        true_cfg_scale: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        solver: str = "euler",
+        start: Array | None = None,
+        timesteps: Sequence[float] | np.ndarray | None = None,
+        on_block: OnBlock | None = None,
+    ) -> Iterator[Step]:
+        """Return an iterator over the denoising steps, whose `x` and `denoised` are latents (B, h, w, C).
 
-    def encoded(self, clip_ids: np.ndarray, t5_ids: np.ndarray) -> tuple[Array, Array]:
-        """Run both text encoders: txt (B, T, E) from T5, y (B, P) from CLIP."""
-        clip_cfg, clip = self.clip
-        t5_cfg, t5 = self.t5
-        _, y = clip_encoder(clip, clip_cfg, self.nx.array(clip_ids), self.compute)
-        txt = t5_encoder(t5, t5_cfg, self.nx.array(t5_ids), self.compute)
-        self.nx.eval(txt, y)
-        return txt, y
+        The settings are those of a call. start: latents (B, h, w, C) to begin with, in place of the seed's noise; the
+        image has their size unless told. timesteps: where to stop, falling, in place of the schedule's `steps`. Raises
+        `ArgumentError` at once for a setting that can't be honoured.
+        """
+        if start is not None and width is None and height is None:
+            height, width = (self.downscale * n for n in start.shape[1:3])
+        count = len(conditioning.txt)
+        plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
+        x = self._noise(plan) if start is None else self._checked_start(start, plan)
+        scale = true_cfg_scale if self.built_in_guidance or guidance is None else guidance
+        text = matching(conditioning, plan.guidance, asked=scale is not None)
+        return self._follow(text, plan, x, on_block)
 
-    def compute(self, name: str, seen: dict[str, Any]) -> None:
-        """Have what a block gave computed now: MLX then needs the weights of one block at a time."""
-        self.nx.eval(seen)
+    @abstractmethod
+    def decode(self, latents: Array) -> np.ndarray:
+        """Decode latents (B, h, w, C) to images, uint8 (B, H, W, 3)."""
 
-    def negative_prompt(self, given: str | None, guidance: float) -> str | None:
-        """Return what guidance leads away from, or None where a single pass is enough."""
-        if self.flux[0].guidance_embed:
-            if given is not None:
-                raise ArgumentError(
-                    "negative_prompt: this model has its guidance built in and takes no negative prompt; leave it out"
-                )
-            return None
-        if given is not None and not isinstance(given, str):
-            raise ArgumentError(f"negative_prompt must be a string, got {type(given).__name__}")
-        if guidance == 1.0:
-            if given:
-                raise ArgumentError("negative_prompt has no effect at guidance 1; raise guidance, or leave it out")
-            return None
-        return given or ""
+    def encode_image(self, image: Image.Image | np.ndarray) -> Array:
+        """Encode a PIL image, or uint8 images (H, W, 3) or (B, H, W, 3), to latents (B, h, w, C)."""
+        pixels = check_image(image, 2 * self.downscale)
+        return self._encode_pixels(self.nx.array(from_uint8(pixels)))
+
+    @abstractmethod
+    def velocity(
+        self,
+        text: Conditioning,
+        size: tuple[int, int],
+        guidance: Guidance,
+        timesteps: Sequence[float] = (),
+        on_block: OnBlock | None = None,
+    ) -> Velocity:
+        """Return v(x, t) on latents x (B, h, w, C) of `size` (h, w), defined for every t in [0, 1].
+
+        What depends on t alone is computed for all `timesteps` at once. At another t it is computed when v is called.
+        """
+
+    # -- what a model says of itself ---------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def built_in_guidance(self) -> bool:
+        """Whether the model takes its guidance as an input."""
+
+    @property
+    @abstractmethod
+    def downscale(self) -> int:
+        """Pixels a latent, along one side."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Channels of the latents."""
+
+    @abstractmethod
+    def count_numbers(self) -> int:
+        """Count the numbers in all weights."""
+
+    @abstractmethod
+    def _encode(self, prompts: list[str], negative: str | None) -> Conditioning:
+        """Encode prompts, and a negative prompt for each of them where there is one."""
+
+    @abstractmethod
+    def _encode_pixels(self, pixels: Array) -> Array:
+        """Encode float32 images in [-1, 1], (B, H, W, 3), to latents (B, h, w, C)."""
+
+    # -- settings ----------------------------------------------------------------------------------------------
+
+    def _plan(
+        self,
+        count: int,
+        seed: Any,
+        steps: Any,
+        guidance: Any,
+        true_cfg_scale: Any,
+        width: Any,
+        height: Any,
+        solver: Any,
+        timesteps: Any = None,
+    ) -> SamplingPlan:
+        """Check the settings for `count` images, and complete them with the model's defaults."""
+        width, height = self._size(width, height)
+        return SamplingPlan(
+            seeds=check_seeds(seed, count),
+            width=width,
+            height=height,
+            timesteps=self._timesteps(steps, timesteps, width, height),
+            guidance=self._guidance(guidance, true_cfg_scale),
+            solver=SOLVERS[check_solver(solver)],
+        )
+
+    def _size(self, width: Any, height: Any) -> tuple[int, int]:
+        width = self.defaults.width if width is None else width
+        height = self.defaults.height if height is None else height
+        unit = 2 * self.downscale
+        return check_side("width", width, unit), check_side("height", height, unit)
+
+    def _timesteps(self, steps: Any, timesteps: Any, width: int, height: int) -> np.ndarray:
+        """Return the given timesteps, or those of the schedule."""
+        if timesteps is None:
+            tokens = width * height // (2 * self.downscale) ** 2
+            return self.schedule.timesteps(check_steps(self.defaults.steps if steps is None else steps), tokens)
+        if steps is not None:
+            raise ArgumentError("timesteps take the place of steps; give one of them")
+        return check_timesteps(timesteps)
+
+    def _guidance(self, guidance: Any, true_cfg_scale: Any) -> Guidance:
+        return check_guidance(guidance, true_cfg_scale, self.defaults.guidance, self.built_in_guidance)
 
     # -- latents -----------------------------------------------------------------------------------------------
 
-    def initial_latents(self, count: int, seed: Any, height: int, width: int, given: np.ndarray | None) -> Array:
-        """Draw each picture's noise from its own seed, or take what is given; (B, h, w, C) float32."""
-        cfg, _ = self.vae
-        shape = (cfg.z_channels, height // cfg.downscale, width // cfg.downscale)
-        if given is None:
-            nchw = np.stack([noise(s, (1, *shape))[0] for s in check_seeds(seed, count)])
-        else:
-            nchw = check_latents(given, (count, *shape))
-        return self.nx.array(np.ascontiguousarray(nchw.transpose(0, 2, 3, 1)))
+    def _noise(self, plan: SamplingPlan) -> Array:
+        """Make each image's noise from its own seed, as PyTorch does: (B, h, w, C) float32."""
+        _, *shape = self._shape(plan)
+        channels_first = np.stack([noise(seed, (1, *shape))[0] for seed in plan.seeds])
+        return self._channels_last(channels_first)
 
-    def velocity(
-        self, text: Conditioning, guidance: float, negative: bool, height: int, width: int, times: np.ndarray
-    ) -> Callable[[Array, float], Array]:
-        """Make v(x, t) on latents x (B, height, width, C), for every t in [0, 1], with text and guidance fixed.
+    def _start_from(self, latents: Any, plan: SamplingPlan) -> Array:
+        """Return latents that were given in diffusers' order of axes, as (B, h, w, C) float32."""
+        order = "batch, channels, height, width"
+        return self._channels_last(check_latents("latents", latents, self._shape(plan), order))
 
-        `negative` says that the second half of `text` is what guidance leads away from. What depends on t alone is
-        computed here for all `times` at once; at another t it is computed when v is asked for it.
-        """
-        cfg, nx = self.flux[0], self.nx
-        ids = nx.concatenate([text_ids(text.txt), image_ids(text.txt, height, width)], axis=1)
-        pe = rope(ids, cfg.axes_dim, cfg.theta)  # the same in every step
-        announced = self.modulations(text.y, guidance, times)
-        p = for_steps(self.flux[1])
+    def _checked_start(self, start: Any, plan: SamplingPlan) -> Array:
+        count, channels, height, width = self._shape(plan)
+        order = "batch, height, width, channels"
+        return self.nx.array(check_latents("start", start, (count, height, width, channels), order))
 
-        def v(x: Array, t: float) -> Array:
-            mod = announced.get(float(t)) or self.modulations(text.y, guidance, [t])[float(t)]
-            tokens = pack(nx.concatenate([x, x], axis=0) if negative else x)
-            out = unpack(velocity(p, tokens, text.txt, mod, pe, self.compute), height, width)
-            return guided(nx.as_float32(out), guidance) if negative else out
+    def _shape(self, plan: SamplingPlan) -> tuple[int, int, int, int]:
+        return len(plan.seeds), self.channels, plan.height // self.downscale, plan.width // self.downscale
 
-        return v
+    def _channels_last(self, latents: np.ndarray) -> Array:
+        return self.nx.array(np.ascontiguousarray(latents.transpose(0, 2, 3, 1)))
 
-    def modulations(self, y: Array, guidance: float, times: Sequence[float] | np.ndarray) -> dict[float, Tree]:
-        """Compute all modulations for every timestep in one pass; returns {t: modulations}."""
-        cfg, p = self.flux
-        nx, steps, rows = self.nx, len(times), len(y)
-        strength = nx.array(np.full(steps * rows, guidance, np.float32)) if cfg.guidance_embed else None
-        t = nx.array(np.repeat(np.asarray(times, np.float32), rows))
-        vec = condition(p, t, nx.concatenate([y] * steps, axis=0), strength)  # (steps · B, D)
-        every = modulations(p, vec, self.compute)
+    # -- the loop ----------------------------------------------------------------------------------------------
 
-        def at(step: int) -> Tree:
-            return tree_map(lambda x: x[step * rows : (step + 1) * rows], every)
-
-        return {float(t): at(step) for step, t in enumerate(times)}
-
-    def decode(self, latents: Array) -> np.ndarray:
-        """Decode latents (B, h, w, C) to pictures, uint8 (B, H, W, 3); large ones in bands, to save memory.
-
-        Raises `ArgumentError` at NaN or infinity.
-        """
-        cfg, p = self.vae
-        picture = self.nx.to_numpy(decode_any(p, cfg, latents.astype(p["decoder"]["conv_in"]["weight"].dtype)))
-        if not np.isfinite(picture).all():
-            raise ArgumentError(
-                "latents: the picture came out as NaN or infinity; use finite latents, or float32 weights"
-            )
-        return to_uint8(picture)
-
-    # -- sizes -------------------------------------------------------------------------------------------------
-
-    def check_size(self, width: int | None, height: int | None) -> tuple[int, int]:
-        """Return the picture's size in pixels: both sides multiples of two latents (16 pixels for FLUX.1)."""
-        width = self.defaults.width if width is None else width
-        height = self.defaults.height if height is None else height
-        unit = 2 * self.vae[0].downscale
-        for name, side in (("width", width), ("height", height)):
-            if not is_whole(side) or side < unit or side % unit:
-                a_number = isinstance(side, Real) and math.isfinite(side)
-                nearest = f"; the nearest is {max(unit, round(side / unit) * unit)}" if a_number else ""
-                raise ArgumentError(f"{name} must be a multiple of {unit} pixels, got {side!r}{nearest}")
-        return int(width), int(height)
+    def _follow(self, text: Conditioning, plan: SamplingPlan, x: Array, on_block: OnBlock | None) -> Iterator[Step]:
+        """Follow the velocity from `x`; the weights it holds are freed with it, when the last step is done."""
+        ahead = visited_timesteps(plan.solver, plan.timesteps)
+        yield from plan.solver(self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block), x, plan.timesteps)
 
 
-def is_whole(x: Any) -> bool:
-    """Tell whether `x` is a whole number, NumPy's included; True and False are none."""
-    return isinstance(x, Integral) and not isinstance(x, bool)
+def matching(text: Conditioning, guidance: Guidance, asked: bool) -> Conditioning:
+    """Return the conditioning that guidance needs: with a negative prompt, or without.
 
-
-def check_prompts(prompt: Any) -> list[str]:
-    """Return the prompts as a list of strings, at least one."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, list | tuple) else [prompt]
-    if not prompts or not all(isinstance(p, str) for p in prompts):
-        raise ArgumentError(f"prompt must be a string or a non-empty list of strings, got {prompt!r}")
-    return prompts
-
-
-def check_steps(steps: Any) -> int:
-    """Return the number of steps, at least 1."""
-    if not is_whole(steps) or steps < 1:
-        raise ArgumentError(f"steps must be a whole number of at least 1, got {steps!r}")
-    return int(steps)
-
-
-def check_guidance(guidance: Any) -> float:
-    """Return the guidance strength, a finite number of at least 0."""
-    if isinstance(guidance, bool) or not isinstance(guidance, Real) or not 0 <= float(guidance) < math.inf:
-        raise ArgumentError(f"guidance must be a number of at least 0, got {guidance!r}")
-    return float(guidance)
-
-
-def check_seeds(seed: Any, count: int) -> list[int]:
-    """Return a seed for each of `count` pictures; a single number n stands for n, n + 1, …"""
-    if not isinstance(seed, list | tuple):
-        return [check_seed(seed) + i for i in range(count)]
-    seeds = [check_seed(s) for s in seed]
-    if len(seeds) != count:
-        raise ArgumentError(f"seed: got {len(seeds)} seeds for {count} prompts; give one for each, or a single number")
-    return seeds
-
-
-def check_latents(latents: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the given initial noise as float32 NCHW, finite and of the picture's shape."""
-    try:
-        array = get_backend("numpy").array(latents).astype(np.float32)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"latents must be an array of numbers, got {type(latents).__name__}") from None
-    if array.shape != shape:
-        raise ArgumentError(f"latents must have shape {shape} (batch, channels, height, width), got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ArgumentError("latents must be finite numbers, got NaN or infinity")
-    return array
-
-
-# -- loading ---------------------------------------------------------------------------------------------------
-
-
-def load(
-    model: str | Path = "tiny",
-    backend: str = "numpy",
-    dtype: str | None = None,
-    lora: str | Sequence[str] = (),
-    memory: str = "auto",
-    report: Callable[[str], None] | None = None,
-    cache: str | Path | None = None,
-) -> Pipeline:
-    """Load a model by name ("tiny") or from a folder in diffusers' layout, onto "numpy", "mlx" or "auto".
-
-    "auto" is MLX where it has a GPU and NumPy elsewhere. dtype: of the weights; unless given, "float32" on a CPU and
-    the file's own on a GPU. lora: files of LoRAs to add, each "FILE" or "FILE:SCALE". memory: "resident", "staged",
-    "streamed", or "auto" for the first of them that fits into what is free (see `inference/memory.py`); `report` is
-    told which one that is and why, and without it a slow one is warned of. cache: a folder in which what the text
-    encoders say is kept, so that for the same prompts they need not run again (see `inference/cache.py`). Raises
-    `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model or a LoRA of another,
-    `BackendError` for a backend that isn't installed.
+    asked: whether the scale was given; then 1 is taken at its word, and a negative prompt that was encoded is left out.
+    Raises `ArgumentError` where one is lacking, or would have no effect though nobody asked for that.
     """
-    from minflux.inference.load import load_model
-
-    nx = get_backend(backend if backend != "auto" else best_backend())
-    return load_model(model, nx, dtype, [lora] if isinstance(lora, str) else lora, memory, report, cache)
-
-
-def best_backend() -> str:
-    """Choose the faster backend here: MLX on a GPU, NumPy on a CPU (docs/log.md)."""
-    import importlib.util
-
-    if importlib.util.find_spec("mlx") is None:
-        return "numpy"
-    return "mlx" if get_backend("mlx").on_gpu else "numpy"
+    if guidance.needs_negative and text.negative is None:
+        raise ArgumentError(
+            f"conditioning has no negative prompt, which a guidance scale of {guidance.scale:g} needs: "
+            'encode(prompts, negative_prompt=""), or sample with guidance 1'
+        )
+    if not guidance.needs_negative and text.negative is not None:
+        if not asked:
+            raise ArgumentError(f"conditioning has a negative prompt, which has no effect {without_effect(guidance)}")
+        return replace(text, negative=None)
+    return text

@@ -1,4 +1,4 @@
-"""Prompts to token ids: the only thing a text encoder can read.
+"""Prompts to token ids, which are all that a text encoder reads.
 
 FLUX.1 reads each prompt twice. CLIP's tokenizer is a byte-pair encoding: it starts from bytes and applies a
 list of learned merges; its ids look like `<|startoftext|> a cat <|endoftext|> <|endoftext|> …`, the last one
@@ -13,7 +13,6 @@ Source: Sennrich et al. 2016 (arXiv 1508.07909), Kudo 2018 (arXiv 1804.10959); t
 `tokenization_clip.py`.
 """
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import tokenizers
 from tokenizers import AddedToken, Encoding, Regex, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
+from minflux.checkpoints.formats.json_files import read_json
 from minflux.errors import ArgumentError, CheckpointError
 
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
@@ -37,10 +37,9 @@ class PromptTruncated(UserWarning):
 
 
 class Tokenizer:
-    """Turns prompts into padded token ids, exactly as transformers does from the same folder.
+    """A tokenizer that turns prompts into padded token ids, exactly as transformers does from the same folder.
 
-    `max_length` is the length its text encoder was trained for; `vocab_size` is one more than the largest id
-    it can give.
+    max_length: the length that its text encoder was trained for.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, pad_token: str, max_length: int):
@@ -52,12 +51,13 @@ class Tokenizer:
     def from_folder(cls, folder: str | Path, vocab_size: int | None = None) -> "Tokenizer":
         """Read a tokenizer from a folder in the layout of Hugging Face.
 
-        Given the text encoder's `vocab_size`, ids that the encoder has no embedding for are found here, not
-        as silent zeros later. Raises `CheckpointError` naming the file that is missing or doesn't fit.
+        vocab_size: how many embeddings the text encoder has. A tokenizer with larger ids is refused here, where MLX
+        would look up zeros later. Raises `CheckpointError` naming the file that is missing or doesn't fit.
         """
         folder = Path(folder)
-        backend, settings = _read_backend(folder), read_settings(folder)
-        tokenizer = cls(backend, *_padding(settings, backend, folder))
+        backend = _read_backend(folder)
+        pad_token, max_length = _padding(read_tokenizer_config(folder), backend, folder)
+        tokenizer = cls(backend, pad_token, max_length)
         if vocab_size is not None and tokenizer.vocab_size > vocab_size:
             largest = tokenizer.vocab_size - 1
             raise CheckpointError(f"{folder}: token ids reach {largest}; the text encoder has only {vocab_size}")
@@ -65,14 +65,15 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest id that a prompt can get."""
-        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+        """The largest id that a prompt can get, plus one."""
+        ids = self.backend.get_vocab(with_added_tokens=True).values()
+        return max(ids) + 1
 
     def __call__(self, prompts: Sequence[str], length: int | None = None) -> np.ndarray:
-        """Encode prompts to ids of one length, T = `length` or `max_length`: (B, T) int32.
+        """Turn prompts into token ids of one length: (B, T) int32, T being `length`, or `max_length` without one.
 
-        A longer prompt is cut, keeping its end token, with a `PromptTruncated` warning. Raises
-        `ArgumentError` for prompts that aren't text, and for a length with no room for start and end tokens.
+        A longer prompt is cut before its end token, with a `PromptTruncated` warning. Raises `ArgumentError` for
+        prompts that aren't text, and for a length that has no room for the start and end tokens.
         """
         length = self.max_length if length is None else length
         _check_prompts(prompts)
@@ -80,7 +81,8 @@ class Tokenizer:
         encodings = [self.backend.encode(prompt) for prompt in prompts]
         for prompt, encoding in zip(prompts, encodings, strict=True):
             _warn_if_cut(prompt, encoding, length)
-        return np.array([encoding.ids for encoding in encodings], np.int32).reshape(len(prompts), length)
+        ids = np.array([encoding.ids for encoding in encodings], np.int32)
+        return ids.reshape(len(prompts), length)  # also for no prompt
 
     def _set_length(self, length: int) -> None:
         marks = self.backend.num_special_tokens_to_add(is_pair=False)
@@ -95,6 +97,7 @@ class Tokenizer:
 
 
 def _check_prompts(prompts: Sequence[str]) -> None:
+    """Raise `ArgumentError` unless the prompts are a list of whole strings."""
     if isinstance(prompts, str) or not isinstance(prompts, (list, tuple)):
         raise ArgumentError(f"prompts: pass a list of strings, not {type(prompts).__name__}")
     for prompt in prompts:
@@ -105,19 +108,21 @@ def _check_prompts(prompts: Sequence[str]) -> None:
 
 
 def _warn_if_cut(prompt: str, encoding: Encoding, length: int) -> None:
-    """Warn with the prompt's own characters from the first dropped token on."""
-    if encoding.overflowing:
-        rest = encoding.overflowing[0]
-        real = (i for i, is_mark in enumerate(rest.special_tokens_mask) if not is_mark)
-        dropped = prompt[rest.offsets[next(real)][0] :].strip()
-        warnings.warn(f"prompt cut to {length} tokens; dropped: {dropped!r}", PromptTruncated, stacklevel=3)
+    """Warn of a prompt that was cut, with its own characters from the first dropped token on."""
+    if not encoding.overflowing:
+        return
+    rest = encoding.overflowing[0]
+    first = rest.special_tokens_mask.index(0)  # the first token that is no start or end mark
+    begin, _ = rest.offsets[first]
+    dropped = prompt[begin:].strip()
+    warnings.warn(f"prompt cut to {length} tokens; dropped: {dropped!r}", PromptTruncated, stacklevel=3)
 
 
 # ------------------------------------------------------------------------------------------------- folders
 
 
 def _read_backend(folder: Path) -> tokenizers.Tokenizer:
-    """Load `tokenizer.json`, or build CLIP's tokenizer from `vocab.json` and `merges.txt` without it."""
+    """Read `tokenizer.json`; where there is none, build CLIP's tokenizer from `vocab.json` and `merges.txt`."""
     path = folder / "tokenizer.json"
     if not path.exists() and (folder / "vocab.json").exists():
         return _read_clip(folder)
@@ -130,38 +135,29 @@ def _read_backend(folder: Path) -> tokenizers.Tokenizer:
 
 
 def _read_clip(folder: Path) -> tokenizers.Tokenizer:
-    settings = read_settings(folder)
-    unknown = _content(settings.get("unk_token") or CLIP_END)
-    files = str(folder / "vocab.json"), str(folder / "merges.txt")
+    """Build CLIP's tokenizer from `vocab.json` and `merges.txt`."""
+    config = read_tokenizer_config(folder)
+    unknown = _content(config.get("unk_token") or CLIP_END)
+    vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
     try:
-        model = BPE.from_file(*files, unk_token=unknown, end_of_word_suffix="</w>")
-        return clip_backend(model, _special_tokens(settings))
+        model = BPE.from_file(vocab, merges, unk_token=unknown, end_of_word_suffix="</w>")
+        return clip_backend(model, _special_tokens(config))
     except Exception as error:
-        raise CheckpointError(f"{files[0]}, {files[1]}: are no CLIP vocabulary ({error})") from error
+        raise CheckpointError(f"{vocab}, {merges}: are no CLIP vocabulary ({error})") from error
 
 
-def read_settings(folder: Path) -> dict:
-    """Read `special_tokens_map.json`, if any, and `tokenizer_config.json`, which has the last word."""
-    names = folder / "special_tokens_map.json"
-    return (_read_json(names) if names.exists() else {}) | _read_json(folder / "tokenizer_config.json")
+def read_tokenizer_config(folder: Path) -> dict:
+    """Read `special_tokens_map.json`, if it is there, and `tokenizer_config.json`, which overrides it."""
+    special = folder / "special_tokens_map.json"
+    config = read_json(special) if special.exists() else {}
+    return config | read_json(folder / "tokenizer_config.json")
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected an object, found {type(content).__name__}")
-    return content
-
-
-def _padding(settings: dict, backend: tokenizers.Tokenizer, folder: Path) -> tuple[str, int]:
-    """Find the pad token and the longest length; without a setting, T5 and CLIP each have their usual pad."""
+def _padding(config: dict, backend: tokenizers.Tokenizer, folder: Path) -> tuple[str, int]:
+    """Return the pad token and the longest length; unless the config names it, the pad is T5's or CLIP's usual one."""
     usual = T5_PAD if backend.token_to_id(T5_PAD) is not None else CLIP_END
-    pad_token, max_length = _content(settings.get("pad_token") or usual), settings.get("model_max_length")
+    pad_token = _content(config.get("pad_token") or usual)
+    max_length = config.get("model_max_length")
     if backend.token_to_id(pad_token) is None:
         raise CheckpointError(f"{folder}: the pad token {pad_token!r} is not in the vocabulary")
     if not isinstance(max_length, int):
@@ -173,29 +169,32 @@ def _padding(settings: dict, backend: tokenizers.Tokenizer, folder: Path) -> tup
 
 
 def clip_backend(model: BPE, special_tokens: list[AddedToken]) -> tokenizers.Tokenizer:
-    """Put CLIP's parts around a byte-pair encoding: lower case, words, bytes, start and end tokens."""
+    """Put CLIP's steps around a byte-pair encoding: lower case, words, bytes; start and end tokens."""
     backend = tokenizers.Tokenizer(model)
     spaces = normalizers.Replace(Regex(r"\s+"), " ")
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
     words = pre_tokenizers.Split(Regex(CLIP_WORD), behavior="removed", invert=True)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    in_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, in_bytes])
     backend.decoder = decoders.ByteLevel()
     ids = backend.get_vocab(with_added_tokens=False)
-    end, start = ((token, ids[token]) for token in (CLIP_END, CLIP_START))
+    end, start = (CLIP_END, ids[CLIP_END]), (CLIP_START, ids[CLIP_START])
     backend.post_processor = processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)
     backend.add_special_tokens(special_tokens)
     return backend
 
 
-def _special_tokens(settings: dict) -> list[AddedToken]:
-    """List the tokens that are found whole in a prompt, wherever the folder's settings name them."""
-    named = [settings.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")]
-    by_id = settings.get("added_tokens_decoder", {}).values()
-    tokens = [CLIP_START, CLIP_END, *filter(None, named), *by_id]  # of two with one name, the later holds
-    return list({_content(token): _added_token(token) for token in tokens}.values())
+def _special_tokens(config: dict) -> list[AddedToken]:
+    """List the tokens that are found whole in a prompt, wherever the folder's config names them."""
+    named = [config.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")]
+    by_id = config.get("added_tokens_decoder", {}).values()
+    tokens = [CLIP_START, CLIP_END, *filter(None, named), *by_id]
+    by_name = {_content(token): _added_token(token) for token in tokens}  # of two with one name, the later holds
+    return list(by_name.values())
 
 
 def _added_token(token: str | dict) -> AddedToken:
+    """Make a special token of its name, or of the object that describes it in a config."""
     if isinstance(token, str):
         return AddedToken(token, special=True)
     names = ("lstrip", "rstrip", "single_word", "normalized")
@@ -204,4 +203,5 @@ def _added_token(token: str | dict) -> AddedToken:
 
 
 def _content(token: str | dict) -> str:
+    """Return a token's text, from its name or from the object that describes it in a config."""
     return token if isinstance(token, str) else token["content"]

@@ -1,4 +1,4 @@
-"""The timesteps at which a sampler looks: from t = 1, noise, to t = 0, the image."""
+"""The timesteps at which a solver stops, from t = 1, noise, to t = 0, the image."""
 
 import math
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import numpy as np
 class Schedule:
     """How the steps are spread over t, under the names of diffusers' FlowMatchEulerDiscreteScheduler.
 
-    schnell and the small model: evenly, or with a fixed `shift`. dev: `use_dynamic_shifting`, which spends more of
-    the steps near the noise the more tokens the picture has.
+    FLUX.1-schnell's are even, the small model's have a fixed `shift`. FLUX.1-dev has `use_dynamic_shifting`: the more
+    tokens an image has, the more of the steps are near the noise.
     """
 
     shift: float = 1.0
@@ -21,8 +21,8 @@ class Schedule:
     base_image_seq_len: int = 256
     max_image_seq_len: int = 4096
 
-    def times(self, steps: int, tokens: int) -> np.ndarray:
-        """Return t₀ = 1 > t₁ > … > 0, float32 (steps + 1,), for a picture of `tokens` image tokens."""
+    def timesteps(self, steps: int, tokens: int) -> np.ndarray:
+        """Return t₀ = 1 > t₁ > … > 0, float32 (steps + 1,), for an image of `tokens` tokens."""
         t = np.linspace(1, 1 / steps, steps)
         if self.use_dynamic_shifting:
             e_mu = math.exp(self.mu(tokens))
@@ -33,12 +33,13 @@ class Schedule:
 
     def mu(self, tokens: int) -> float:
         """Interpolate the shift's logarithm: base_shift at 256 tokens, max_shift at 4096."""
-        slope = (self.max_shift - self.base_shift) / (self.max_image_seq_len - self.base_image_seq_len)
+        rise = self.max_shift - self.base_shift
+        slope = rise / (self.max_image_seq_len - self.base_image_seq_len)
         return self.base_shift + slope * (tokens - self.base_image_seq_len)
 
 
 def shifted(t: np.ndarray, shift: float) -> np.ndarray:
-    """Move times in (0, 1] towards the noise: t' = s·t / (1 + (s - 1)·t), which adds log s to each time's logit.
+    """Move timesteps in (0, 1] towards the noise: t' = s·t / (1 + (s - 1)·t), which adds log s to the logit of each t.
 
     Source: Esser et al. 2024 (arXiv 2403.03206) §5.3.2.
     """

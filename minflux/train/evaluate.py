@@ -10,7 +10,7 @@ from tqdm import tqdm
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.errors import ArgumentError
 from minflux.images import grid
-from minflux.inference.pipeline import Pipeline
+from minflux.inference.flux1 import Flux1
 from minflux.sampling.noise import check_seed
 from minflux.train import reader, scenes
 from minflux.train.vae import reconstruct
@@ -30,15 +30,12 @@ class Result:
     rendered: list[dict[str, bool]]  # the true pictures themselves: the reader's own accuracy
 
 
-def evaluate(
-    pipe: Pipeline, count: int, steps: int | None = None, guidance: float | None = None, seed: int = 0
-) -> Result:
+def evaluate(pipe: Flux1, count: int, steps: int | None = None, guidance: float | None = None, seed: int = 0) -> Result:
     """Draw `count` held-out prompts with noise seeds `seed`, `seed` + 1, …, and read the pictures.
 
     Raises `ArgumentError` for a count below 1, and for what is no seed.
     """
-    if count < 1:
-        raise ArgumentError(f"prompts must be at least 1, got {count}")
+    check_count(count)
     rng = np.random.default_rng(CAPTION_SEED + check_seed(seed))
     wanted = [scenes.sample(rng, held_out=True) for _ in range(count)]
     prompts = [scenes.caption(scene, rng) for scene in wanted]
@@ -50,6 +47,12 @@ def evaluate(
     through = np.concatenate([reconstruct(*pipe.vae, pipe.nx, truth[i : i + BATCH]) for i in range(0, count, BATCH)])
     read = [[reader.score(w, p) for w, p in zip(wanted, kind, strict=True)] for kind in (pictures, through, truth)]
     return Result(prompts, np.stack(pictures), *read)
+
+
+def check_count(count: int) -> None:
+    """Raise `ArgumentError` unless there is at least one prompt."""
+    if count < 1:
+        raise ArgumentError(f"prompts must be at least 1, got {count}")
 
 
 def share(outcomes: list[dict[str, bool]], check: str) -> tuple[float, float, float]:
@@ -70,7 +73,7 @@ def table(result: Result) -> str:
     lines = [
         f"{len(result.prompts)} held-out prompts",
         "",
-        "| right | the model's pictures (95% interval) | ceiling: autoencoder alone | reader on true pictures |",
+        "| right | the model's images (95% interval) | ceiling: VAE alone | reader on true images |",
         "| --- | --- | --- | --- |",
     ]
     for check, row in figures(result).items():

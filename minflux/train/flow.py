@@ -10,9 +10,12 @@ from tqdm import tqdm
 
 from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import Backend, backend_of
-from minflux.checkpoints.expected import clip_shapes, flux_shapes, t5_shapes, under
+from minflux.checkpoints.components.clip import clip_shapes
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.shapes import under
+from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.formats.atomic import written_whole
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import leaves, tree_map
 from minflux.errors import CheckpointError
 from minflux.inference.pipeline import Defaults

@@ -5,6 +5,7 @@ stopped, by Ctrl-C or by force, goes on from its last checkpoint to the very sam
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minflux.arrays import Array, Tree
-from minflux.backend import Backend
+from minflux.backend import Backend, blas
 from minflux.backend.malloc import keep_freed_memory
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.tree import leaves, tree
@@ -86,6 +87,8 @@ def train(
     bar = tqdm(
         range(done, plan.steps), initial=done, total=plan.steps, unit="step", smoothing=0.02, disable=team.rank > 0
     )
+    if team.rank == 0 and not nx.on_gpu and blas.is_missing():
+        bar.write(f"no fast BLAS found, so a step takes many times longer: {blas.INSTALL}", file=sys.stderr)
     try:
         for i in bar:
             rng = np.random.default_rng([plan.seed, i])

@@ -9,10 +9,11 @@ import numpy as np
 from minflux import zoo
 from minflux.backend import get_backend
 from minflux.checkpoints.folder import save_component
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.read import load_component
 from minflux.images import grid
+from minflux.inference.flux1 import Flux1
 from minflux.inference.load import save_model
-from minflux.inference.pipeline import Defaults, Pipeline
+from minflux.inference.pipeline import Defaults
 from minflux.inference.text import Tokenizer
 from minflux.sampling.timesteps import Schedule
 from minflux.train import reader, scenes
@@ -47,14 +48,20 @@ def run_flow(recipe: str, folder: Path) -> None:
     rng = np.random.default_rng(0)
     wanted = [scenes.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)]
 
-    def pipeline(configs, p) -> Pipeline:
+    def pipeline(configs, p) -> Flux1:
         flux_cfg, clip_cfg, t5_cfg = configs
         clip, t5 = (Tokenizer.from_folder(tokenizers / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
-        return Pipeline(
-            nx, (flux_cfg, p["transformer"]), load_component(model, "vae", nx), (clip_cfg, p["clip"]),
-            (t5_cfg, p["t5"]), clip, t5,
-            section(Schedule, part(settings, "schedule")), section(Defaults, part(settings, "defaults")),
-        )  # fmt: skip
+        return Flux1(
+            nx=nx,
+            flux=(flux_cfg, p["transformer"]),
+            vae=load_component(model, "vae", nx),
+            clip=(clip_cfg, p["clip"]),
+            t5=(t5_cfg, p["t5"]),
+            clip_tokenizer=clip,
+            t5_tokenizer=t5,
+            schedule=section(Schedule, part(settings, "schedule")),
+            defaults=section(Defaults, part(settings, "defaults")),
+        )
 
     def on_sample(configs, p, step):
         images = pipeline(configs, p)([scenes.plain_caption(scene) for scene in wanted])

@@ -8,7 +8,7 @@ import numpy as np
 
 from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import Backend, backend_of
-from minflux.checkpoints.expected import vae_shapes
+from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.tree import tree_map
 from minflux.images import to_uint8
 from minflux.model.vae import VAEConfig, decode, encode, encode_moments

@@ -60,9 +60,10 @@ def test_norms(batch, length, width, wide):
 
 
 @given(st.integers(1, 3), sizes, widths, st.integers(1, 4), st.integers(1, 3))
-def test_group_norm(batch, height, width, groups, each):
-    x = random(batch, height, width + 1, groups * each) + 1
-    same("group_norm", x, groups, random(groups * each), random(groups * each))
+def test_group_norm(batch, height, width, groups, per_group):
+    channels = groups * per_group
+    x = random(batch, height, width + 1, channels) + 1
+    same("group_norm", x, groups, random(channels), random(channels))
 
 
 def test_arrays_that_do_not_lie_in_one_piece():
@@ -135,19 +136,23 @@ def test_other_dtypes_are_left_to_the_definitions(dtype):
 @given(st.integers(0, 50))
 def test_every_piece_is_done_once(pieces):
     done = []
-    threads.each(done.append, pieces)
+    threads.parallel_for(done.append, range(pieces))
     assert sorted(done) == list(range(pieces))
 
 
 def test_pieces_run_side_by_side():
     """Three pieces that wait for each other end only when three threads run them."""
     barrier = threading.Barrier(3, timeout=20)
-    threads.each(lambda i: barrier.wait(), 3)
+    threads.parallel_for(lambda i: barrier.wait(), range(3))
 
 
 def test_a_piece_does_not_fork_again():
     names = []
-    threads.each(lambda i: threads.each(lambda j: names.append((i, threading.get_ident())), 4), 3)
+
+    def task(i):
+        threads.parallel_for(lambda j: names.append((i, threading.get_ident())), range(4))
+
+    threads.parallel_for(task, range(3))
     assert len(names) == 12
     assert all(len({thread for piece, thread in names if piece == i}) == 1 for i in range(3))
 
@@ -162,14 +167,18 @@ def test_an_error_in_a_piece_is_raised_here_and_ends_the_others():
         done.append(i)
 
     with pytest.raises(ValueError, match="piece 1"):
-        threads.each(task, 1000)
+        threads.parallel_for(task, range(1000))
     assert len(done) < 999
-    threads.each(done.append, 3)  # and the next one works
+    threads.parallel_for(done.append, range(3))  # and the next one works
 
 
 def test_products_run_on_one_core_while_forked():
     inside = []
-    threads.each(lambda i: inside.append([library.num_threads for library in threads._blas.lib_controllers]), 3)
+
+    def task(i):
+        inside.append([library.num_threads for library in threads._blas.lib_controllers])
+
+    threads.parallel_for(task, range(3))
     assert all(n == 1 for found in inside for n in found)
 
 
@@ -178,14 +187,14 @@ def test_the_number_of_threads(monkeypatch, variables, expected):
     monkeypatch.delenv("MINFLUX_THREADS")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert threads.count() == expected
+    assert threads.thread_count() == expected
 
 
 def test_without_a_variable_there_are_as_many_threads_as_cores(monkeypatch):
     for name in ("MINFLUX_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     if hasattr(os, "sched_getaffinity"):
-        assert threads.count() == len(os.sched_getaffinity(0))
+        assert threads.thread_count() == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many"])
@@ -197,10 +206,10 @@ def test_a_number_of_threads_that_is_none(monkeypatch, value):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_has_threads_of_its_own():
-    threads.each(lambda i: None, 3)
+    threads.parallel_for(lambda i: None, range(3))
     child = os.fork()
     if child == 0:
-        threads.each(lambda i: None, 3)
+        threads.parallel_for(lambda i: None, range(3))
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert status == 0

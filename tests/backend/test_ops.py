@@ -181,7 +181,7 @@ def nhwc(trial, x: torch.Tensor):
 
 
 @pytest.mark.parametrize(
-    "op", ["conv2d", "downsample", "upsample", "group_norm", "attention", "layer_norm", "gelu", "silu"]
+    "op", ["linear", "conv2d", "downsample", "upsample", "group_norm", "attention", "layer_norm", "gelu", "silu"]
 )
 @given(size=st.sampled_from([4, 6, 8, 10]), width=st.sampled_from([2, 4, 6]))
 def test_gradients(trial, op, size, width):
@@ -199,7 +199,7 @@ def test_gradients(trial, op, size, width):
         trial.close(f"gradient of `{op}`", ours, theirs)
 
 
-@pytest.mark.parametrize("op", ["conv2d", "group_norm", "attention", "gelu", "silu"])
+@pytest.mark.parametrize("op", ["linear", "conv2d", "downsample", "group_norm", "attention", "gelu", "silu"])
 def test_compiled(trial, op):
     """What `mx.compile` traces, without numbers, gives the results and gradients of the op that sees numbers."""
     mx = pytest.importorskip("mlx.core")
@@ -217,8 +217,9 @@ def test_compiled(trial, op):
             trial.close(f"compiled `{op}`", ours, torch.from_numpy(trial.nx.to_numpy(theirs)))
 
 
-# None is the picture's side, "w" the other; how to call the op; PyTorch's definition of the same
+# None is the image's side, "w" the other; how to call the op; PyTorch's definition of the same
 DIFFERENTIATED = {
+    "linear": (lambda nx, x, w, b: nx.linear(x, w, b), [(2, "w", None), (5, None), (5,)]),
     "conv2d": (lambda nx, x, w, b: nx.conv2d(x, w, b, 1, 1), [(2, None, "w", 5), (3, 3, 3, 5), (3,)]),
     "downsample": (lambda nx, x, w, b: nx.downsample(x, w, b), [(2, None, "w", 5), (3, 3, 3, 5), (3,)]),
     "upsample": (lambda nx, x: nx.upsample(x), [(2, None, "w", 5)]),
@@ -238,6 +239,7 @@ def channels_last(op):
 
 
 TORCH_DEFINITIONS = {
+    "linear": F.linear,
     "conv2d": channels_last(lambda x, w, b: F.conv2d(x, w, b, padding=1)),
     "downsample": channels_last(lambda x, w, b: F.conv2d(F.pad(x, (0, 1, 0, 1)), w, b, stride=2)),
     "upsample": channels_last(lambda x: F.interpolate(x, scale_factor=2, mode="nearest")),
@@ -313,7 +315,7 @@ def test_backend_of_needs_an_array():
 
 
 def test_unknown_backend():
-    with pytest.raises(BackendError, match="unknown backend 'cupy': choose one of 'numpy'"):
+    with pytest.raises(BackendError, match=r"^unknown backend 'cupy': choose 'auto', 'mlx' or 'numpy'$"):
         get_backend("cupy")
 
 
@@ -324,11 +326,24 @@ def test_unknown_backend():
 def test_missing_mlx_says_how_to_install_it(monkeypatch, platform, advice):
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(backend, "_made", {})
-    monkeypatch.delitem(sys.modules, "minflux.backend.mlx", raising=False)
+    for module in ("minflux.backend.device", "minflux.backend.mlx"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "mlx.core", None)  # importing it now raises ImportError
     with pytest.raises(BackendError, match=advice):
         get_backend("mlx")
     assert available() == ["numpy"]
+
+
+@pytest.mark.parametrize(("on_gpu", "expected"), [(False, "numpy"), (True, "mlx")])
+def test_auto_is_numpy_unless_mlx_has_a_gpu(monkeypatch, on_gpu, expected):
+    pytest.importorskip("mlx.core")
+    monkeypatch.setattr(type(get_backend("mlx")), "on_gpu", on_gpu)
+    assert get_backend("auto") is get_backend(expected)
+
+
+def test_auto_is_numpy_where_mlx_is_not_installed(monkeypatch):
+    monkeypatch.setattr(backend, "find_spec", lambda name: None)
+    assert get_backend("auto") is get_backend("numpy")
 
 
 def test_available():

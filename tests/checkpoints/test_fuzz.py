@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minflux.backend import get_backend
-from minflux.checkpoints.expected import clip_shapes, t5_shapes
+from minflux.checkpoints.components.clip import clip_shapes
+from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.dtypes import DTYPES
 from minflux.checkpoints.lora import read_lora
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import flatten
 from minflux.commands.convert import convert
 from minflux.commands.inspect import inspect

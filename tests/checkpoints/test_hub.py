@@ -20,10 +20,10 @@ import minflux
 from minflux.backend import get_backend
 from minflux.checkpoints import hub
 from minflux.checkpoints.folder import save_component
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.open import open_model
+from minflux.checkpoints.read import load_component
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.inference.load import find
-from tests import loopback_hub, tiny_model
+from tests import loopback_hub
 from tests.loopback_hub import COMMIT, NAME
 
 HERE = Path(minflux.__file__).parent.parent
@@ -44,13 +44,11 @@ def generate(model: str, folder: Path, **environment: str) -> subprocess.Complet
     return run(folder, "generate", "a cat", "--model", model, "--steps", "1", **environment)
 
 
-def test_a_model_in_the_cache_needs_no_network(tmp_path):
+def test_a_model_in_the_cache_needs_no_network(model, tmp_path):
     home = tmp_path / "hf" / "hub" / "models--someone--small"
     (home / "refs").mkdir(parents=True)
     (home / "refs" / "main").write_text(COMMIT)
-    (home / "snapshots").mkdir()
-    tiny_model.make(tmp_path / "model")
-    shutil.move(tmp_path / "model", home / "snapshots" / COMMIT)
+    shutil.copytree(model, home / "snapshots" / COMMIT)
     done = generate("someone/small", tmp_path, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "minflux.png").exists()
@@ -60,10 +58,10 @@ def test_a_model_in_the_cache_needs_no_network(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory) -> Path:
+def repository(model, tmp_path_factory) -> Path:
     """A model whose T5 has a long table, larger than what is fetched at a time, and files that no folder needs."""
-    folder, nx = tiny_model.make(tmp_path_factory.mktemp("hub") / "small"), get_backend("numpy")
-    cfg, p = load_component(folder, "text_encoder_2", nx)
+    folder = shutil.copytree(model, tmp_path_factory.mktemp("hub") / "small")
+    cfg, p = load_component(folder, "text_encoder_2", get_backend("numpy"))
     table = np.zeros((140_000, cfg.d_model), np.float32)
     table[: cfg.vocab_size] = p["shared"]["weight"]
     save_component(folder, "text_encoder_2", replace(cfg, vocab_size=len(table)), {**p, "shared": {"weight": table}})
@@ -241,7 +239,7 @@ def test_what_is_a_name_on_the_hub(name, expected):
 def test_a_name_that_is_none_is_told():
     words = "model 'nonsense' is neither a folder nor a file nor one that ships here (tiny), nor a name on"
     with pytest.raises(ArgumentError, match=re.escape(words)):
-        find("nonsense")
+        open_model("nonsense", fetch=True)
 
 
 def test_only_what_is_needed_is_fetched():

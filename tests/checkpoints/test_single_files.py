@@ -11,17 +11,16 @@ from click.testing import CliRunner
 
 import minflux
 from minflux.backend import get_backend
-from minflux.checkpoints import names
-from minflux.checkpoints.folder import KINDS
+from minflux.checkpoints.components import COMPONENTS, flux, vae
 from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
-from minflux.checkpoints.parts import find_component, load_component
+from minflux.checkpoints.open import open_component
+from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import flatten
 from minflux.commands import main as cli
 from minflux.commands.inspect import inspect
 from minflux.errors import CheckpointError
-from minflux.inference.load import load_model
+from minflux.inference.load import load
 from minflux.inference.memory import MODES
-from tests import tiny_model
 from tests.checkpoints.test_parts import PREFIXES
 
 NX = get_backend("numpy")
@@ -33,20 +32,15 @@ STRAY = {  # what ComfyUI's files hold beside the weights
 }
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return tiny_model.make(tmp_path_factory.mktemp("single") / "model")
-
-
 def stored(model: Path, kind: str) -> dict[str, torch.Tensor]:
     """A component's weights under the names that ComfyUI gives them, without the prefix."""
     folder = model / kind
-    flat = read_safetensors(folder / f"{KINDS[kind].stem}.safetensors", NX)
-    to_bfl = {"transformer": names.flux_to_bfl, "vae": names.vae_to_bfl}.get(kind, dict)
+    flat = read_safetensors(folder / f"{COMPONENTS[kind].stem}.safetensors", NX)
+    to_bfl = {"transformer": flux.from_diffusers, "vae": vae.diffusers_to_bfl}.get(kind, dict)
     return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in to_bfl(flat).items()}
 
 
-def pack(model: Path, file: Path, kinds=tuple(KINDS)) -> Path:
+def pack(model: Path, file: Path, kinds=tuple(COMPONENTS)) -> Path:
     """Write components of a model folder into one file, as ComfyUI does."""
     flat = {PREFIXES[kind] + name: x for kind in kinds for name, x in stored(model, kind).items()}
     if "text_encoder_2" in kinds:  # which holds its table twice
@@ -59,14 +53,14 @@ def pack(model: Path, file: Path, kinds=tuple(KINDS)) -> Path:
 def folder_for(model: Path, target: Path, weights=()) -> Path:
     """Copy a model's folder with only some components' weights; configs stay: they tell what no weight shows."""
     shutil.copytree(model, target)
-    for kind, spec in KINDS.items():
+    for kind, spec in COMPONENTS.items():
         if kind not in weights:
             (target / kind / f"{spec.stem}.safetensors").unlink()
     return target
 
 
 def draw(model: Path, nx, **settings) -> np.ndarray:
-    return np.asarray(load_model(model, nx, **settings)("a cat", seed=3, steps=2))
+    return np.asarray(load(model, nx, **settings)("a cat", seed=3, steps=2))
 
 
 # -- one file ------------------------------------------------------------------------------------------------
@@ -74,11 +68,11 @@ def draw(model: Path, nx, **settings) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "inside",
-    [tuple(KINDS), ("transformer", "vae"), ("transformer", "text_encoder", "text_encoder_2"), ("transformer",)],
+    [tuple(COMPONENTS), ("transformer", "vae"), ("transformer", "text_encoder", "text_encoder_2"), ("transformer",)],
     ids=["all", "vae", "text", "transformer"],
 )
 def test_a_file_draws_what_its_folder_draws(model, tmp_path, nx, inside):
-    folder = folder_for(model, tmp_path / "model", set(KINDS) - set(inside))
+    folder = folder_for(model, tmp_path / "model", set(COMPONENTS) - set(inside))
     file = pack(model, folder / "flux1-fp32.safetensors", inside)
     np.testing.assert_array_equal(draw(file, nx), draw(model, nx))
 
@@ -87,7 +81,7 @@ def test_the_file_s_own_parts_are_used_where_both_have_one(model, tmp_path):
     """A folder whose weights are all 0 is not looked at."""
     folder = tmp_path / "model"
     shutil.copytree(model, folder)
-    for kind, spec in KINDS.items():
+    for kind, spec in COMPONENTS.items():
         path = folder / kind / f"{spec.stem}.safetensors"
         write_safetensors(path, {name: 0 * x for name, x in read_safetensors(path, NX).items()})
     np.testing.assert_array_equal(draw(pack(model, folder / "flux1.safetensors"), NX), draw(model, NX))
@@ -119,7 +113,7 @@ def test_float8_with_scales_in_transformer_and_text_encoder(model, tmp_path, nx)
     for kind in ("transformer", "text_encoder_2"):
         flat = scaled(flat, kind)
     safetensors.torch.save_file(flat, file)
-    pipe = load_model(file, nx)
+    pipe = load(file, nx)
     drawn = np.asarray(pipe("a cat", seed=3, steps=2))
     assert (drawn != draw(model, nx)).any()
 
@@ -144,8 +138,8 @@ def test_a_file_of_all_parts_needs_no_index_beside_it(model, tmp_path):
 @pytest.mark.parametrize(
     ("inside", "beside", "words"),
     [
-        (tuple(KINDS), (), "expected beside it scheduler, tokenizer, tokenizer_2, .*; found no scheduler, tokenizer,"),
-        (tuple(KINDS), ("scheduler", "tokenizer"), "expected beside it scheduler, .*; found no tokenizer_2: put"),
+        (tuple(COMPONENTS), (), "expected beside it scheduler, tokenizer, .*; found no scheduler, tokenizer,"),
+        (tuple(COMPONENTS), ("scheduler", "tokenizer"), "expected beside it scheduler, .*; found no tokenizer_2: put"),
         (("transformer",), (), "expected beside it vae, text_encoder, text_encoder_2, scheduler, .* model's folder$"),
         (("transformer", "vae"), ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"), ".* no scheduler:"),
         (("text_encoder", "vae"), (), "expected a transformer, found text_encoder, vae$"),
@@ -190,11 +184,11 @@ def packed(model, tmp_path) -> Path:
 def test_inspect_lists_the_parts_of_a_file(packed):
     result = run("inspect", packed)
     assert result.exit_code == 0, result.output
-    for title, prefix in zip(("transformer", "autoencoder", "CLIP", "T5"), PREFIXES.values(), strict=True):
+    for title, prefix in zip(("transformer", "VAE", "CLIP", "T5"), PREFIXES.values(), strict=True):
         assert any(title in line and f"under '{prefix}'" in line for line in result.output.splitlines())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COMPONENTS)
 def test_any_part_of_a_file_is_converted_alone(model, packed, tmp_path, kind):
     result = run("convert", packed, tmp_path / "out", "--format", "diffusers", "--part", kind)
     assert result.exit_code == 0, result.output
@@ -225,12 +219,12 @@ def test_a_text_encoder_in_a_file_of_its_own(model, tmp_path, kind):
     shutil.copy(model / kind / "config.json", tmp_path / kind)  # how wide CLIP's heads are is in no weight
 
     report = inspect(file)
-    assert report.whole
-    assert [found.part.kind for found in report.found] == [kind]
+    assert report.ok
+    assert [stored.name for stored in report.checkpoint.found] == [kind]
     assert f"  {title}: " in run("inspect", file).output
     assert run("convert", file, tmp_path / "out", "--format", "diffusers", "--part", kind).exit_code == 0
     assert run("convert", file, tmp_path / "copy.safetensors", "--format", "bfl", "--part", kind).exit_code == 0
-    assert find_component(tmp_path / "out", kind)[0] == find_component(model, kind)[0]
+    assert open_component(tmp_path / "out", kind).config == open_component(model, kind).config
     for path in (tmp_path / "out" / kind / "model.safetensors", tmp_path / "copy.safetensors"):
         got = safetensors.torch.load_file(path)
         assert got.keys() == flat.keys()

@@ -11,18 +11,20 @@ from click.testing import CliRunner
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 
 import minflux
-from benchmarks import synthetic_checkpoint as synthetic
 from minflux.backend import get_backend
-from minflux.checkpoints.folder import KINDS
+from minflux.checkpoints.components import COMPONENTS
+from minflux.checkpoints.components.base import block_of
 from minflux.checkpoints.formats.dtypes import to_bytes
 from minflux.checkpoints.formats.safetensors import contents, read_safetensors, write_entries, write_safetensors
+from minflux.checkpoints.open import open_component
 from minflux.checkpoints.tree import flatten
 from minflux.commands import main as cli
-from minflux.commands.convert import BESIDE, block_of, convert
+from minflux.commands.convert import BESIDE, Conversion, convert
 from minflux.commands.inspect import inspect
 from minflux.errors import ArgumentError, CheckpointError
 from tests import tiny_model
 from tests.checkpoints.test_lora import PAIR
+from tools import synthetic_checkpoint as synthetic
 
 WEIGHTS = {
     "transformer": "transformer/diffusion_pytorch_model.safetensors",
@@ -30,17 +32,12 @@ WEIGHTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model.make(tmp_path_factory.mktemp("convert") / "model")
-
-
 def raw(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Every weight of a file as it is stored: dtype, shape and bytes."""
     data = path.read_bytes()
     sizes = {"F32": 4, "F16": 2, "BF16": 2}
     return {
-        name: (s.code, s.shape, data[s.start : s.start + sizes[s.code] * int(np.prod(s.shape))])
+        name: (s.dtype, s.shape, data[s.start : s.start + sizes[s.dtype] * int(np.prod(s.shape))])
         for name, s in contents(path).items()
     }
 
@@ -71,7 +68,7 @@ def test_a_whole_model_is_copied_with_all_that_it_needs(model, tmp_path):
 @pytest.mark.weights
 def test_a_model_named_as_one_that_ships_is_copied_whole_too(tmp_path):
     convert("tiny", tmp_path / "copy", "diffusers", dtype="bfloat16")
-    assert {path.name for path in (tmp_path / "copy").iterdir()} == {*KINDS, *BESIDE}
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {*COMPONENTS, *BESIDE}
 
 
 def test_diffusers_opens_what_came_from_a_single_file(tmp_path):
@@ -108,7 +105,7 @@ def converted_codes(model: Path, folder: Path, special: str, code: str) -> dict[
     shutil.copytree(model, folder / "mixed")
     write_entries(folder / "mixed" / WEIGHTS["transformer"], entries, lambda n: to_bytes(flat[n], entries[n][0]))
     convert(folder / "mixed", folder / "bfl.safetensors", "bfl")
-    return {name: stored.code for name, stored in contents(folder / "bfl.safetensors").items()}
+    return {name: stored.dtype for name, stored in contents(folder / "bfl.safetensors").items()}
 
 
 def test_weights_of_two_dtypes_keep_their_own(model, tmp_path):
@@ -129,7 +126,7 @@ def test_float8_becomes_bfloat16_exactly(tmp_path, kind):
     synthetic.make(tmp_path / "flux.safetensors", cfg, "bfl", kind)
     convert(tmp_path / "flux.safetensors", tmp_path / "wide.safetensors", "bfl")
     narrow, wide = (read_safetensors(tmp_path / f"{n}.safetensors", get_backend("numpy")) for n in ("flux", "wide"))
-    assert {stored.code for stored in contents(tmp_path / "wide.safetensors").values()} == {"BF16"}
+    assert {stored.dtype for stored in contents(tmp_path / "wide.safetensors").values()} == {"BF16"}
     for name, w in narrow.items():
         np.testing.assert_array_equal(wide[name], w)
 
@@ -178,7 +175,7 @@ def test_a_part_that_is_not_there(model, tmp_path):
     convert(model, tmp_path / "flux.safetensors", "bfl")
     (tmp_path / "transformer").mkdir()
     shutil.copy(model / "transformer" / "config.json", tmp_path / "transformer")
-    with pytest.raises(CheckpointError, match="holds no autoencoder, only transformer"):
+    with pytest.raises(CheckpointError, match="holds no vae, only transformer"):
         convert(tmp_path / "flux.safetensors", tmp_path / "ae.safetensors", "bfl", part="vae")
 
 
@@ -188,7 +185,7 @@ def test_a_missing_weight_stops_it(model, tmp_path):
     flat = read_safetensors(path, get_backend("numpy"))
     del flat["proj_out.bias"]
     write_safetensors(path, flat)
-    with pytest.raises(CheckpointError, match=r"proj_out.bias: expected \(16,\), found no such"):
+    with pytest.raises(CheckpointError, match=r"proj_out.bias: expected shape \(16,\), found no such"):
         convert(tmp_path / "broken", tmp_path / "out", "diffusers")
     assert not (tmp_path / "out").exists()
 
@@ -238,10 +235,16 @@ def test_a_disk_that_fails_while_writing(tmp_path):
 # -- memory and the command ----------------------------------------------------------------------------------
 
 
-def test_every_block_is_read_by_itself():
-    names = ["transformer_blocks.7.attn.to_q.weight", "single_blocks.30.linear1.bias", "x_embedder.weight"]
-    assert [block_of("transformer", name) for name in names] == ["double_blocks.7", "single_blocks.30", ""]
-    assert block_of("text_encoder_2", "encoder.block.3.x.weight") == "encoder.block.3.x"
+def test_every_block_is_read_by_itself(model):
+    stored = open_component(model, "transformer")
+    blocks = Conversion(stored, stored.component.own_naming).blocks
+    assert len(blocks["double_blocks.0"]) == 32
+    assert blocks["img_in"] == ["x_embedder.bias", "x_embedder.weight"]
+    assert all(
+        len({block_of(stored.our_names[name]) for name in names}) == 1 for names in blocks.values() if len(names) > 2
+    )
+    whole = open_component(model, "vae")
+    assert Conversion(whole, whole.component.own_naming).blocks == {"": list(whole.tensors)}
 
 
 def test_the_command_converts_and_says_what_it_wrote(model, tmp_path, monkeypatch):
@@ -251,5 +254,5 @@ def test_the_command_converts_and_says_what_it_wrote(model, tmp_path, monkeypatc
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == "out/text_encoder/model.safetensors"
     assert json.loads(Path("out/text_encoder/config.json").read_text())["hidden_size"] == 16
-    (found,) = inspect("out").found
-    assert {stored.code for stored in found.part.found.values()} == {"F16"}
+    (found,) = inspect("out").checkpoint.found
+    assert {stored.dtype for stored in found.tensors.values()} == {"F16"}

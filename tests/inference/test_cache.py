@@ -10,29 +10,22 @@ import pytest
 from click.testing import CliRunner
 
 import minflux
-from minflux.backend import available
+from minflux.backend import available, get_backend
 from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
 from minflux.checkpoints.lazy import Leaf
 from minflux.commands import main as cli
-from minflux.errors import ArgumentError
-from minflux.inference import pipeline
+from minflux.inference import flux1
 from minflux.inference.cache import default_folder
 from minflux.inference.memory import MODES
-from tests import tiny_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model.make(tmp_path_factory.mktemp("cache") / "model")
 
 
 @pytest.fixture
 def runs(monkeypatch):
     """Count how many prompts go through the text encoders."""
     counted = []
-    encoder = pipeline.t5_encoder
+    encoder = flux1.t5_encoder
     monkeypatch.setattr(
-        pipeline, "t5_encoder", lambda p, cfg, ids, *rest: counted.append(len(ids)) or encoder(p, cfg, ids, *rest)
+        flux1, "t5_encoder", lambda p, cfg, ids, *rest: counted.append(len(ids)) or encoder(p, cfg, ids, *rest)
     )
     return counted
 
@@ -43,13 +36,13 @@ def runs(monkeypatch):
 @pytest.mark.parametrize("backend", available())
 @pytest.mark.parametrize("mode", MODES)
 def test_a_prompt_seen_before_is_not_encoded_again(model, tmp_path, runs, backend, mode, monkeypatch):
-    expected = minflux.load(model, backend, memory=mode).encode(["a cat", "an owl"])
+    expected = minflux.load(model, backend, memory=mode).encode(["a cat", "an owl"], guidance=1)
     runs.clear()
-    minflux.load(model, backend, memory=mode, cache=tmp_path / "c").encode(["a cat", "an owl"])
+    minflux.load(model, backend, memory=mode, cache=tmp_path / "c").encode(["a cat", "an owl"], guidance=1)
     assert runs == [2]
     pipe = minflux.load(model, backend, memory=mode, cache=tmp_path / "c")
     monkeypatch.setattr(Leaf, "read", None)  # no weight is read either
-    kept = pipe.encode(["a cat", "an owl"])
+    kept = pipe.encode(["a cat", "an owl"], guidance=1)
     assert runs == [2]
     for ours, theirs in ((kept.txt, expected.txt), (kept.y, expected.y)):
         assert ours.dtype == theirs.dtype
@@ -60,7 +53,7 @@ def test_a_prompt_seen_before_is_not_encoded_again(model, tmp_path, runs, backen
 def test_in_every_dtype(model, tmp_path, runs, backend, dtype):
     if backend not in available():
         pytest.skip(f"no {backend} here")
-    first, again = (minflux.load(model, backend, dtype, cache=tmp_path).encode(["a cat"]) for _ in range(2))
+    first, again = (minflux.load(model, backend, dtype, cache=tmp_path).encode(["a cat"], guidance=1) for _ in range(2))
     assert runs == [1]
     assert first.txt.dtype == again.txt.dtype
     assert first.y.dtype == again.y.dtype
@@ -87,54 +80,77 @@ def with_lora(pipe: Path, folder: Path) -> str:
     return f"{folder / 'l.safetensors'}:0.3"
 
 
-OTHERS = ["prompt", "prompts", "order", "length", "dtype", "backend", "lora", "weights", "touched", "config", "moved"]
+PROMPTS = ["a cat", "an owl"]
 
 
-@pytest.mark.parametrize("other", OTHERS)
-def test_what_differs_is_encoded_for_itself(model, tmp_path, runs, other):
-    model = shutil.copytree(model, tmp_path / "model")
-    prompts, how = ["a cat", "an owl"], {"cache": tmp_path / "c"}
-    minflux.load(model, **how).encode(prompts)
-    path = model / "text_encoder_2" / "model.safetensors"
-    match other:
-        case "prompt":
-            prompts = ["a cat", "an oak"]
-        case "prompts":
-            prompts = ["a cat"]
-        case "order":
-            prompts = prompts[::-1]
-        case "dtype":
-            how["dtype"] = "float16"
-        case "backend":
-            if "mlx" not in available():
-                pytest.skip("no mlx here")
-            how["backend"] = "mlx"
-        case "lora":
-            how["lora"] = with_lora(model, tmp_path)
-        case "weights":
-            flat = read_safetensors(path, minflux.load(model).nx)
-            flat["shared.weight"] *= 2
-            write_safetensors(path, flat)
-        case "touched":
-            os.utime(path, ns=(1, 1))
-        case "config":
-            config = model / "text_encoder" / "config.json"
-            config.write_text(config.read_text().replace('"num_attention_heads": 2', '"num_attention_heads": 1'))
-        case "moved":
-            model = shutil.copytree(model, tmp_path / "other")
-    pipe = minflux.load(model, **how)
-    if other == "length":
-        pipe = replace(pipe, defaults=replace(pipe.defaults, text_length=20))
-    pipe.encode(prompts)
+@pytest.fixture
+def seen(model_copy, tmp_path, runs) -> Path:
+    """A model whose encoders have seen the prompts, and kept what they said."""
+    minflux.load(model_copy, cache=tmp_path / "c").encode(PROMPTS, guidance=1)
+    return model_copy
+
+
+def assert_encoded(pipe, prompts, runs) -> None:
+    """Assert that prompts are encoded anew, and kept beside the first ones."""
+    pipe.encode(prompts, guidance=1)
     assert len(runs) == 2
-    assert len(list((tmp_path / "c").iterdir())) == 2
+    assert len(list(pipe.cache.folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("prompts", [["a cat", "an oak"], ["a cat"], PROMPTS[::-1]], ids=["another", "one", "order"])
+def test_other_prompts_are_encoded_for_themselves(seen, tmp_path, runs, prompts):
+    assert_encoded(minflux.load(seen, cache=tmp_path / "c"), prompts, runs)
+
+
+def test_another_length_of_text_is_encoded_for_itself(seen, tmp_path, runs):
+    pipe = minflux.load(seen, cache=tmp_path / "c")
+    assert_encoded(replace(pipe, defaults=replace(pipe.defaults, text_length=20)), PROMPTS, runs)
+
+
+def test_another_dtype_is_encoded_for_itself(seen, tmp_path, runs):
+    assert_encoded(minflux.load(seen, dtype="float16", cache=tmp_path / "c"), PROMPTS, runs)
+
+
+def test_another_backend_encodes_for_itself(seen, tmp_path, runs):
+    pytest.importorskip("mlx.core")
+    assert_encoded(minflux.load(seen, "mlx", cache=tmp_path / "c"), PROMPTS, runs)
+
+
+def test_a_lora_on_the_encoders_encodes_for_itself(seen, tmp_path, runs):
+    assert_encoded(minflux.load(seen, lora=with_lora(seen, tmp_path), cache=tmp_path / "c"), PROMPTS, runs)
+
+
+def double_the_table(model: Path) -> None:
+    path = model / "text_encoder_2" / "model.safetensors"
+    flat = read_safetensors(path, get_backend("numpy"))
+    write_safetensors(path, flat | {"shared.weight": 2 * flat["shared.weight"]})
+
+
+def touch(model: Path) -> None:
+    os.utime(model / "text_encoder_2" / "model.safetensors", ns=(1, 1))
+
+
+def split_heads_otherwise(model: Path) -> None:
+    config = model / "text_encoder" / "config.json"
+    config.write_text(config.read_text().replace('"num_attention_heads": 2', '"num_attention_heads": 1'))
+
+
+@pytest.mark.parametrize("change", [double_the_table, touch, split_heads_otherwise])
+def test_a_changed_encoder_encodes_for_itself(seen, tmp_path, runs, change):
+    change(seen)
+    assert_encoded(minflux.load(seen, cache=tmp_path / "c"), PROMPTS, runs)
+
+
+def test_a_model_in_another_place_encodes_for_itself(seen, tmp_path, runs):
+    other = shutil.copytree(seen, tmp_path / "other")
+    assert_encoded(minflux.load(other, cache=tmp_path / "c"), PROMPTS, runs)
 
 
 def test_the_transformer_s_lora_leaves_the_text_alone(model, tmp_path, runs):
     pair = {"img_in.lora_A.weight": np.ones((2, 16), np.float32), "img_in.lora_B.weight": np.ones((32, 2), np.float32)}
     write_safetensors(tmp_path / "l.safetensors", pair)
     for lora in ((), str(tmp_path / "l.safetensors")):
-        minflux.load(model, lora=lora, cache=tmp_path / "c").encode(["a cat"])
+        minflux.load(model, lora=lora, cache=tmp_path / "c").encode(["a cat"], guidance=1)
     assert runs == [1]
 
 
@@ -166,25 +182,25 @@ def whole_numbers(file: Path) -> None:
 @pytest.mark.parametrize("damage", [cut, flip, empty, without_y, whole_numbers])
 def test_a_damaged_file_is_made_afresh_with_a_warning(model, tmp_path, runs, damage):
     pipe = minflux.load(model, cache=tmp_path)
-    expected = pipe.encode(["a cat"])
+    expected = pipe.encode(["a cat"], guidance=1)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     damage(file)
     with pytest.warns(UserWarning, match=r"damaged \(.*\); the prompt is encoded afresh"):
-        np.testing.assert_array_equal(pipe.encode(["a cat"]).txt, expected.txt)
+        np.testing.assert_array_equal(pipe.encode(["a cat"], guidance=1).txt, expected.txt)
     assert runs == [1, 1]
     assert file.read_bytes() == whole
 
 
 def test_another_prompt_s_file_under_this_name_is_not_taken(model, tmp_path):
     pipe = minflux.load(model, cache=tmp_path)
-    pipe.encode(["a cat"])
+    pipe.encode(["a cat"], guidance=1)
     (first,) = tmp_path.iterdir()
-    expected = pipe.encode(["an owl"])
+    expected = pipe.encode(["an owl"], guidance=1)
     (second,) = set(tmp_path.iterdir()) - {first}
     shutil.copy(first, second)
     with pytest.warns(UserWarning, match="other numbers than were written"):
-        np.testing.assert_array_equal(pipe.encode(["an owl"]).txt, expected.txt)
+        np.testing.assert_array_equal(pipe.encode(["an owl"], guidance=1).txt, expected.txt)
 
 
 def test_a_folder_that_can_t_be_written_does_not_stop_the_picture(model, tmp_path):
@@ -199,9 +215,9 @@ def test_a_folder_that_can_t_be_written_does_not_stop_the_picture(model, tmp_pat
 
 def test_a_prompt_that_is_there_twice_is_encoded_once(model, runs):
     pipe = minflux.load(model)
-    several = pipe.encode(["a cat", "an owl", "a cat", "an owl"])
+    several = pipe.encode(["a cat", "an owl", "a cat", "an owl"], guidance=1)
     assert runs == [2]
-    two = pipe.encode(["a cat", "an owl"])
+    two = pipe.encode(["a cat", "an owl"], guidance=1)
     np.testing.assert_array_equal(several.txt, np.concatenate([two.txt, two.txt]))
     np.testing.assert_array_equal(several.y, np.concatenate([two.y, two.y]))
 
@@ -214,14 +230,12 @@ def test_a_batch_of_one_prompt_encodes_it_and_its_negative_once(model, runs, bac
     assert np.abs(first.astype(int) - second).max() > 1
 
 
-def test_conditioning_that_was_given_is_used(model, runs):
+def test_conditioning_is_encoded_once_for_several_samples(model, runs):
     pipe = minflux.load(model)
-    text, *_, last = pipe.generate("a cat", seed=3)
-    _, *_, again = pipe.generate("something else", seed=3, text=text)
+    text = pipe.encode("a cat")
+    first, again = (list(pipe.sample(text, seed=3))[-1] for _ in range(2))
     assert runs == [2]
-    np.testing.assert_array_equal(last.x, again.x)
-    with pytest.raises(ArgumentError, match="text must be of 4 prompts, negative ones too, got 2"):
-        pipe.generate(["a cat", "an owl"], text=text)
+    np.testing.assert_array_equal(first.x, again.x)
 
 
 # -- the command ---------------------------------------------------------------------------------------------

@@ -258,8 +258,8 @@ BREAKAGES = {
     "cut short": ("tokenizer.json", '{"version": "1.0", ', "tokenizer.json: is no tokenizer"),
     "not text": ("tokenizer.json", b"\xff\xfe", "tokenizer.json: is no tokenizer"),
     "no settings": ("tokenizer_config.json", None, "tokenizer_config.json: can't be read"),
-    "broken settings": ("tokenizer_config.json", "{", "tokenizer_config.json: is not JSON"),
-    "settings of a wrong kind": ("tokenizer_config.json", "[]", "tokenizer_config.json: expected an object"),
+    "broken settings": ("tokenizer_config.json", "{", "tokenizer_config.json: expected JSON"),
+    "settings of a wrong kind": ("tokenizer_config.json", "[]", "tokenizer_config.json: expected a JSON object"),
     "no length": ("tokenizer_config.json", "{}", "tokenizer_config.json: model_max_length is None"),
     "unknown pad": ("tokenizer_config.json", '{"pad_token": "~~"}', "pad token '~~' is not in the vocabulary"),
 }

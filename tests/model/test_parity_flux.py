@@ -9,9 +9,9 @@ from diffusers import FluxTransformer2DModel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minflux.checkpoints.config import write_flux_config
-from minflux.checkpoints.expected import flux_shapes
-from minflux.checkpoints.names import flux_to_bfl
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
+from minflux.checkpoints.components.flux import write_config as write_flux_config
 from minflux.checkpoints.tree import tree
 from minflux.model.flux import DEV, PRESETS, condition, flux, velocity
 from minflux.model.latents import image_ids, pack, text_ids, unpack

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import T5EncoderModel
 
-from minflux.checkpoints.expected import flux_shapes
+from minflux.checkpoints.components.flux import flux_shapes
 from minflux.checkpoints.tree import tree_map
 from minflux.model import clip, t5
 from minflux.model.flux import FluxConfig, flux

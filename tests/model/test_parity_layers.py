@@ -14,8 +14,8 @@ from diffusers.models.transformers.transformer_flux import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minflux.checkpoints.config import write_flux_config
-from minflux.checkpoints.names import flux_to_bfl
+from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
+from minflux.checkpoints.components.flux import write_config as write_flux_config
 from minflux.checkpoints.tree import tree, tree_map
 from minflux.model.attention import (
     attention,

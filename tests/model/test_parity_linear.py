@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 
 from minflux.backend import get_backend, serving
-from minflux.checkpoints.expected import flux_shapes
+from minflux.checkpoints.components.flux import flux_shapes
 from minflux.checkpoints.quantise import quantise
 from minflux.checkpoints.tree import combine, flatten, partition, tree, tree_map
 from minflux.model.blocks import double_block

@@ -7,8 +7,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5EncoderModel
 from transformers import T5Config as TheirT5Config
 from transformers.models.t5.modeling_t5 import T5Attention, T5DenseGatedActDense
 
-from minflux.checkpoints.config import write_clip_config, write_t5_config
-from minflux.checkpoints.folder import clip_alias
+from minflux.checkpoints.components.clip import alias as clip_alias
+from minflux.checkpoints.components.clip import write_config as write_clip_config
+from minflux.checkpoints.components.t5 import write_config as write_t5_config
 from minflux.checkpoints.tree import tree
 from minflux.model import clip, t5
 from tests.compare import MODEL

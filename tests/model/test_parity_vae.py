@@ -9,8 +9,9 @@ from diffusers.models.upsampling import Upsample2D
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minflux.checkpoints.config import write_vae_config
-from minflux.checkpoints.names import to_channels_last, vae_to_bfl
+from minflux.checkpoints.components.vae import channels_last as to_channels_last
+from minflux.checkpoints.components.vae import diffusers_to_bfl as vae_to_bfl
+from minflux.checkpoints.components.vae import write_config as write_vae_config
 from minflux.checkpoints.tree import tree
 from minflux.model.vae import attention_block, conv3, decode, encode, encode_moments, middle, norm_silu, resnet_block
 from tests.compare import MODEL

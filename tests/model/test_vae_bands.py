@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from minflux import zoo
 from minflux.backend import get_backend, serving
-from minflux.checkpoints.expected import vae_shapes
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.components.vae import vae_shapes
+from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import tree_map
 from minflux.model import vae
 from minflux.model import vae_bands as bands
@@ -20,7 +20,7 @@ from minflux.model.vae_bands import decode_any, decode_in_bands
 from minflux.train.scenes import BACKGROUNDS, render_batch, sample
 from tests import tiny_model
 from tests.compare import relative_error
-from tests.project.test_docs import needs_weights
+from tests.shipped import needs_weights
 from tests.strategies import batches, vae_configs
 
 NX = get_backend("numpy")

@@ -1,45 +1,63 @@
-"""What the README and docs/ say is so: the code runs, and the files, tests and commands they name are there."""
+"""What the README and docs/ say is so: code runs; files, tests, commands and functions that they name are there."""
 
-import doctest
-import io
+import pkgutil
 import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import insert, model_card, parity_table
-from minflux import zoo
 from minflux.commands.main import main
+from tests.shipped import SHIPPED, needs_weights
+from tools import parity_table, samples
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "chapters" / "README.md"]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "chapters/README.md", "examples/README.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 README = PAGES[0].read_text()
-SHIPPED = (zoo.FOLDER / "tiny" / "model_index.json").exists()
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def needs_weights(test):
-    """Mark a test that draws with the shipped model."""
-    skip = pytest.mark.skipif(not SHIPPED, reason="minflux/zoo/tiny has no weights yet")
-    return pytest.mark.weights(skip(test))
+def blocks(page: Path, language: str) -> list[str]:
+    """A page's code in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def blocks(language: str) -> list[str]:
-    """The README's code in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def commands(page: Path) -> list[list[str]]:
+    """The words of each of minflux's commands in a page's shell code, without what a shell would do with its output."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines() if line.startswith("minflux ")]
+    return [shlex.split(line.partition(" | ")[0], comments=True)[1:] for line in lines]
+
+
+def command(name: str) -> click.Command:
+    """One of minflux's commands."""
+    found = main.get_command(click.Context(main), name)
+    assert found is not None, name
+    return found
+
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+WITH_COMMANDS = [page for page in PAGES if commands(page)]
+RUN = [page for page in WITH_COMMANDS if page.stem in ("README", "all-of-minflux", "questions")]  # others: large models
 
 
 @each_page
 def test_linked_and_named_files_are_there(page):
     text = page.read_text()
-    linked = [page.parent / path for path in re.findall(r"\]\(([^):]+)\)", text)]
-    named = [ROOT / path for path in re.findall(r"`((?:minflux|tests|docs|benchmarks)/[\w/.-]+)`", text)]
+    linked = [page.parent / path for path in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text)]
+    named = [ROOT / path for path in re.findall(r"`((?:minflux|tests|docs|benchmarks|tools|examples)/[\w/.-]+)`", text)]
     paths = [path for path in linked + named if SHIPPED or path.suffix != ".png"]
     assert [path for path in paths if not path.exists()] == []
+
+
+@each_page
+def test_links_to_headings_lead_to_one(page):
+    for path, anchor in re.findall(r"\]\(([^):#]*)#([^)]+)\)", page.read_text()):
+        headings = re.findall(r"^#+ (.*)", (page.parent / path if path else page).read_text(), re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
 
 
 @each_page
@@ -50,88 +68,94 @@ def test_named_tests_are_there(page):
 
 @each_page
 def test_named_verbs_of_make_are_there(page):
-    verbs = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:`|^)make ([a-z]+)", page.read_text(), re.MULTILINE)) <= verbs
+    verbs = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE)) <= verbs
+
+
+@each_page
+def test_named_modules_and_functions_are_there(page):
+    for name in re.findall(r"`(minflux(?:\.(?!json)\w+)+)", page.read_text()):
+        assert pkgutil.resolve_name(name) is not None, name
+
+
+# -- code --------------------------------------------------------------------------------------------------------
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 @needs_weights
-def test_the_readme_s_python_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=named)
+def test_a_page_s_python_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks("python")
-    names: dict = {}
-    exec(code, names)
-    assert names["image"].size == names["owl"].size == (64, 64)
-    assert len(names["steps"]) == 20
-    assert (tmp_path / "cat.png").exists()
+    names: dict = {"__name__": page.stem}
+    for code in blocks(page, "python"):
+        exec(code, names)
+    if page.name == "README.md":
+        assert names["image"].size == names["owl"].size == (64, 64)
+        assert len(names["steps"]) == 20
+        assert (tmp_path / "cat.png").exists()
 
 
 @needs_weights
-def test_the_readme_s_commands_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", RUN, ids=named)
+def test_a_page_s_commands_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("minflux ")]
-    assert len(lines) >= 3
-    for line in lines:
-        result = CliRunner().invoke(main, shlex.split(line, comments=True)[1:])
-        assert result.exit_code == 0, f"{line}: {result.output}"
-    assert (tmp_path / "again.png").exists()
+    for arguments in commands(page):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, f"{arguments}: {result.output}"
+    if page.name == "README.md":
+        assert (tmp_path / "again.png").exists()
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=named)
+def test_a_page_s_commands_have_options_that_there_are(page):
+    for name, *arguments in commands(page):
+        command(name).make_context(name, arguments)  # raises click's errors
+
+
+def test_an_option_that_is_not_there_is_noticed():
+    with pytest.raises(click.NoSuchOption):
+        command("generate").make_context("generate", ["a cat", "--colour", "red"])
+
+
+# -- words -------------------------------------------------------------------------------------------------------
+
+
+def test_the_glossary_has_every_letter_of_the_dimension_key():
+    architecture, glossary = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("architecture", "glossary"))
+    letters = re.findall(r"^\| `([A-Z])` \|", architecture, re.MULTILINE)
+    assert len(letters) > 10
+    row = r"^\| (.*?) \|"
+    firsts = " ".join(re.findall(row, glossary.partition("## The dimension key")[2], re.MULTILINE))
+    assert [letter for letter in letters if f"`{letter}`" not in firsts] == []
 
 
 # -- generated figures ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [insert, model_card, parity_table], ids=lambda module: module.__name__)
-def test_examples(module):
-    result = doctest.testmod(module)
-    assert result.attempted > 0
-    assert result.failed == 0
-
-
-def test_pages_that_lack_a_mark_are_refused():
-    with pytest.raises(ValueError, match="expected the marks <!-- sizes: begin --> and"):
-        insert.insert("<!-- sizes: begin --> but no end", "sizes", "text")
-
-
-def test_inserting_twice_is_inserting_once():
-    page = "a\n<!-- x: begin -->\n<!-- x: end -->\nb\n"
-    once = insert.insert(page, "x", "old\n")
-    assert once == "a\n<!-- x: begin -->\n\nold\n\n<!-- x: end -->\nb\n"
-    assert insert.insert(insert.insert(page, "x", "new"), "x", "old") == once
-
-
-def test_nothing_is_written_unless_all_pages_have_the_mark(tmp_path, monkeypatch):
-    good, bad = tmp_path / "good.md", tmp_path / "bad.md"
-    good.write_text("<!-- x: begin --><!-- x: end -->")
-    bad.write_text("no marks")
-    monkeypatch.setattr("sys.stdin", io.StringIO("text"))
-    with pytest.raises(SystemExit, match="expected the marks"):
-        insert.main("x", str(good), str(bad))
-    assert "text" not in good.read_text()
-    monkeypatch.setattr("sys.stdin", io.StringIO("text"))
-    insert.main("x", str(good))
-    assert "text" in good.read_text()
-
-
-def test_a_training_is_summed_up(tmp_path):
-    for part, losses in (("vae", [4, 2]), ("flow", [1] * 150)):
-        (tmp_path / part).mkdir()
-        rows = [f"{i},{loss},0.1,0.001,36" for i, loss in enumerate(losses, 1)]
-        text = "\n".join(["step,loss,gradient_norm,learning_rate,seconds", *rows])
-        (tmp_path / part / "log.csv").write_text(text + "\n")
-    _, vae, flow = model_card.training(tmp_path)
-    assert vae[1:] == ["2", "0.0", "3.0000"]
-    assert flow[1:] == ["150", "1.5", "1.0000"]
-
-
-@needs_weights
-def test_the_sizes_of_the_shipped_model_add_up():
-    *parts, (_, total, megabytes) = model_card.sizes(zoo.FOLDER / "tiny")[1:]
-    assert sum(int(part[1].replace(",", "")) for part in parts) == int(total.replace(",", ""))
-    assert float(megabytes) <= 40
+def parity_rows(page: str) -> list[list[str]]:
+    """The rows of a page's table of parity, without its heading."""
+    table = (ROOT / page).read_text().split("<!-- parity: begin -->")[1].split("<!-- parity: end -->")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
 
 
 def test_the_parity_table_has_every_component_on_both_backends():
-    table = README.split("<!-- parity: begin -->")[1].split("<!-- parity: end -->")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
-    components = [row for row in rows if "`" not in row[0]]
+    components = [row for row in parity_rows("docs/parity.md") if "`" not in row[0]]
     assert len(components) > 30
     assert [row[0] for row in components if "–" in row[1:3]] == []
+
+
+def test_the_readme_s_rows_of_parity_are_of_the_whole_table():
+    rows = parity_rows("README.md")
+    assert [row[0] for row in rows] == list(parity_table.SHORT)
+    assert [row for row in rows if row not in parity_rows("docs/parity.md")] == []
+
+
+def test_the_readme_s_first_images_are_there_each_with_its_prompt():
+    table = README.split("<!-- samples: begin -->")[1].split("<!-- samples: end -->")[0]
+    images = re.findall(r"!\[(.*?)\]\((.*?)\)", table)
+    assert len(images) == samples.COUNT
+    assert [path for _, path in images if not (ROOT / path).exists()] == []
+    assert [prompt for prompt, _ in images if f"<br>{prompt} |" not in table] == []

@@ -9,12 +9,6 @@ from PIL import Image
 import minflux
 from minflux.train import evaluate as evaluation
 from minflux.train import reader, scenes
-from tests import tiny_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model.make(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,11 @@ import torch
 from diffusers import FluxPipeline
 
 from minflux.backend import get_backend
-from minflux.checkpoints import folder as folders
-from minflux.checkpoints.expected import flux_shapes, t5_shapes, vae_shapes
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.components import COMPONENTS
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.t5 import t5_shapes
+from minflux.checkpoints.components.vae import vae_shapes
+from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import flatten, leaves
 from minflux.errors import BackendError
 from minflux.inference.text import Tokenizer
@@ -24,11 +26,6 @@ from tests import compare, tiny_model
 from tests.conftest import CHOSEN
 
 MLX = pytest.mark.parametrize("nx", [name for name in CHOSEN if not name.startswith("numpy")], indirect=True)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model.make(tmp_path_factory.mktemp("model"))
 
 
 # -- the weights to start from -------------------------------------------------------------------------------
@@ -73,8 +70,8 @@ def test_initial_blocks_change_nothing():
 
 def assert_gradients(kind: str, got: dict, module: torch.nn.Module) -> None:
     """Compare the gradient of every weight, under the file's names, with those that PyTorch left in `module`."""
-    spec = folders.KINDS[kind]
-    ours = spec.to_file({name: np.array(g) for name, g in leaves(got)})
+    spec = COMPONENTS[kind]
+    ours = spec.folder_naming.from_ours({name: np.array(g) for name, g in leaves(got)})
     theirs = {
         spec.alias(name): np.zeros(w.shape) if w.grad is None else w.grad.numpy()
         for name, w in module.named_parameters()

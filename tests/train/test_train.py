@@ -21,9 +21,12 @@ from hypothesis import strategies as st
 import minflux
 from minflux import zoo
 from minflux.backend import get_backend
-from minflux.checkpoints.expected import clip_shapes, flux_shapes, t5_shapes, vae_shapes
+from minflux.checkpoints.components.clip import clip_shapes
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.t5 import t5_shapes
+from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.formats.safetensors import write_safetensors
-from minflux.checkpoints.parts import load_component
+from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import flatten, leaves, tree_map
 from minflux.commands import main as cli
 from minflux.errors import ArgumentError, CheckpointError, MinfluxError
@@ -43,11 +46,6 @@ from tests import compare, tiny_model
 
 ROOT = Path(minflux.__file__).parent.parent
 RECIPE = Path(__file__).with_name("small.toml")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return tiny_model.make(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -3,18 +3,18 @@
 import numpy as np
 
 from minflux.arrays import Array
-from minflux.backend import Backend, backend_of
+from minflux.backend import Backend, backend_of, get_backend
 from minflux.backend.bfloat16 import to_bfloat16
 from minflux.errors import ArgumentError
 
-# safetensors' name -> NumPy's; bfloat16 and float8, which it lacks, are read as the bits they are made of
+# safetensors' tag -> NumPy's name; bfloat16 and float8, which it lacks, are read as the bits they are made of
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "uint16", "I64": "int64", "I32": "int32",
     "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
     "BOOL": "bool", "F8_E4M3": "uint8", "F8_E5M2": "uint8",
 }  # fmt: skip
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
-CODES = {name: code for code, name in DTYPES.items() if code not in ("BF16", *FLOAT8)} | {"bfloat16": "BF16"}
+TAGS = {name: tag for tag, name in DTYPES.items() if tag not in ("BF16", *FLOAT8)} | {"bfloat16": "BF16"}
 FLOATS = ("F64", "F32", "F16", "BF16", *FLOAT8)
 CASTS = ("float32", "float16", "bfloat16")  # what a caller may ask for
 
@@ -34,26 +34,35 @@ def float_dtype(nx: Backend, name: str | None):
     return dtype
 
 
-def from_float8(bits: np.ndarray, code: str) -> np.ndarray:
+def from_float8(bits: np.ndarray, tag: str) -> np.ndarray:
     """Widen float8, given as uint8, to float32, exactly.
 
     E5M2 is the upper half of a float16. E4M3 has its mantissa's bits and one exponent bit fewer: laid into a float16
     it is 2⁸ too small. It has no infinity, and all ones is its only NaN (Micikevicius et al. 2022, arXiv 2209.05433).
     """
     wide = bits.astype(np.uint16)
-    if code == "F8_E5M2":
+    if tag == "F8_E5M2":
         return (wide << 8).view(np.float16).astype(np.float32)
     half = ((wide & 0x7F) << 7 | (wide & 0x80) << 8).view(np.float16)
     return np.where(wide & 0x7F == 0x7F, np.float32(np.nan), 256 * half.astype(np.float32))
 
 
-def stored_code(array: Array, dtype: str | None) -> str:
-    """Name the dtype an array is to be stored in: its own, or `dtype` if it holds floats."""
-    own = str(array.dtype).rpartition(".")[2]  # MLX says "mlx.core.float32"
-    return CODES[checked_cast(dtype) or own] if CODES[own] in FLOATS else CODES[own]
+def dtype_tag(array: Array, dtype: str | None) -> str:
+    """Return the tag of the dtype that an array is to be stored in: its own, or `dtype` if it holds floats."""
+    own = TAGS[str(array.dtype).rpartition(".")[2]]  # MLX says "mlx.core.float32"
+    wanted = checked_cast(dtype)
+    return TAGS[wanted] if wanted and own in FLOATS else own
 
 
-def to_bytes(array: Array, code: str) -> bytes:
-    """Return an array's bytes in the dtype `code`, row by row."""
+def to_bytes(array: Array, tag: str) -> bytes:
+    """Return an array's bytes in the dtype `tag`, row by row."""
     array = backend_of(array).to_numpy(array)
-    return (to_bfloat16(array) if code == "BF16" else array.astype(DTYPES[code])).tobytes()
+    stored = to_bfloat16(array) if tag == "BF16" else array.astype(DTYPES[tag])
+    return stored.tobytes()
+
+
+def rounded(x: np.ndarray, tag: str) -> np.ndarray:
+    """Round float32 to what the dtype `tag` can hold, and return it in float32."""
+    if tag == "BF16":
+        return get_backend("numpy").from_bfloat16(to_bfloat16(x))
+    return x.astype(np.float16).astype(np.float32) if tag == "F16" else x.astype(np.float32)

@@ -10,7 +10,7 @@ https://github.com/huggingface/safetensors, "Format".
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
@@ -20,11 +20,22 @@ import numpy as np
 from minflux.arrays import Array
 from minflux.backend import Backend
 from minflux.checkpoints.formats.atomic import check_room, opened, saved
-from minflux.checkpoints.formats.dtypes import DTYPES, FLOAT8, FLOATS, float_dtype, from_float8, stored_code, to_bytes
+from minflux.checkpoints.formats.dtypes import (
+    DTYPES,
+    FLOAT8,
+    FLOATS,
+    TAGS,
+    dtype_tag,
+    float_dtype,
+    from_float8,
+    to_bytes,
+)
 from minflux.checkpoints.formats.json_files import parse_json, read_json
 from minflux.errors import CheckpointError
 
 METADATA = "__metadata__"  # text beside the arrays
+Entries = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype's tag and shape
+
 MAX_AXES, MAX_COUNT = 8, 1 << 48
 PIECE = 1 << 24  # bytes compared at a time
 MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
@@ -43,31 +54,24 @@ IMPOSTORS = {
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in a file: its dtype's code, its shape, and where its bytes begin."""
+    """An array in a file: its dtype's tag, its shape, and where its bytes begin."""
 
     path: Path
-    code: str
+    dtype: str
     shape: tuple[int, ...]
     start: int
 
     @property
     def size(self) -> int:
-        """How many bytes it takes in the file."""
-        return math.prod(self.shape) * np.dtype(DTYPES[self.code]).itemsize
+        """Return how many bytes it takes in the file."""
+        return math.prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
 
 
-def read_safetensors(path: str | Path, nx: Backend, dtype: str | None = None) -> dict[str, Array]:
-    """Read all arrays of a file, or of the shards that an index (`….safetensors.index.json`) lists.
-
-    Floats become `dtype` ("float32", "float16" or "bfloat16") where it is given; else float32 on NumPy, and what the
-    file has on MLX (for float8: bfloat16, which holds each of them exactly). Raises `CheckpointError` when the file
-    can't be read, `ArgumentError` for a dtype that `nx` lacks.
-    """
-    return {name: load(stored, nx, dtype) for name, stored in contents(path).items()}
+# -- what a file holds -----------------------------------------------------------------------------------------
 
 
 def contents(path: str | Path) -> dict[str, Stored]:
-    """List what a file, or an index's shards, hold, without reading the arrays.
+    """List what a file, or an index's shards (`….safetensors.index.json`), hold, without reading the arrays.
 
     Raises `CheckpointError` when the file is missing, cut short or no safetensors file.
     """
@@ -80,42 +84,39 @@ def index_contents(path: Path) -> dict[str, Stored]:
     shards = read_json(path).get("weight_map")
     if not isinstance(shards, dict):
         raise CheckpointError(f"{path}: no weight_map in this index")
-    found: dict[str, Stored] = {}
-    for shard in sorted(set(map(str, shards.values()))):
+    names = sorted(set(map(str, shards.values())))
+    for shard in names:
         if not shard or not shard.isprintable() or Path(shard).name != shard:
             raise CheckpointError(f"{path}: a shard must lie in the same folder, found {shard!a}")
-        inside = file_contents(path.with_name(shard))
-        for name in inside.keys() & found.keys():
-            raise CheckpointError(f"{path.with_name(shard)}: {name}: is in {found[name].path.name} too")
-        found |= inside
+    found = joined_contents([path.with_name(shard) for shard in names])
     for name, shard in shards.items():
         if name not in found or found[name].path.name != shard:
             raise CheckpointError(f"{path.with_name(str(shard))}: {name} is in the index but not in the file")
     return found
 
 
-def file_contents(path: Path) -> dict[str, Stored]:
-    """List what one file holds."""
-    header, data_start = read_header(path)
-    data_size = path.stat().st_size - data_start
-    for name in header:
-        if not name.isprintable():
-            raise CheckpointError(f"{path}: expected names that can be printed, found {name!a}")
-    found = {
-        name: stored(path, name, entry, data_start, data_size) for name, entry in header.items() if name != METADATA
-    }
-    check_layout(path, found, data_start + data_size, data_start)
+def joined_contents(paths: Sequence[Path]) -> dict[str, Stored]:
+    """List what several files hold together; raises `CheckpointError` for a name that two of them have."""
+    found: dict[str, Stored] = {}
+    for path in paths:
+        inside = file_contents(path)
+        for name in inside.keys() & found.keys():
+            raise CheckpointError(f"{path}: {name}: is in {found[name].path.name} too")
+        found |= inside
     return found
 
 
-def check_layout(path: Path, found: dict[str, Stored], end: int, start: int) -> None:
-    """Raise `CheckpointError` unless the arrays lie one after the other, and nothing lies between or behind them."""
-    for name, array in sorted(found.items(), key=lambda item: item[1].start):
-        if array.start != start:
-            raise CheckpointError(f"{path}: {name}: expected to begin at byte {start}, found {array.start}")
-        start += array.size
-    if start != end:
-        raise CheckpointError(f"{path}: expected {start} bytes, found {end}: fetch it again")
+def file_contents(path: Path) -> dict[str, Stored]:
+    """List what one file holds."""
+    header, start = read_header(path)
+    size = path.stat().st_size - start
+    for name in header:
+        if not name.isprintable():
+            raise CheckpointError(f"{path}: expected names that can be printed, found {name!a}")
+    entries = {name: entry for name, entry in header.items() if name != METADATA}
+    found = {name: parse_entry(path, name, entry, start, size) for name, entry in entries.items()}
+    check_layout(path, found, start, start + size)
+    return found
 
 
 def read_header(path: Path) -> tuple[dict, int]:
@@ -135,47 +136,78 @@ def read_header(path: Path) -> tuple[dict, int]:
     return header, 8 + size
 
 
+def read_metadata(path: Path) -> dict:
+    """Read the text that lies beside the arrays of a file; of an index there is none."""
+    return read_header(path)[0].get(METADATA, {}) if path.suffix == ".safetensors" else {}
+
+
 def what_it_is(start: bytes) -> str:
-    """Say what a file is that begins otherwise than a safetensors file does."""
+    """Return what a file is that begins otherwise than a safetensors file does."""
     return next((what for magic, what in IMPOSTORS.items() if start.startswith(magic)), "no safetensors file")
 
 
-def stored(path: Path, name: str, entry: dict, data_start: int, data_size: int) -> Stored:
-    """Check one entry of the header against the file it is in."""
+def parse_entry(path: Path, name: str, entry: dict, data_start: int, data_size: int) -> Stored:
+    """Make a `Stored` of an entry of the header, checked against the file it is in."""
     try:
-        code, shape, (begin, end) = (
-            entry["dtype"],
-            tuple(map(index, entry["shape"])),
-            map(index, entry["data_offsets"]),
-        )
-        wanted = math.prod(shape) * np.dtype(DTYPES[code]).itemsize
+        dtype, shape = entry["dtype"], tuple(map(index, entry["shape"]))
+        begin, end = map(index, entry["data_offsets"])
+        wanted = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {name}: can't read its header entry {entry}") from error
     if min(shape, default=0) < 0 or len(shape) > MAX_AXES or math.prod(max(n, 1) for n in shape) > MAX_COUNT:
         raise CheckpointError(f"{path}: {name}: expected a shape of at most {MAX_AXES} axes, found {shape}")
     if begin < 0 or end - begin != wanted:
-        raise CheckpointError(f"{path}: {name}: expected {wanted} bytes for {code} {shape}, found {end - begin}")
+        raise CheckpointError(f"{path}: {name}: expected {wanted} bytes for {dtype} {shape}, found {end - begin}")
     if end > data_size:
         raise CheckpointError(f"{path}: is cut short: {name} ends at byte {end} of {data_size}; fetch it again")
-    return Stored(path, code, shape, data_start + begin)
+    return Stored(path, dtype, shape, data_start + begin)
 
 
-def load(stored: Stored, nx: Backend, dtype: str | None = None) -> Array:
+def check_layout(path: Path, found: dict[str, Stored], start: int, end: int) -> None:
+    """Raise `CheckpointError` unless the arrays lie one after the other, and nothing lies between or behind them."""
+    for name, array in sorted(found.items(), key=lambda item: item[1].start):
+        if array.start != start:
+            raise CheckpointError(f"{path}: {name}: expected to begin at byte {start}, found {array.start}")
+        start += array.size
+    if start != end:
+        raise CheckpointError(f"{path}: expected {start} bytes, found {end}: fetch it again")
+
+
+# -- reading ---------------------------------------------------------------------------------------------------
+
+
+def read_safetensors(path: str | Path, nx: Backend, dtype: str | None = None) -> dict[str, Array]:
+    """Read all arrays of a file, or of the shards that an index lists.
+
+    Floats become `dtype` ("float32", "float16" or "bfloat16") where it is given; else float32 on NumPy, and what the
+    file has on MLX (for float8: bfloat16, which holds each of them exactly). Raises `CheckpointError` when the file
+    can't be read, `ArgumentError` for a dtype that `nx` lacks.
+    """
+    return {name: read_array(stored, nx, dtype) for name, stored in contents(path).items()}
+
+
+def read_array(stored: Stored, nx: Backend, dtype: str | None = None) -> Array:
     """Read one array into backend `nx`; for `dtype` see `read_safetensors`."""
     count = math.prod(stored.shape)
-    raw = np.fromfile(stored.path, DTYPES[stored.code], count, offset=stored.start).reshape(stored.shape)
-    if stored.code not in FLOATS:
+    raw = np.fromfile(stored.path, DTYPES[stored.dtype], count, offset=stored.start).reshape(stored.shape)
+    if stored.dtype not in FLOATS:
         return nx.array(raw)
-    if stored.code in FLOAT8:
+    if stored.dtype in FLOAT8:
         dtype = dtype or ("float32" if nx.name == "numpy" else "bfloat16")
-        return nx.array(from_float8(raw, stored.code)).astype(float_dtype(nx, dtype))
-    array = nx.from_bfloat16(raw) if stored.code == "BF16" else nx.array(raw)
+        return nx.array(from_float8(raw, stored.dtype)).astype(float_dtype(nx, dtype))
+    array = nx.from_bfloat16(raw) if stored.dtype == "BF16" else nx.array(raw)
     wanted = float_dtype(nx, dtype) if dtype or nx.name == "numpy" else array.dtype
     return array if array.dtype == wanted else array.astype(wanted)
 
 
+def read_as_stored(stored: Stored, nx: Backend) -> Array:
+    """Read one array in the very dtype that it is stored in; raises `KeyError` for one that is no array's dtype."""
+    names = {tag: name for name, tag in TAGS.items()}
+    return read_array(stored, nx, names[stored.dtype])
+
+
 def same_bytes(a: Stored, b: Stored) -> bool:
-    """Tell whether two arrays of one size have the same bytes in their files."""
+    """Return whether two arrays of one size have the same bytes in their files."""
     with opened(a.path) as first, opened(b.path) as second:
         first.seek(a.start)
         second.seek(b.start)
@@ -190,40 +222,45 @@ def prefetch(stored: Stored) -> None:
             os.posix_fadvise(file.fileno(), stored.start, stored.size, os.POSIX_FADV_WILLNEED)
 
 
+# -- writing ---------------------------------------------------------------------------------------------------
+
+
 def write_safetensors(
     path: str | Path, flat: dict[str, Array], metadata: dict[str, str] | None = None, dtype: str | None = None
 ) -> None:
     """Write arrays of either backend to a file, whole or not at all; floats as `dtype` where it is given.
 
-    Arrays are laid in order of item size, then of name, so that each is aligned and equal arrays give equal
-    files.
+    Arrays are laid in order of item size, then of name, so that each is aligned and equal arrays give equal files.
     """
-    entries = {name: (stored_code(array, dtype), tuple(array.shape)) for name, array in flat.items()}
+    entries = {name: (dtype_tag(array, dtype), tuple(array.shape)) for name, array in flat.items()}
     write_entries(path, entries, lambda name: to_bytes(flat[name], entries[name][0]), metadata)
 
 
 def write_entries(
-    path: str | Path,
-    entries: dict[str, tuple[str, tuple[int, ...]]],
-    bytes_of: Callable[[str], bytes],
-    metadata: dict[str, str] | None = None,
+    path: str | Path, entries: Entries, bytes_of: Callable[[str], bytes], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write arrays given as name -> (dtype's code, shape), asking for each one's bytes when its turn comes.
+    """Write arrays of which dtypes and shapes are known, asking for each one's bytes when its turn comes.
 
     So a file may be larger than memory. Raises `CheckpointError` when the disk has no room, or fails.
     """
-    sizes = {name: np.dtype(DTYPES[code]).itemsize for name, (code, _) in entries.items()}
-    order = sorted(entries, key=lambda name: (-sizes[name], name))
-    header: dict = {METADATA: {"format": "pt"} | (metadata or {})}
-    end = 0
-    for name in order:
-        code, shape = entries[name]
-        begin, end = end, end + math.prod(shape) * sizes[name]
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [begin, end]}
+    path, (header, order, size) = Path(path), laid_out(entries, metadata or {})
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    check_room(Path(path), 8 + len(text) + end)
-    with saved(Path(path)) as file:
+    check_room(path, 8 + len(text) + size)
+    with saved(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             file.write(bytes_of(name))
+
+
+def laid_out(entries: Entries, metadata: dict[str, str]) -> tuple[dict, list[str], int]:
+    """Return the header, the order in which arrays are written, and how many bytes they take."""
+    itemsizes = {name: np.dtype(DTYPES[dtype]).itemsize for name, (dtype, _) in entries.items()}
+    order = sorted(entries, key=lambda name: (-itemsizes[name], name))
+    header: dict = {METADATA: {"format": "pt"} | metadata}
+    end = 0
+    for name in order:
+        dtype, shape = entries[name]
+        begin, end = end, end + math.prod(shape) * itemsizes[name]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    return header, order, end

@@ -1,0 +1,11 @@
+"""Every network that minflux knows in files, a file each; `COMPONENTS` has them by name, in the order of a listing."""
+
+from minflux.checkpoints.components.base import Component, Naming
+from minflux.checkpoints.components.clip import CLIP
+from minflux.checkpoints.components.flux import TRANSFORMER
+from minflux.checkpoints.components.t5 import T5
+from minflux.checkpoints.components.vae import VAE
+
+__all__ = ["CLIP", "COMPONENTS", "T5", "TRANSFORMER", "VAE", "Component", "Naming"]
+
+COMPONENTS = {component.name: component for component in (TRANSFORMER, VAE, CLIP, T5)}

@@ -1,0 +1,152 @@
+"""A component: one record of all that files know of a network.
+
+Whatever reads or writes files asks the record, and names no network itself. A new network is a new record: its config,
+the names and shapes of its weights, what tells it from others in a file, and when its weights are needed.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from minflux.checkpoints.components.renaming import Flat, joint_name
+from minflux.checkpoints.components.shapes import Shapes, Sizes
+from minflux.errors import CheckpointError
+
+Json = dict[str, Any]
+Stage = Literal["text", "steps", "decode"]
+
+NEVER = re.compile(r"(?!)")  # matches no name
+EVERY_LAYER = re.compile(r"(.*?(?:blocks?|layers)\.\d+)\.")
+
+
+def unchanged(flat: Flat) -> Flat:
+    """Return a copy of weights that have our names and layout already."""
+    return dict(flat)
+
+
+def same_name(name: str, config: Any) -> str:
+    """Return the name of a weight that files and our tree call alike."""
+    return name
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What one library calls a component's weights, and how they are turned into ours and back.
+
+    `marks` are names of which a file has one if, and only if, it holds the component under this naming, after one of
+    the `prefixes`. `our_part` maps a single name to ours, or to a part of one of our joint matrices: "qkv@1.weight".
+    The modules in `exchanged`, by our names, have the halves of their rows in the other order.
+    """
+
+    name: str  # "bfl", "diffusers" or "transformers"
+    title: str
+    marks: tuple[str, ...]
+    prefixes: tuple[str, ...] = ("",)
+    to_ours: Callable[[Flat], Flat] = unchanged
+    from_ours: Callable[[Flat], Flat] = unchanged
+    our_part: Callable[[str, Any], str] = same_name
+    exchanged: tuple[str, ...] = ()
+
+    def our_name(self, name: str, config: Any) -> str:
+        """Return our name of a file's weight; several may map to one, where we keep a joint matrix."""
+        return joint_name(self.our_part(name, config))
+
+
+@dataclass(frozen=True)
+class Component:
+    """All that files know of one network.
+
+    The first of its `namings` is that of a model folder in diffusers' layout, the last that of our trees and of
+    minflux's own files.
+    """
+
+    name: str  # of its folder, and its key wherever several components are held
+    title: str  # for people
+    stem: str  # of its file of weights in a folder
+    library: tuple[str, str]  # who opens it there: library and class
+    config: type
+    read_config: Callable[[Json], Any]
+    write_config: Callable[[Any], Json]
+    describe: Callable[[Any], str]  # its sizes in a line
+    shapes: Callable[[Any], Shapes]  # every weight's shape under our names, from a config
+    sizes: Callable[[Sizes, Any], Any]  # a config from shapes, and from another config for what no shape shows
+    namings: tuple[Naming, ...]
+    stage: Stage  # when its weights are needed: for the text, in every step, or to decode
+    once: re.Pattern = NEVER  # our names of weights that are needed once an image, before its steps
+    in_blocks: re.Pattern = NEVER  # our names that lie in a block whose matrices may be quantised
+    never_quantised: re.Pattern = NEVER  # names there that are no matrices to multiply by
+    joints: dict[str, int] = field(default_factory=dict)  # our joint matrices, and how many parts each has
+    lora_prefixes: tuple[str, ...] = ()  # how a module's name begins in a LoRA file; none: takes no LoRA
+    alias: Callable[[str], str | None] = str  # a file's name in standard form; None for what is not used
+
+    @property
+    def folder_naming(self) -> Naming:
+        """Return the naming of a folder in diffusers' layout."""
+        return self.namings[0]
+
+    @property
+    def own_naming(self) -> Naming:
+        """Return the naming of our trees."""
+        return self.namings[-1]
+
+    def naming(self, name: str) -> Naming:
+        """Return the naming called `name`; raises `KeyError` for one that this component has not."""
+        return {naming.name: naming for naming in self.namings}[name]
+
+    def file_shapes(self, naming: Naming, config: Any) -> Shapes:
+        """Compute the names and shapes of a file's weights, by renaming arrays that take no memory as weights are."""
+        ghosts = {name: np.broadcast_to(np.int8(0), shape) for name, shape in self.shapes(config).items()}
+        return {name: ghost.shape for name, ghost in naming.from_ours(ghosts).items()}
+
+    def is_quantisable(self, name: str, shape: tuple[int, ...], group: int) -> bool:
+        """Return whether a weight, by our name, is a matrix that may be quantised in groups of `group` columns."""
+        inside = self.in_blocks.match(name) and not self.never_quantised.search(name)
+        return bool(inside) and name.endswith(".weight") and len(shape) == 2 and shape[1] % group == 0
+
+
+def block_of(name: str) -> str:
+    """Return the block that a weight lies in, by our name; the name itself for a weight outside of all blocks.
+
+    >>> block_of("double_blocks.3.img_attn.qkv.weight"), block_of("encoder.block.7.layer.0.layer_norm.weight")
+    ('double_blocks.3', 'encoder.block.7')
+    """
+    match = EVERY_LAYER.match(name)
+    return match[1] if match else name
+
+
+# -- configs -------------------------------------------------------------------------------------------------
+
+
+def require(config: Json, fixed: Json) -> None:
+    """Raise `CheckpointError` unless every key of `fixed` that the config has, has that value."""
+    for key, value in fixed.items():
+        if config.get(key, value) != value:
+            raise CheckpointError(f"{key}: expected {value!r}, found {config[key]!r}: minflux can't run this model")
+
+
+def take(config: Json, defaults: Any, names: dict[str, str], may_be_zero: tuple[str, ...] = ()) -> Json:
+    """Return a dataclass's fields from a config, under the dataclass's names; absent ones are left out.
+
+    `names` maps the config's names to the dataclass's, `defaults` is an instance of it. Raises `CheckpointError` where
+    a value is of another type than the default, or a size is below 1.
+    """
+    found = {}
+    for theirs, ours in names.items():
+        value = config.get(theirs)
+        if value is None:
+            continue
+        value = tuple(value) if isinstance(value, list) else value
+        if not is_like(value, getattr(defaults, ours), least=0 if ours in may_be_zero else 1):
+            example = getattr(defaults, ours)
+            raise CheckpointError(f"{theirs}: expected a value like {example!r}, found {config[theirs]!r}")
+        found[ours] = value
+    return found
+
+
+def is_like(value: Any, default: Any, least: int) -> bool:
+    """Return whether a value has its default's type, and a whole number is at least `least`."""
+    kind = (int, float) if isinstance(default, float) else type(default)
+    return isinstance(value, kind) and (kind is not int or value >= least)

@@ -1,0 +1,279 @@
+"""FLUX.1's transformer in files: BFL's names, which our trees use, and diffusers'.
+
+Most weights are only called differently, and pairs of patterns say how; read from left to right they turn diffusers'
+names into BFL's, from right to left the other way. Two things are more than names: BFL keeps the projections to q, k, v
+(and, in single blocks, the MLP's) in one matrix, diffusers apart; and the final layer's shift and scale come in the
+other order. Sources: BFL `flux/model.py`; diffusers `transformer_flux.py`.
+"""
+
+import re
+
+from minflux.arrays import Array
+from minflux.checkpoints.components.base import Component, Flat, Json, Naming, require, take
+from minflux.checkpoints.components.renaming import Rules, apart, backwards, joined, rename, stacked
+from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, under
+from minflux.errors import CheckpointError
+from minflux.model.flux import SCHNELL, TIME_DIM, FluxConfig
+
+# -- names -----------------------------------------------------------------------------------------------------
+
+# (diffusers, BFL). # is a number, which is kept. qkv@1 is part 1 of the joint matrix qkv.
+RULES: Rules = (
+    ("x_embedder", "img_in"),
+    ("context_embedder", "txt_in"),
+    ("time_text_embed.timestep_embedder", "time_in"),
+    ("time_text_embed.guidance_embedder", "guidance_in"),
+    ("time_text_embed.text_embedder", "vector_in"),
+    ("linear_1", "in_layer"),
+    ("linear_2", "out_layer"),
+    ("transformer_blocks.#.norm1.linear", "double_blocks.#.img_mod.lin"),
+    ("transformer_blocks.#.norm1_context.linear", "double_blocks.#.txt_mod.lin"),
+    ("transformer_blocks.#.attn.to_q", "double_blocks.#.img_attn.qkv@0"),
+    ("transformer_blocks.#.attn.to_k", "double_blocks.#.img_attn.qkv@1"),
+    ("transformer_blocks.#.attn.to_v", "double_blocks.#.img_attn.qkv@2"),
+    ("transformer_blocks.#.attn.add_q_proj", "double_blocks.#.txt_attn.qkv@0"),
+    ("transformer_blocks.#.attn.add_k_proj", "double_blocks.#.txt_attn.qkv@1"),
+    ("transformer_blocks.#.attn.add_v_proj", "double_blocks.#.txt_attn.qkv@2"),
+    ("transformer_blocks.#.attn.norm_q.weight", "double_blocks.#.img_attn.norm.query_norm.scale"),
+    ("transformer_blocks.#.attn.norm_k.weight", "double_blocks.#.img_attn.norm.key_norm.scale"),
+    ("transformer_blocks.#.attn.norm_added_q.weight", "double_blocks.#.txt_attn.norm.query_norm.scale"),
+    ("transformer_blocks.#.attn.norm_added_k.weight", "double_blocks.#.txt_attn.norm.key_norm.scale"),
+    ("transformer_blocks.#.attn.to_out.0", "double_blocks.#.img_attn.proj"),
+    ("transformer_blocks.#.attn.to_add_out", "double_blocks.#.txt_attn.proj"),
+    ("transformer_blocks.#.ff.net.0.proj", "double_blocks.#.img_mlp.0"),
+    ("transformer_blocks.#.ff.net.2", "double_blocks.#.img_mlp.2"),
+    ("transformer_blocks.#.ff_context.net.0.proj", "double_blocks.#.txt_mlp.0"),
+    ("transformer_blocks.#.ff_context.net.2", "double_blocks.#.txt_mlp.2"),
+    ("single_transformer_blocks.#.norm.linear", "single_blocks.#.modulation.lin"),
+    ("single_transformer_blocks.#.attn.to_q", "single_blocks.#.linear1@0"),
+    ("single_transformer_blocks.#.attn.to_k", "single_blocks.#.linear1@1"),
+    ("single_transformer_blocks.#.attn.to_v", "single_blocks.#.linear1@2"),
+    ("single_transformer_blocks.#.proj_mlp", "single_blocks.#.linear1@3"),
+    ("single_transformer_blocks.#.attn.norm_q.weight", "single_blocks.#.norm.query_norm.scale"),
+    ("single_transformer_blocks.#.attn.norm_k.weight", "single_blocks.#.norm.key_norm.scale"),
+    ("single_transformer_blocks.#.proj_out", "single_blocks.#.linear2"),
+    ("norm_out.linear", "final_layer.adaLN_modulation.1"),
+    ("proj_out", "final_layer.linear"),
+)
+JOINTS = {"qkv": 3, "linear1": 4}  # BFL's joint matrices, and how many of diffusers' are in each
+FINAL_MODULATION = "final_layer.adaLN_modulation.1"
+
+
+def from_diffusers(flat: Flat) -> Flat:
+    """Turn the weights of a diffusers `FluxTransformer2DModel` into BFL's."""
+    return exchange_final(joined(renamed(flat, RULES)))
+
+
+def to_diffusers(flat: Flat) -> Flat:
+    """Undo `from_diffusers`."""
+    return renamed(apart(exchange_final(flat), JOINTS), backwards(RULES))
+
+
+def renamed(flat: Flat, rules: Rules) -> Flat:
+    """Return weights under other names."""
+    return {rename(name, rules): array for name, array in flat.items()}
+
+
+def exchange_final(flat: Flat) -> Flat:
+    """Exchange the halves of the final modulation: shift, scale for BFL, scale, shift for diffusers."""
+    return {
+        name: exchanged(array) if name.startswith(f"{FINAL_MODULATION}.") else array for name, array in flat.items()
+    }
+
+
+def exchanged(array: Array) -> Array:
+    """Exchange the upper and the lower half of the rows."""
+    half = array.shape[0] // 2
+    return stacked([array[half:], array[:half]])
+
+
+def our_part(name: str, config: FluxConfig) -> str:
+    """Return our name of a weight that diffusers names; of a joint matrix, the part.
+
+    >>> our_part("transformer_blocks.3.attn.to_k.bias", SCHNELL)
+    'double_blocks.3.img_attn.qkv@1.bias'
+    """
+    return rename(name, RULES)
+
+
+# -- config ----------------------------------------------------------------------------------------------------
+
+CONFIG_NAMES = {  # diffusers' name -> BFL's
+    "in_channels": "in_channels",
+    "out_channels": "out_channels",
+    "pooled_projection_dim": "vec_in_dim",
+    "joint_attention_dim": "context_in_dim",
+    "num_attention_heads": "num_heads",
+    "num_layers": "depth",
+    "num_single_layers": "depth_single_blocks",
+    "axes_dims_rope": "axes_dim",
+    "guidance_embeds": "guidance_embed",
+}
+FIXED = {"_class_name": "FluxTransformer2DModel", "patch_size": 1}  # what our code takes for granted
+
+
+def read_config(config: Json) -> FluxConfig:
+    """Read the config of diffusers' `FluxTransformer2DModel`; raises `CheckpointError` if we can't run it."""
+    require(config, FIXED)
+    found = take(config, FluxConfig(), CONFIG_NAMES, may_be_zero=("depth", "depth_single_blocks"))
+    head_dim = config.get("attention_head_dim", 128)
+    found.setdefault("out_channels", found.get("in_channels", FluxConfig.in_channels))
+    cfg = FluxConfig(**found, hidden_size=head_dim * found.get("num_heads", FluxConfig.num_heads))
+    if sum(cfg.axes_dim) != head_dim:
+        raise CheckpointError(f"axes_dims_rope: expected a sum of {head_dim}, found {cfg.axes_dim}")
+    return cfg
+
+
+def write_config(cfg: FluxConfig) -> Json:
+    """Return the config that diffusers reads; mlp_ratio 4 and theta 10000 are fixed there, and not written."""
+    sizes = {theirs: getattr(cfg, ours) for theirs, ours in CONFIG_NAMES.items()}
+    return FIXED | sizes | {"attention_head_dim": cfg.hidden_size // cfg.num_heads}
+
+
+# -- shapes ----------------------------------------------------------------------------------------------------
+
+
+def flux_shapes(cfg: FluxConfig) -> Shapes:
+    """Return the shape of every weight of the transformer: 780 for FLUX.1-dev. Source: BFL `flux/model.py`."""
+    d = cfg.hidden_size
+    shapes = (
+        under("img_in", linear_shapes(d, cfg.in_channels))
+        | under("txt_in", linear_shapes(d, cfg.context_in_dim))
+        | under("time_in", embedder_shapes(d, TIME_DIM))
+        | under("vector_in", embedder_shapes(d, cfg.vec_in_dim))
+    )
+    if cfg.guidance_embed:
+        shapes |= under("guidance_in", embedder_shapes(d, TIME_DIM))
+    for i in range(cfg.depth):
+        shapes |= under(f"double_blocks.{i}", stream_shapes(cfg, "img"), stream_shapes(cfg, "txt"))
+    for i in range(cfg.depth_single_blocks):
+        shapes |= under(f"single_blocks.{i}", single_block_shapes(cfg))
+    shapes |= under(FINAL_MODULATION, linear_shapes(2 * d, d))
+    return shapes | under("final_layer.linear", linear_shapes(cfg.out_channels, d))
+
+
+def embedder_shapes(outputs: int, inputs: int) -> Shapes:
+    """Return the shapes of the two layers that bring a vector into the model's width."""
+    return under("in_layer", linear_shapes(outputs, inputs)) | under("out_layer", linear_shapes(outputs, outputs))
+
+
+def stream_shapes(cfg: FluxConfig, stream: str) -> Shapes:
+    """Return the shapes of one stream ("img" or "txt") of a double block."""
+    d, hidden = cfg.hidden_size, int(cfg.hidden_size * cfg.mlp_ratio)
+    return (
+        under(f"{stream}_mod.lin", linear_shapes(6 * d, d))
+        | under(f"{stream}_attn.qkv", linear_shapes(3 * d, d, cfg.qkv_bias))
+        | under(f"{stream}_attn", qk_norm_shapes(cfg))
+        | under(f"{stream}_attn.proj", linear_shapes(d, d))
+        | under(f"{stream}_mlp.0", linear_shapes(hidden, d))
+        | under(f"{stream}_mlp.2", linear_shapes(d, hidden))
+    )
+
+
+def single_block_shapes(cfg: FluxConfig) -> Shapes:
+    """Return the shapes of a single-stream block: linear1 makes q, k, v and the MLP's hidden layer, linear2 joins."""
+    d, hidden = cfg.hidden_size, int(cfg.hidden_size * cfg.mlp_ratio)
+    return (
+        under("modulation.lin", linear_shapes(3 * d, d))
+        | under("linear1", linear_shapes(3 * d + hidden, d))
+        | qk_norm_shapes(cfg)
+        | under("linear2", linear_shapes(d, d + hidden))
+    )
+
+
+def qk_norm_shapes(cfg: FluxConfig) -> Shapes:
+    """Return the shapes of a block's query and key norms: one number for each of a head's dimensions."""
+    width = cfg.hidden_size // cfg.num_heads
+    return {"norm.query_norm.scale": (width,), "norm.key_norm.scale": (width,)}
+
+
+# -- sizes -----------------------------------------------------------------------------------------------------
+
+
+def flux_sizes(size: Sizes, beside: FluxConfig | None) -> FluxConfig:
+    """Read the transformer's config off its shapes; heads are as wide as the scale of a query norm.
+
+    No shape shows θ, nor how a head's dimensions are shared among the axes: these are `beside`'s, or FLUX.1's own.
+    """
+    hidden_from = beside or SCHNELL
+    width, has_double = size("img_in.weight", 0), size.count("double_blocks") > 0
+    block = "double_blocks.0.img_attn" if has_double else "single_blocks.0"
+    head_dim = size(f"{block}.norm.query_norm.scale", 0)
+    check_heads(width, head_dim, hidden_from.axes_dim)
+    mlp_hidden = size("double_blocks.0.img_mlp.0.weight", 0) if has_double else 4 * width
+    return FluxConfig(
+        in_channels=size("img_in.weight", 1),
+        out_channels=size("final_layer.linear.weight", 0),
+        vec_in_dim=size("vector_in.in_layer.weight", 1),
+        context_in_dim=size("txt_in.weight", 1),
+        hidden_size=width,
+        mlp_ratio=mlp_hidden / width,
+        num_heads=width // head_dim,
+        depth=size.count("double_blocks"),
+        depth_single_blocks=size.count("single_blocks"),
+        axes_dim=hidden_from.axes_dim,
+        theta=hidden_from.theta,
+        guidance_embed=size.has("guidance_in.in_layer.weight"),
+    )
+
+
+def check_heads(width: int, head_dim: int, axes_dim: tuple[int, ...]) -> None:
+    """Raise `CheckpointError` unless heads of `head_dim` fill the width, and RoPE's axes fill a head."""
+    if head_dim != sum(axes_dim) or width % head_dim:
+        raise CheckpointError(
+            f"transformer: {width} channels in heads of {head_dim}: can't tell RoPE's axes_dim for heads that are not "
+            f"{sum(axes_dim)} wide from the weights; put the model's transformer/config.json beside the file"
+        )
+
+
+# -- the family ------------------------------------------------------------------------------------------------
+
+
+def describe(cfg: FluxConfig) -> str:
+    """Return the transformer's variant and sizes in a line."""
+    return (
+        f"{variant(cfg)}; width {cfg.hidden_size}, {cfg.num_heads} heads, {cfg.depth} double and "
+        f"{cfg.depth_single_blocks} single blocks, {cfg.in_channels} channels in"
+    )
+
+
+def variant(cfg: FluxConfig) -> str:
+    """Return the name of the member of the FLUX.1 family that has these sizes, at any depth."""
+    if cfg.in_channels == 384:
+        return "Fill, which takes a masked image beside the latents"
+    if cfg.in_channels == 128:
+        return "Canny or Depth, which takes a control image beside the latents"
+    family = FluxConfig(depth=cfg.depth, depth_single_blocks=cfg.depth_single_blocks, guidance_embed=cfg.guidance_embed)
+    if cfg == family:
+        return "dev (Krea-dev's and Kontext's weights have the same shapes)" if cfg.guidance_embed else "schnell"
+    return f"of its own size, {'with' if cfg.guidance_embed else 'without'} guidance built in"
+
+
+# -- the record ------------------------------------------------------------------------------------------------
+
+COMFY = "model.diffusion_model."  # ComfyUI's prefix
+
+TRANSFORMER = Component(
+    name="transformer",
+    title="transformer",
+    stem="diffusion_pytorch_model",
+    library=("diffusers", "FluxTransformer2DModel"),
+    config=FluxConfig,
+    read_config=read_config,
+    write_config=write_config,
+    describe=describe,
+    shapes=flux_shapes,
+    sizes=flux_sizes,
+    namings=(
+        Naming(
+            "diffusers", "diffusers' names", ("x_embedder.weight",), ("transformer.", ""),
+            from_diffusers, to_diffusers, our_part, exchanged=(FINAL_MODULATION,),
+        ),
+        Naming("bfl", "BFL's names", ("img_in.weight",), (COMFY, "diffusion_model.", "")),
+    ),
+    stage="steps",
+    once=re.compile(r"(^(time|guidance|vector)_in|_mod\.lin|modulation\.lin|adaLN_modulation\.1)\."),
+    in_blocks=re.compile(r"(double|single)_blocks\.\d+\."),
+    joints=JOINTS,
+    lora_prefixes=("transformer.", COMFY, "diffusion_model.", "lora_unet_", "lora_transformer_", ""),
+)  # fmt: skip

@@ -1,0 +1,109 @@
+"""FLUX.1's T5 encoder in files: everybody calls its weights as transformers does. Source: `modeling_t5.py`."""
+
+import re
+from dataclasses import asdict, fields
+
+from minflux.checkpoints.components.base import Component, Json, Naming, require, take
+from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, norm_shapes, under
+from minflux.model.t5 import T5Config
+
+TABLE = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+
+
+def alias(name: str) -> str | None:
+    """Return the standard name of a weight: some files hold the token table, and its scale, under a second name."""
+    return name.replace("encoder.embed_tokens.", "shared.", 1) if name.startswith("encoder.embed_tokens.") else name
+
+
+# -- config ----------------------------------------------------------------------------------------------------
+
+CONFIG_NAMES = {field.name: field.name for field in fields(T5Config)}
+FIXED = {"model_type": "t5", "feed_forward_proj": "gated-gelu"}  # what our code takes for granted
+
+
+def read_config(config: Json) -> T5Config:
+    """Read the config of a transformers `T5EncoderModel`; raises `CheckpointError` on one we can't run."""
+    require(config, FIXED)
+    return T5Config(**take(config, T5Config(), CONFIG_NAMES))
+
+
+def write_config(cfg: T5Config) -> Json:
+    """Return the config that transformers reads."""
+    rest = {"architectures": ["T5EncoderModel"], "is_encoder_decoder": False, "use_cache": False}
+    return FIXED | asdict(cfg) | rest
+
+
+# -- shapes ----------------------------------------------------------------------------------------------------
+
+
+def t5_shapes(cfg: T5Config) -> Shapes:
+    """Return the shape of every weight of the T5 encoder; the table of position biases lies in the first block."""
+    shapes: Shapes = {"shared.weight": (cfg.vocab_size, cfg.d_model)}
+    for i in range(cfg.num_layers):
+        shapes |= under(f"encoder.block.{i}", block_shapes(cfg))
+    shapes[TABLE] = (cfg.relative_attention_num_buckets, cfg.num_heads)
+    return shapes | under("encoder.final_layer_norm", norm_shapes(cfg.d_model, bias=False))
+
+
+def block_shapes(cfg: T5Config) -> Shapes:
+    """Return the shapes of a T5 block: attention, then gated MLP; nothing in it has a bias."""
+    d, inner = cfg.d_model, cfg.num_heads * cfg.d_kv
+    shapes = under("layer.0.SelfAttention.o", linear_shapes(d, inner, bias=False))
+    for name in "qkv":
+        shapes |= under(f"layer.0.SelfAttention.{name}", linear_shapes(inner, d, bias=False))
+    for name in ("wi_0", "wi_1"):
+        shapes |= under(f"layer.1.DenseReluDense.{name}", linear_shapes(cfg.d_ff, d, bias=False))
+    shapes |= under("layer.1.DenseReluDense.wo", linear_shapes(d, cfg.d_ff, bias=False))
+    for layer in ("layer.0", "layer.1"):
+        shapes |= under(f"{layer}.layer_norm", norm_shapes(d, bias=False))
+    return shapes
+
+
+# -- sizes -----------------------------------------------------------------------------------------------------
+
+
+def t5_sizes(size: Sizes, beside: T5Config | None) -> T5Config:
+    """Read the T5 encoder's config off its shapes; heads are counted by the table of position biases."""
+    layer = "encoder.block.0.layer"
+    heads = size(TABLE, 1)
+    return T5Config(
+        vocab_size=size("shared.weight", 0),
+        d_model=size("shared.weight", 1),
+        d_kv=size(f"{layer}.0.SelfAttention.q.weight", 0) // heads,
+        d_ff=size(f"{layer}.1.DenseReluDense.wi_0.weight", 0),
+        num_layers=size.count("encoder.block"),
+        num_heads=heads,
+        relative_attention_num_buckets=size(TABLE, 0),
+    )
+
+
+def describe(cfg: T5Config) -> str:
+    """Return the T5 encoder's sizes in a line."""
+    return f"width {cfg.d_model}, {cfg.num_layers} layers, {cfg.num_heads} heads, {cfg.vocab_size} tokens"
+
+
+# -- the record ------------------------------------------------------------------------------------------------
+
+T5 = Component(
+    name="text_encoder_2",
+    title="T5",
+    stem="model",
+    library=("transformers", "T5EncoderModel"),
+    config=T5Config,
+    read_config=read_config,
+    write_config=write_config,
+    describe=describe,
+    shapes=t5_shapes,
+    sizes=t5_sizes,
+    namings=(
+        Naming(
+            "transformers", "Hugging Face's names", ("encoder.block.0.layer.0.SelfAttention.q.weight",),
+            ("text_encoders.t5xxl.transformer.", "text_encoders.t5xxl.", ""),
+        ),
+    ),
+    stage="text",
+    in_blocks=re.compile(r"encoder\.block\."),
+    never_quantised=re.compile(r"relative_attention_bias"),  # looked up, not multiplied by
+    lora_prefixes=("text_encoder_2.", "lora_te2_"),
+    alias=alias,
+)  # fmt: skip

@@ -1,0 +1,225 @@
+"""Open a model by any name: find out what is there, and what is wrong, from headers and configs alone.
+
+`load` raises at the first problem, `inspect` prints all of them, `convert` takes the components it is asked for; what
+there is to a name, they all learn here.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from minflux import zoo
+from minflux.checkpoints import hub
+from minflux.checkpoints.components import COMPONENTS, Component
+from minflux.checkpoints.detect import as_component, find_components
+from minflux.checkpoints.family import PIPELINES, REDUX, likely_variant, redux_notes
+from minflux.checkpoints.folder import CONFIG, OWN_FILE, folder_contents, read_config
+from minflux.checkpoints.formats.json_files import read_json
+from minflux.checkpoints.formats.safetensors import Stored, contents
+from minflux.checkpoints.stored import StoredComponent
+from minflux.errors import ArgumentError, CheckpointError
+
+INDEX = "model_index.json"
+SHOWN = 5  # names listed in a message
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that was found under a name.
+
+    `folder` is where a model's other parts lie: tokenizers, scheduler, and the components that `path` itself lacks.
+    """
+
+    path: Path
+    folder: Path
+    found: list[StoredComponent]
+    broken: dict[str, CheckpointError] = field(default_factory=dict)  # components that can't be read, and why
+    unexpected_keys: dict[Path, list[str]] = field(default_factory=dict)  # names that belong to no component
+    notes: list[str] = field(default_factory=list)  # what is known of it beside its weights
+    index: dict = field(default_factory=dict)  # model_index.json
+
+    @cached_property
+    def components(self) -> dict[str, StoredComponent]:
+        """Map names to components; of two of a kind, the first."""
+        return {stored.name: stored for stored in reversed(self.found)}
+
+    @property
+    def missing(self) -> list[str]:
+        """List the components that a whole model has, and this one lacks."""
+        return [name for name in COMPONENTS if name not in self.components and name not in self.broken]
+
+    def take(self, name: str) -> StoredComponent:
+        """Return a component, found here or in the folder; raises `CheckpointError` at its first wrong weight."""
+        if name in self.broken:
+            raise self.broken[name]
+        stored = self.components.get(name) or open_component(self.folder, name)
+        stored.check()
+        return stored
+
+
+# -- by name -------------------------------------------------------------------------------------------------
+
+
+def open_model(model: str | Path, fetch: bool = False) -> Checkpoint:
+    """Open a file, an index of shards, a component's folder or a model's, by its path or by its name.
+
+    A name is that of a model that ships here, or of a repository on the Hugging Face Hub, which is looked up in the
+    cache, and fetched with `fetch`. Raises `ArgumentError` when there is nothing under that name, `CheckpointError`
+    when it is no model or nothing of it can be read.
+    """
+    path = locate(model, fetch)
+    if path.is_file():
+        return open_file(path)
+    if (path / CONFIG).exists() and not (path / INDEX).exists():
+        return open_component_folder(path)
+    return open_folder(path)
+
+
+def locate(model: str | Path, fetch: bool = False) -> Path:
+    """Return the file or folder that a model's name stands for."""
+    shipped = zoo.FOLDER / str(model)
+    if (shipped / INDEX).exists():
+        return shipped
+    if Path(model).exists():
+        return Path(model)
+    repository = hub.repository(str(model))
+    if repository is not None:
+        return hub.fetch(repository) if fetch else hub.cached(repository)
+    known = ", ".join(sorted(path.parent.name for path in zoo.FOLDER.glob(f"*/{INDEX}")))
+    raise ArgumentError(
+        f"model {str(model)!r} is neither a folder nor a file nor one that ships here ({known}), nor a name on the "
+        f"Hugging Face Hub ({', '.join(hub.NAMES)}, or OWNER/NAME)"
+    )
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def open_file(path: Path) -> Checkpoint:
+    """Open one file, or an index of shards, that holds one component or several."""
+    tensors = contents(path)
+    if REDUX in tensors:
+        return Checkpoint(path, path.parent, [], notes=redux_notes(tensors))
+    found, unexpected = find_components(path, tensors)
+    if not found:
+        raise CheckpointError(f"{path}: holds no part of FLUX.1; its first names are {', '.join(sorted(tensors)[:3])}")
+    found = [with_sizes(stored) for stored in found]
+    return Checkpoint(path, path.parent, found, {}, {path: unexpected}, likely_variant(path, found))
+
+
+def with_sizes(stored: StoredComponent) -> StoredComponent:
+    """Read a component's config off its shapes, with the config of a model folder beside it where there is one."""
+    path, component = stored.path, stored.component
+    is_at_home = path.parent.name == component.name
+    config = path.with_name(CONFIG) if is_at_home else path.parent / component.name / CONFIG
+    beside = read_config(config, component) if config.exists() else None
+    try:
+        return replace(stored, config=stored.read_sizes(beside))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+# -- folders -------------------------------------------------------------------------------------------------
+
+
+def open_component_folder(path: Path) -> Checkpoint:
+    """Open a component's folder as it is downloaded alone: its config, and its weights in one piece or in shards."""
+    component = COMPONENTS.get(path.name) or recognise(path)
+    stored, unexpected = read_component(path, component)
+    return Checkpoint(path, path.parent, [stored], {}, {stored.path: unexpected}, likely_variant(path, [stored]))
+
+
+def recognise(path: Path) -> Component:
+    """Return the component whose weights lie in a folder of any name; raises `CheckpointError` if it is none."""
+    for stem in sorted({component.stem for component in COMPONENTS.values()} | {Path(OWN_FILE).stem}):
+        if list(path.glob(f"{stem}*.safetensors*")):
+            found, _ = find_components(path, folder_contents(path, stem)[1])
+            if found:
+                return found[0].component
+    raise CheckpointError(f"{path}: holds no part of FLUX.1: no weights of a component lie beside its {CONFIG}")
+
+
+def open_component(folder: Path, name: str) -> StoredComponent:
+    """Open a component of a model folder in diffusers' layout.
+
+    Raises `CheckpointError` when the folder lacks a file, or when the file's weights are not those that the config asks
+    for.
+    """
+    stored, _ = read_component(folder / name, COMPONENTS[name])
+    stored.check()
+    return stored
+
+
+def read_component(folder: Path, component: Component) -> tuple[StoredComponent, list[str]]:
+    """Open a component's folder; return it, and the names there that belong to other components."""
+    config = read_config(folder / CONFIG, component)
+    path, tensors = folder_contents(folder, component.stem)
+    usual = component.own_naming if path.name == OWN_FILE else component.folder_naming
+    stored, others = as_component(path, tensors, component, usual)
+    return replace(stored, config=config), others
+
+
+def open_folder(folder: Path) -> Checkpoint:
+    """Open a model's folder: every component in diffusers' layout, and every single file beside them."""
+    index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
+    adapter = redux_in(folder)
+    if adapter:
+        return Checkpoint(folder, folder, [], notes=index_notes(index) + redux_notes(adapter), index=index)
+    found: list[StoredComponent] = []
+    broken: dict[str, CheckpointError] = {}
+    unexpected: dict[Path, list[str]] = {}
+    for name, component in COMPONENTS.items():
+        if (folder / name).is_dir():
+            try:
+                stored, others = read_component(folder / name, component)
+                found.append(stored)
+                unexpected[stored.path] = others
+            except CheckpointError as error:
+                broken[name] = error
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            single = open_file(path)
+            found += single.found
+            unexpected |= single.unexpected_keys
+        except CheckpointError as error:
+            broken[path.name] = error
+    if not found:
+        raise first_of(broken) or CheckpointError(
+            f"{folder}: holds no part of FLUX.1: no component's folder, no .safetensors file"
+        )
+    notes = index_notes(index) or likely_variant(folder, found)
+    return Checkpoint(folder, folder, found, broken, unexpected, notes, index)
+
+
+def redux_in(folder: Path) -> dict[str, Stored]:
+    """Return what Redux's own folder holds, nothing for any other folder."""
+    path = folder / "image_embedder" / "diffusion_pytorch_model.safetensors"
+    tensors = contents(path) if path.exists() else {}
+    return tensors if REDUX in tensors else {}
+
+
+def index_notes(index: dict) -> list[str]:
+    """Describe a model whose index names a pipeline of the FLUX.1 family that takes more than text."""
+    pipeline = str(index.get("_class_name"))
+    return [f"{INDEX}: a {pipeline}, {PIPELINES[pipeline]}"] if pipeline in PIPELINES else []
+
+
+def first_of(broken: dict[str, CheckpointError]) -> CheckpointError | None:
+    """Return the first of several errors."""
+    return next(iter(broken.values()), None)
+
+
+def warn_of_unexpected(unexpected_keys: dict[Path, list[str]]) -> None:
+    """Warn of names in files that belong to no component, and are left out."""
+    for path, names in unexpected_keys.items():
+        if names:
+            warnings.warn(
+                f"{path}: left out {len(names)} weights that belong to no part: {some_of(names)}", stacklevel=3
+            )
+
+
+def some_of(names: Sequence[str]) -> str:
+    """List the first few names, for a message."""
+    return ", ".join(sorted(names)[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -1,0 +1,175 @@
+"""One component as files hold it: which network it is, whose names it has, where each weight lies, and what is wrong.
+
+Only headers were read to know it. Our name of each weight is worked out here, once.
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from minflux.checkpoints.components import Component, Naming
+from minflux.checkpoints.components.shapes import Shapes, Sizes
+from minflux.checkpoints.formats.dtypes import FLOATS
+from minflux.checkpoints.formats.safetensors import Stored, same_bytes
+from minflux.checkpoints.quantise import is_packed, matrix_shape, packed_bits_of, packed_shapes
+from minflux.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A weight that a file holds under two names."""
+
+    name: str
+    other: str
+    stored: Stored
+    again: Stored
+
+    def check(self) -> None:
+        """Raise `CheckpointError` unless the numbers under both names are the same, to the bit."""
+        same_kind = (self.stored.dtype, self.stored.shape) == (self.again.dtype, self.again.shape)
+        if not same_kind or not same_bytes(self.stored, self.again):
+            raise CheckpointError(
+                f"{self.again.path}: {self.name} and {self.other} are two names of one weight but hold different "
+                "values; remove one of them"
+            )
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A weight that is not as the config asks.
+
+    It is missing (`found` is None), unexpected (`expected` is None), of another shape, or stored as `dtype` where
+    floats, or the packed numbers of a quantised matrix, belong.
+    """
+
+    name: str
+    expected: tuple[int, ...] | None
+    found: tuple[int, ...] | None
+    dtype: str | None = None
+    packed: bool = False
+
+    def __str__(self) -> str:
+        if self.expected is None:
+            return f"{self.name}: expected no such weight, found {self.found}"
+        if self.found != self.expected:
+            found = "no such weight" if self.found is None else self.found
+            return f"{self.name}: expected shape {self.expected}, found {found}"
+        return f"{self.name}: expected {'packed numbers' if self.packed else 'floats'}, found {self.dtype}"
+
+
+@dataclass(frozen=True)
+class StoredComponent:
+    """A component in a file or folder: its weights by the file's names, without the `prefix` they lie under.
+
+    `config` is None as long as it isn't known. `scales` holds the factors of float8 weights, by the weight's name;
+    `copies` what is there under two names of a weight: itself, its scale.
+    """
+
+    component: Component
+    naming: Naming
+    path: Path
+    tensors: dict[str, Stored]
+    config: Any = None
+    prefix: str = ""
+    scales: dict[str, Stored] = field(default_factory=dict)
+    copies: dict[str, list[Copy]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return the component's name: "transformer", "vae", …"""
+        return self.component.name
+
+    # -- names -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def our_names(self) -> dict[str, str]:
+        """Map each of the file's names to ours."""
+        return {name: self.naming.our_name(name, self.config) for name in self.tensors}
+
+    @cached_property
+    def sources(self) -> dict[str, list[str]]:
+        """Map each of our names to the file's names that it is made of."""
+        found = defaultdict(list)
+        for name, ours in self.our_names.items():
+            found[ours].append(name)
+        return dict(found)
+
+    # -- sizes -------------------------------------------------------------------------------------------------
+
+    def read_sizes(self, beside: Any = None) -> Any:
+        """Read the config off the shapes; raises `CheckpointError` naming the weight that is missing.
+
+        What no shape shows is taken from `beside`, another config, or else is FLUX.1's own: how a head's 128 dimensions
+        are shared among the axes, θ, the VAE's shift and scale and its 32 groups, CLIP's heads of 64.
+        """
+        spelled = {self.naming.our_part(name, None): stored.shape for name, stored in self.tensors.items()}
+        return self.component.sizes(Sizes(self.name, spelled), beside)
+
+    def numbers(self, name: str) -> int:
+        """Return how many numbers a weight has, a quantised one as before it was packed."""
+        shape = matrix_shape(name, self.tensors) if is_packed(name, self.tensors) else self.tensors[name].shape
+        return math.prod(shape)
+
+    # -- what is wrong -----------------------------------------------------------------------------------------
+
+    def expected(self) -> Shapes:
+        """Return the name and shape of every weight that a file of this config has: of quantised ones, three arrays."""
+        shapes = self.component.file_shapes(self.naming, self.config)
+        result: Shapes = {}
+        for name, shape in shapes.items():
+            bits = packed_bits_of(self.component, name, shape, self.tensors)
+            result |= packed_shapes(name, shape, bits) if bits else {name: shape}
+        return result
+
+    @cached_property
+    def mismatches(self) -> list[Mismatch]:
+        """List every weight that is not as the config asks: those that it asks for first, then the unexpected ones."""
+        expected = self.expected()
+        unexpected = sorted(self.tensors.keys() - expected.keys())
+        compared = [self.compare(name, expected.get(name)) for name in (*expected, *unexpected)]
+        return [mismatch for mismatch in compared if mismatch is not None]
+
+    def compare(self, name: str, shape: tuple[int, ...] | None) -> Mismatch | None:
+        """Compare a weight with the shape that the config asks for; return None where all is right."""
+        stored = self.tensors.get(name)
+        if stored is None:
+            return Mismatch(name, shape, None)
+        packed = is_packed(name, self.tensors)
+        right_dtype = stored.dtype == "U32" if packed else stored.dtype in FLOATS
+        if stored.shape == shape and right_dtype:
+            return None
+        return Mismatch(name, shape, stored.shape, None if right_dtype else stored.dtype, packed)
+
+    @property
+    def missing_keys(self) -> list[str]:
+        """List the names of weights that are not there."""
+        return [mismatch.name for mismatch in self.mismatches if mismatch.found is None]
+
+    @property
+    def unexpected_keys(self) -> list[str]:
+        """List the names of weights that the config doesn't ask for."""
+        return [mismatch.name for mismatch in self.mismatches if mismatch.expected is None]
+
+    def check(self) -> None:
+        """Raise `CheckpointError` at the first weight that is missing, of another shape, no floats, or unexpected."""
+        for mismatch in self.mismatches:
+            stored = self.tensors.get(mismatch.name)
+            raise CheckpointError(f"{stored.path if stored else self.path}: {self.prefix}{mismatch}")
+
+    # -- what it was -------------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> list[str]:
+        """List all that tells this component from another without reading its weights.
+
+        Its config; each weight's name, dtype, shape and place; each file's path, size and time of change. So a file
+        that was changed in place, and its time and size set back, is taken for the same.
+        """
+        everything = self.tensors | {f"{name} scale": stored for name, stored in self.scales.items()}
+        lines = [repr(self.config), self.naming.name]
+        lines += [f"{name} {s.path.name} {s.dtype} {s.shape} {s.start}" for name, s in sorted(everything.items())]
+        for path in sorted({stored.path.resolve() for stored in everything.values()}):
+            lines.append(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}")
+        return lines

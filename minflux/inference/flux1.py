@@ -1,0 +1,198 @@
+"""FLUX.1's side of the pipeline: prompts by T5 and CLIP, the transformer's velocity, images by the VAE."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minflux.arrays import Array, Tree
+from minflux.backend import backend_of
+from minflux.checkpoints.components.clip import clip_shapes
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.t5 import t5_shapes
+from minflux.checkpoints.components.vae import vae_shapes
+from minflux.checkpoints.lazy import Progress, for_steps, no_progress
+from minflux.checkpoints.tree import tree_map
+from minflux.errors import ArgumentError
+from minflux.images import to_uint8
+from minflux.inference.cache import Cache
+from minflux.inference.pipeline import Conditioning, Pipeline
+from minflux.inference.text import PromptTruncated, Tokenizer
+from minflux.model.clip import CLIPConfig, clip_encoder
+from minflux.model.flux import FluxConfig, condition, velocity
+from minflux.model.hooks import OnBlock
+from minflux.model.latents import image_ids, pack, text_ids, unpack
+from minflux.model.modulation import modulations
+from minflux.model.rope import rope
+from minflux.model.t5 import T5Config, t5_encoder
+from minflux.model.vae import VAEConfig, encode
+from minflux.model.vae_bands import decode_any
+from minflux.sampling.guidance import Guidance, guided
+from minflux.sampling.solvers import Velocity
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Flux1(Pipeline):
+    """FLUX.1: the config and the weights of its four networks, its tokenizers, and a cache of encoded prompts."""
+
+    flux: tuple[FluxConfig, Tree]
+    vae: tuple[VAEConfig, Tree]
+    clip: tuple[CLIPConfig, Tree]
+    t5: tuple[T5Config, Tree]
+    clip_tokenizer: Tokenizer
+    t5_tokenizer: Tokenizer
+    cache: Cache | None = None
+    progress: Progress = no_progress  # of reading weights before the steps
+
+    @property
+    def built_in_guidance(self) -> bool:
+        """Whether the transformer takes its guidance as an input, as FLUX.1-dev's does and FLUX.1-schnell's not."""
+        return self.flux[0].guidance_embed
+
+    @property
+    def downscale(self) -> int:
+        """Pixels a latent, along one side: 8."""
+        return self.vae[0].downscale
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents: 16."""
+        return self.vae[0].z_channels
+
+    def count_numbers(self) -> int:
+        """Count the numbers in the weights of all four networks, without reading any."""
+        flux, vae, clip, t5 = (
+            flux_shapes(self.flux[0]),
+            vae_shapes(self.vae[0]),
+            clip_shapes(self.clip[0]),
+            t5_shapes(self.t5[0]),
+        )
+        shapes = [*flux.values(), *vae.values(), *clip.values(), *t5.values()]
+        return sum(map(math.prod, shapes))
+
+    # -- text --------------------------------------------------------------------------------------------------
+
+    def _encode(self, prompts: list[str], negative: str | None) -> Conditioning:
+        """Encode each distinct prompt once with both text encoders, or recall it from the cache."""
+        wanted = prompts if negative is None else [*prompts, negative]
+        distinct = list(dict.fromkeys(wanted))
+        ids = self._tokens(distinct)
+        txt, y = self.cache.recall(*ids, self._run_encoders) if self.cache else self._run_encoders(*ids)
+
+        def rows(some: list[str], negative: Conditioning | None = None) -> Conditioning:
+            index = self.nx.array(np.array([distinct.index(prompt) for prompt in some], np.int32))
+            return Conditioning(txt[index], y[index], negative)
+
+        return rows(prompts, None if negative is None else rows([negative] * len(prompts)))
+
+    def _tokens(self, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Turn prompts into token ids, CLIP's and T5's."""
+        with warnings.catch_warnings():  # of a long prompt CLIP reads the start alone, by design; T5 reads on
+            warnings.simplefilter("ignore", PromptTruncated)
+            clip_ids = self.clip_tokenizer(prompts, self.clip[0].max_position_embeddings)
+        return clip_ids, self.t5_tokenizer(prompts, self.defaults.text_length)
+
+    def _run_encoders(self, clip_ids: np.ndarray, t5_ids: np.ndarray) -> tuple[Array, Array]:
+        """Run both text encoders on token ids: txt (B, T, E) from T5, y (B, P) from CLIP."""
+        clip_cfg, clip = self.clip
+        t5_cfg, t5 = self.t5
+        _, y = clip_encoder(clip, clip_cfg, self.nx.array(clip_ids), self._compute)
+        txt = t5_encoder(t5, t5_cfg, self.nx.array(t5_ids), self._compute)
+        self.nx.eval(txt, y)
+        return txt, y
+
+    # -- velocity ----------------------------------------------------------------------------------------------
+
+    def velocity(
+        self,
+        text: Conditioning,
+        size: tuple[int, int],
+        guidance: Guidance,
+        timesteps: Sequence[float] = (),
+        on_block: OnBlock | None = None,
+    ) -> Velocity:
+        """Return v(x, t) on latents x (B, h, w, C) of `size` (h, w), defined for every t in [0, 1].
+
+        The modulations of all `timesteps` are computed at once, for which a quarter of the weights is read once. At
+        another t they are computed when v is called.
+        """
+        cfg, nx, is_guided = self.flux[0], self.nx, guidance.needs_negative
+        txt, y = both_signs(text) if is_guided else (text.txt, text.y)
+        ids = nx.concatenate([text_ids(txt), image_ids(txt, *size)], axis=1)
+        pe = rope(ids, cfg.axes_dim, cfg.theta)  # the same in every step
+        ahead = self._modulations(y, guidance, timesteps) if len(timesteps) else {}
+        p = for_steps(self.flux[1], self.progress)
+        listen = self._compute if on_block is None else self._computed_for(on_block)
+
+        def v(x: Array, t: float) -> Array:
+            mod = ahead.get(float(t)) or self._modulations(y, guidance, [t])[float(t)]
+            tokens = pack(nx.concatenate([x, x], axis=0) if is_guided else x)
+            tokens = velocity(p, tokens, txt, mod, pe, listen, keep_qkv=on_block is not None)
+            out = unpack(tokens, *size)
+            return guided(nx.as_float32(out), guidance.scale) if is_guided else out
+
+        return v
+
+    def _modulations(self, y: Array, guidance: Guidance, timesteps: Sequence[float]) -> dict[float, Tree]:
+        """Compute the modulations of every timestep in one pass: {t: modulations}."""
+        p, nx = self.flux[1], self.nx
+        steps, batch = len(timesteps), len(y)
+        t = nx.array(np.repeat(np.array(timesteps, np.float32), batch))  # (steps · B,)
+        strength = None
+        if self.built_in_guidance:
+            strength = nx.array(np.full(steps * batch, guidance.embedded, np.float32))
+        vec = condition(p, t, nx.concatenate([y] * steps, axis=0), strength)  # (steps · B, D)
+        every = modulations(p, vec, self._compute)
+
+        def at(step: int) -> Tree:
+            rows = slice(step * batch, (step + 1) * batch)
+            return tree_map(lambda x: x[rows], every)
+
+        return {float(t): at(step) for step, t in enumerate(timesteps)}
+
+    def _compute(self, name: str, seen: dict[str, Any]) -> None:
+        """Compute a block's arrays now, after which MLX needs the block's weights no more."""
+        self.nx.eval(seen)
+
+    def _computed_for(self, on_block: OnBlock) -> OnBlock:
+        """Return a listener that computes a block's arrays and hands them to `on_block`."""
+
+        def listen(name: str, seen: dict[str, Any]) -> None:
+            self._compute(name, seen)
+            on_block(name, seen)
+
+        return listen
+
+    # -- images ------------------------------------------------------------------------------------------------
+
+    def decode(self, latents: Array) -> np.ndarray:
+        """Decode latents (B, h, w, C) to images, uint8 (B, H, W, 3); large ones in bands, which saves memory.
+
+        Raises `ArgumentError` when the images come out as NaN or infinity.
+        """
+        cfg, p = self.vae
+        dtype = p["decoder"]["conv_in"]["weight"].dtype
+        pixels = self.nx.to_numpy(decode_any(p, cfg, latents.astype(dtype)))
+        if not np.isfinite(pixels).all():
+            raise ArgumentError(
+                "latents: the image came out as NaN or infinity; use finite latents, or float32 weights"
+            )
+        return to_uint8(pixels)
+
+    def _encode_pixels(self, pixels: Array) -> Array:
+        """Encode images to the mean of their latents' distribution, in float32."""
+        cfg, p = self.vae
+        dtype = p["encoder"]["conv_in"]["weight"].dtype
+        return self.nx.as_float32(encode(p, cfg, pixels.astype(dtype)))
+
+
+def both_signs(text: Conditioning) -> tuple[Array, Array]:
+    """Return txt and y of the prompts, then of their negative prompt, in one batch (2 B, …)."""
+    if text.negative is None:
+        raise ArgumentError('conditioning has no negative prompt; encode(prompts, negative_prompt="") adds one')
+    nx = backend_of(text.txt)
+    txt = nx.concatenate([text.txt, text.negative.txt], axis=0)
+    return txt, nx.concatenate([text.y, text.negative.y], axis=0)

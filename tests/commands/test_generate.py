@@ -1,0 +1,249 @@
+"""`minflux generate`: images that remember how they were made, and one clear line for whatever can't be done."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image, ImageSequence
+
+import minflux
+from minflux.commands import png
+from tests import tiny_model
+from tests.commands.runner import assert_refused, pixels, run
+
+NEWER = ("true_cfg_scale", "solver")  # settings that older PNGs lack
+
+
+def draw(model: str, *args: object) -> Result:
+    """Run `minflux generate "a cat" --steps 2 ARGS`, and see it succeed."""
+    result = run("generate", "a cat", "--model", model, "--steps", 2, *args)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def settings(path: str) -> dict:
+    """What a PNG says of itself."""
+    with Image.open(path) as image:
+        return json.loads(image.info["minflux"])
+
+
+# -- generate ------------------------------------------------------------------------------------------------
+
+
+def test_the_image_is_the_pipelines(here, model):
+    result = draw(
+        model, "--seed", 7, "--size", "80x48", "--guidance", 3, "--negative-prompt", "a hat", "--out", "a.png"
+    )
+    assert result.stdout == "a.png\n"
+    expected = minflux.load(model)("a cat", seed=7, steps=2, guidance=3.0, negative_prompt="a hat", width=80, height=48)
+    np.testing.assert_array_equal(pixels("a.png"), np.asarray(expected), strict=True)
+
+
+def test_the_picture_carries_all_its_settings(here, model):
+    draw(model, "--seed", 7)
+    assert settings("minflux.png") == {
+        "prompt": "a cat", "model": model, "backend": "numpy", "seed": 7, "steps": 2, "guidance": 2.0,
+        "negative_prompt": None, "width": 64, "height": 64, "lora": [], "true_cfg_scale": None, "solver": "euler",
+        "version": minflux.__version__,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["numpy", "mlx"])
+def test_from_draws_it_again_to_the_bit(here, model, backend):
+    if backend == "mlx":
+        pytest.importorskip("mlx.core")
+    draw(model, "--seed", 5, "--size", "80x48", "--negative-prompt", "ein Hütchen 🎩", "--backend", backend)
+    result = run("generate", "--from", "minflux.png", "--out", "again.png")
+    assert result.exit_code == 0, result.output
+    assert settings("again.png") == settings("minflux.png")
+    np.testing.assert_array_equal(pixels("again.png"), pixels("minflux.png"), strict=True)
+
+
+def test_from_an_older_png_means_euler(here, model):
+    """PNGs of minflux 0.1 have no LoRAs, no solver and no true_cfg_scale."""
+    draw(model, "--seed", 5)
+    old = {name: value for name, value in settings("minflux.png").items() if name not in ("lora", *NEWER)}
+    info = png.PngImagePlugin.PngInfo()
+    info.add_itxt(png.KEY, json.dumps(old))
+    Image.new("RGB", (8, 8)).save("old.png", pnginfo=info)
+    result = run("generate", "--from", "old.png", "--out", "again.png")
+    assert result.exit_code == 0, result.output
+    assert settings("again.png") == settings("minflux.png")
+    np.testing.assert_array_equal(pixels("again.png"), pixels("minflux.png"), strict=True)
+
+
+def test_a_png_knows_its_solver_and_scale(here, tmp_path_factory):
+    dev = str(tiny_model.make(tmp_path_factory.mktemp("dev") / "model", guidance=True))
+    draw(dev, "--solver", "heun", "--true-cfg-scale", 3, "--negative-prompt", "a hat", "--seed", 5)
+    assert {name: settings("minflux.png")[name] for name in NEWER} == {"true_cfg_scale": 3.0, "solver": "heun"}
+    result = run("generate", "--from", "minflux.png", "--out", "again.png")
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(pixels("again.png"), pixels("minflux.png"), strict=True)
+    expected = minflux.load(dev)("a cat", seed=5, steps=2, solver="heun", true_cfg_scale=3, negative_prompt="a hat")
+    np.testing.assert_array_equal(pixels("again.png"), np.asarray(expected), strict=True)
+
+
+def test_several_seeds_make_several_images(here, model):
+    result = draw(model, "--seed", 1, "--seed", 2, "--out", "a.png", "--preview", "p.gif")
+    assert result.stdout.split() == ["a-1.png", "p-1.gif", "a-2.png", "p-2.gif"]
+    assert sorted(os.listdir()) == ["a-1.png", "a-2.png", "p-1.gif", "p-2.gif"]
+    assert [settings(f"a-{seed}.png")["seed"] for seed in (1, 2)] == [1, 2]
+    assert (pixels("a-1.png") != pixels("a-2.png")).any()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_preview_as_an_animation(here, model, steps):
+    draw(model, "--preview", "p.gif", "--steps", steps)
+    with Image.open("p.gif") as animation:
+        assert [frame.size for frame in ImageSequence.Iterator(animation)] == [(64, 64)] * steps
+
+
+def test_preview_as_a_strip_ends_in_the_picture(here, model):
+    draw(model, "--preview", "p.png", "--steps", 3)
+    strip = pixels("p.png")
+    assert strip.shape == (64, 3 * 64 + 2 * 4, 3)
+    np.testing.assert_array_equal(strip[:, -64:], pixels("minflux.png"))
+    assert (strip[:, :64] != strip[:, -64:]).any()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line(here, model):
+    result = run("generate", "a cat " * 40, "--model", model, "--steps", 1)
+    warnings = [line for line in re.split(r"[\r\n]", result.stderr) if "warning" in line]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("minflux: warning: ")
+
+
+# -- bad input -----------------------------------------------------------------------------------------------
+
+BAD = {  # arguments after `minflux generate "a cat" --model MODEL`, and what the line must say
+    "--model nonsense": "model 'nonsense' is neither a folder nor a file",
+    "--model .": "holds no part of FLUX.1",
+    "--backend torch": "'--backend': 'torch' is not one of 'auto', 'numpy', 'mlx'",
+    "--size 65x64": "width must be a multiple of 16 pixels, got 65; the nearest is 64",
+    "--size 64x8": "height must be a multiple of 16 pixels",
+    "--size 64": "--size must be WIDTHxHEIGHT in pixels, like 64x64, got '64'",
+    "--steps 0": "steps must be a whole number of at least 1, got 0",
+    "--steps many": "'--steps': 'many' is not a valid integer",
+    "--seed -1": "seed must be a whole number from 0 to 2^64 - 1, got -1",
+    "--seed 1 --seed -1": "seed must be a whole number from 0 to 2^64 - 1, got -1",
+    "--guidance nan": "guidance must be a number of at least 0, got nan",
+    "--true-cfg-scale -1": "true_cfg_scale must be a number of at least 0, got -1.0",
+    "--guidance 2 --true-cfg-scale 2": "true_cfg_scale: this model has no built-in guidance",
+    "--guidance 1 --negative-prompt hat": "negative_prompt has no effect at guidance 1: raise guidance",
+    "--solver rk4": "'--solver': 'rk4' is not one of 'euler', 'heun', 'midpoint', 'dpm++'",
+    "--out a.jpg": "--out must end in .png, got 'a.jpg'",
+    "--out nowhere/a.png": "--out: the folder 'nowhere' does not exist",
+    "--preview a.mp4": "--preview must end in .gif or .png",
+    "--out a.png --preview a.png": "--preview must be another file than --out",
+    "--from a.png": "PROMPT can't be given with --from",
+    "--colour blue": "No such option",
+    "and more": "unexpected extra argument",
+}
+
+
+@pytest.mark.parametrize(("args", "words"), BAD.items())
+def test_bad_input_is_one_line_and_writes_nothing(here, model, args, words):
+    assert_refused(run("generate", "a cat", "--model", model, *args.split()), words)
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("args", ["--size 840x592", "--seed -1", "--steps 0", "--guidance -1"])
+def test_bad_settings_are_told_before_a_weight_is_looked_for(here, args):
+    assert_refused(run("generate", "a cat", "--model", "nobody/nothing", *args.split()), "must be")
+
+
+def test_a_resident_model_is_no_news(here, model):
+    assert "memory" not in draw(model).stderr
+
+
+def test_no_prompt(here):
+    assert_refused(run("generate"), "give a prompt")
+
+
+def make_foreign(path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(path)
+
+
+def make_text(path: Path) -> None:
+    path.write_text("no picture")
+
+
+def make_damaged(path: Path) -> None:
+    info = png.PngImagePlugin.PngInfo()
+    info.add_itxt(png.KEY, '{"prompt": "a cat"}')
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "can't be read as an image"),
+        (make_text, "can't be read as an image"),
+        (make_foreign, "was not generated by minflux"),
+        (make_damaged, "the settings inside a.png are damaged"),
+    ],
+    ids=["missing", "text", "foreign", "damaged"],
+)
+def test_from_what_is_no_picture_of_ours(here, make, words):
+    make(here / "a.png")
+    assert_refused(run("generate", "--from", "a.png"), words)
+
+
+def test_from_takes_no_settings_beside(here, model):
+    draw(model)
+    assert_refused(run("generate", "--from", "minflux.png", "--seed", 3), "--seed can't be given with --from")
+
+
+# -- files whole or not at all -------------------------------------------------------------------------------
+
+
+def test_a_folder_that_cannot_be_written_to(here, model, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert_refused(run("generate", "a cat", "--model", model), "--out: the folder '.' can't be written to")
+
+
+def test_a_full_disk_leaves_the_old_picture(here, model, monkeypatch):
+    def save(image, file, **settings):
+        file.write(b"half a pict")
+        raise OSError(28, "No space left on device")
+
+    Path("minflux.png").write_text("the old picture")
+    monkeypatch.setattr(Image.Image, "save", save)
+    result = run("generate", "a cat", "--model", model, "--steps", 1)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "minflux: [Errno 28] No space left on device"
+    assert [path.read_text() for path in here.iterdir()] == ["the old picture"]
+
+
+def start(*args: object) -> subprocess.Popen:
+    """Start `python -m minflux ARGS`, in the repository's folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "minflux", *map(str, args)],
+        cwd=Path(minflux.__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job starts with it ignored
+    )
+
+
+def test_ctrl_c_leaves_no_file(here, model):
+    files = ["--out", here / "a.png", "--preview", here / "p.gif"]
+    with start("generate", "a cat", "--model", model, "--steps", 10**6, *files) as process:
+        seen = b""
+        while b"/1000000" not in seen:  # the progress bar: it is drawing
+            seen += (more := process.stderr.read1())
+            assert more, seen
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert rest.splitlines()[-1] == b"minflux: stopped"
+    assert b"Traceback" not in seen + rest
+    assert os.listdir() == []

@@ -1,0 +1,65 @@
+"""The command line as a whole: help for every command, and one clear line for whatever can't be done."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import minflux
+from minflux.train import reader
+from tests.commands.runner import assert_refused, pixels, run
+
+COMMANDS = ["", "generate", "inspect", "convert", "evaluate", "train", "train vae", "train flow", "doctor"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ("no-such-command", "No such command"),
+        ("evaluate --prompts 0", "prompts must be at least 1, got 0"),
+        ("evaluate --seed -30000", "seed must be a whole number from 0 to 2^64 - 1, got -30000"),
+        ("evaluate --json figures.txt", "--json must end in .json"),
+        ("train vae --recipe nonsense", "recipe 'nonsense' is no file, and none of the known ones: tiny"),
+        ("train flow --folder new", "new/model/vae: expected a trained autoencoder, found none"),
+    ],
+)
+def test_other_commands_refuse_in_one_line_too(here, model, args, words):
+    if "train" in args:
+        pytest.importorskip("mlx.core")
+    args = args.split()
+    assert_refused(run(*args, *(["--model", model] if args[0] == "evaluate" else [])), words)
+    assert os.listdir() == []
+
+
+# -- the other commands --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command):
+    result = run(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: main {command}".rstrip())
+    assert result.stderr == ""
+
+
+def test_version():
+    assert minflux.__version__ in run("--version").stdout
+
+
+def test_doctor(monkeypatch):
+    monkeypatch.setattr("minflux.commands.doctor.gflops", lambda nx: 123.0)
+    assert "numpy backend" in run("doctor").stdout
+
+
+def test_evaluate_writes_what_it_prints(here, model):
+    few = ["--prompts", 2, "--steps", 1, "--guidance", 1]
+    result = run("evaluate", "--model", model, *few, "--grid", "g.png", "--json", "f.json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("2 held-out prompts\n")
+    written = json.loads(Path("f.json").read_text())
+    assert list(written["figures"]) == list(reader.CHECKS)
+    for check, figures in written["figures"].items():
+        assert f"| {check} | {100 * figures['drawn'][0]:.1f}% (" in result.stdout
+    assert len(written["prompts"]) == 2
+    assert pixels("g.png").shape[0] == 2 * 64
