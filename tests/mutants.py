@@ -146,12 +146,12 @@ def break_on_request() -> None:
 
 
 def replace_everywhere(old, new) -> None:
-    """Put `new` in the place of `old` in every module of minflux that holds it."""
+    """Put `new` in the place of `old` in every module of minflux that holds it, by name or in a table."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "minflux":
-            for key, value in list(vars(module).items()):
-                if value is old:
-                    setattr(module, key, new)
+            tables = [value for key, value in vars(module).items() if isinstance(value, dict) and key.isupper()]
+            for table in [vars(module), *tables]:
+                table.update({key: new for key, value in table.items() if value is old})
 
 
 # -- listing -------------------------------------------------------------------------------------------------

@@ -75,17 +75,17 @@ def computed(band: Array) -> Array:
 # -- convolutions ----------------------------------------------------------------------------------------------
 
 
-def unchanged(x: Array) -> Array:
+def as_it_is(x: Array) -> Array:
     """Return x itself: the `before` of a convolution that nothing comes before."""
     return x
 
 
-def convolve(p: Tree, bands: Bands, before: ByPixel = unchanged) -> Bands:
+def convolve(p: Tree, bands: Bands, before: ByPixel = as_it_is) -> Bands:
     """Apply `before` to each band, then a 3×3 convolution that sees one row of each neighbour."""
     return [convolve_band(p, bands, i, before) for i in range(len(bands))]
 
 
-def convolve_band(p: Tree, bands: Bands, i: int, before: ByPixel = unchanged) -> Array:
+def convolve_band(p: Tree, bands: Bands, i: int, before: ByPixel = as_it_is) -> Array:
     """Convolve band i with one extra row above and below, and drop the extra output rows.
 
     At the image's edge there is no row to add, and the convolution pads with zeros.
@@ -115,7 +115,7 @@ def group_norm_over(p: Tree, bands: Bands, groups: int) -> ByPixel:
         sums = [nx.sum(f(grouped(band)), axis=(1, 3), keepdims=True) for band in bands]
         return sum(sums) / count
 
-    mean = average(unchanged)
+    mean = average(as_it_is)
     variance = average(lambda x: (x - mean) * (x - mean))
     deviation = nx.sqrt(variance + EPS)
     nx.eval(mean, deviation)
