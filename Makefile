@@ -16,9 +16,8 @@ PIP := $(BIN)/python -m pip install --quiet --quiet
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-picture: $(VENV)/minflux.stamp  ## draw picture.png; PROMPT="a bee above a hat on a pink background" draws another
+picture: $(VENV)/minflux.stamp  ## generate picture.png; for another, PROMPT="a bee above a hat on a pink background"
 	@$(BIN)/minflux generate "$$PROMPT" --out "$$PICTURE"
-	@echo "the picture is $(CURDIR)/$$PICTURE"
 
 test: $(VENV)/test.stamp  ## run the tests: every part against PyTorch, on NumPy and on MLX; K=rope or K=model runs a part
 	@if [ -z "$(K)" ]; then set -- -n 2; elif [ -d "tests/$(K)" ]; then set -- "tests/$(K)"; else set -- -k "$(K)"; fi; \

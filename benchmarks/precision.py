@@ -47,8 +47,13 @@ def ours(p: Tree, cfg: FluxConfig, inputs: Inputs, dtype: str) -> list[np.ndarra
     p = tree_map(lambda x: nx.array(x).astype(getattr(nx.xp, dtype)), p)
     img, txt, y, timesteps, ids = (nx.array(x) for x in vars(inputs).values())
     states: list[np.ndarray] = []
+
+    def note(name: str, seen: dict) -> None:
+        streams = ("img",) if name.startswith("double") else ("txt", "img")
+        states.append(nx.to_numpy(nx.concatenate([seen[stream] for stream in streams], axis=1)))
+
     mod, pe = modulations(p, condition(p, timesteps, y)), rope(ids, cfg.axes_dim, cfg.theta)
-    out = velocity(p, img, txt, mod, pe, lambda *x: states.append(nx.to_numpy(x[0])))
+    out = velocity(p, img, txt, mod, pe, note)
     return [*states, nx.to_numpy(out)]
 
 

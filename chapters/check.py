@@ -41,7 +41,6 @@ SLOWEST = 60  # seconds of a run, on two cores; a slower one is told, not failed
 SKIPPED, UNSOLVED = "skipped:", "not solved yet"
 WARNINGS_ARE_ERRORS = """import warnings
 warnings.simplefilter("error")
-warnings.filterwarnings("ignore", "no fast BLAS found")
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 warnings.filterwarnings("ignore", category=PendingDeprecationWarning)
 warnings.filterwarnings("error", category=DeprecationWarning, module="__main__|figures|minflux")"""

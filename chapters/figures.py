@@ -5,7 +5,6 @@ runs a notebook in its own folder.
 """
 
 import os
-import warnings
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -78,9 +77,7 @@ def mlx() -> Backend | None:
         print(SKIPPED, "MLX is left out here (MINFLUX_TEST_BACKENDS)")
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "no fast BLAS found")  # then MLX is slow on this CPU, and right
-            return get_backend("mlx")
+        return get_backend("mlx")
     except BackendError:
         print(SKIPPED, "MLX is not installed here; the chapter goes on with NumPy alone")
         return None

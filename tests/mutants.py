@@ -82,11 +82,12 @@ NO_NUMBERS = (
     "can_evaluate",
     "is_possible",
     "elementwise",
+    "differentiable",
     "can_compile",
     "suits",
     "compile",
     "value_and_grad",
-    "nothing",
+    "ignore",
     "euler",
     "check_seed",
 )  # what they return is no number

@@ -83,10 +83,13 @@ def by_numpy(definition: Callable) -> Callable:
 
 
 def can_evaluate(arrays: list[mx.array]) -> bool:
-    """Compute the arrays now and return True, or return False because `mx.compile` is tracing them."""
+    """Compute the arrays now and return True, or return False because `mx.compile` is tracing them.
+
+    For an array that depends on a gradient inside the traced function, MLX raises a `RuntimeError`.
+    """
     try:
         mx.eval(arrays)
-    except ValueError:
+    except (ValueError, RuntimeError):
         return False
     return True
 

@@ -31,12 +31,12 @@ def sysctl(name: str) -> str | None:
 # -- memory --------------------------------------------------------------------------------------------------
 
 
-def total() -> int:
+def total_memory() -> int:
     """Return how many bytes of memory the machine has, or 0 where the system doesn't say."""
     return meminfo("MemTotal") or int(sysctl("hw.memsize") or 0)
 
 
-def available(proc: str | Path = "/proc", groups: str | Path = "/sys/fs/cgroup") -> int:
+def free_memory(proc: str | Path = "/proc", groups: str | Path = "/sys/fs/cgroup") -> int:
     """Return how many bytes of memory are free: Linux's own estimate, or less where a container's limit is nearer.
 
     On other systems half of all memory is taken to be free.

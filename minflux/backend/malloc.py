@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # from malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc not to give memory back before the process ends; does nothing elsewhere."""
+    """Make glibc keep all memory that is freed until the process ends; does nothing on other systems."""
     if not sys.platform.startswith("linux"):
         return
     libc = ctypes.CDLL(None)

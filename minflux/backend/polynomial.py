@@ -74,7 +74,7 @@ def can_compile() -> bool:
     return shutil.which("g++") is not None
 
 
-def elementwise(forward, derivative):
+def differentiable(forward, derivative):
     """Make an op of float32 arrays from y = forward(x) and derivative(x, y); other dtypes pass through float32."""
 
     def backward(x, y, gradient):
@@ -111,8 +111,8 @@ def _silu_slope(x, y):
     return s + y * (1 - s)
 
 
-exp = elementwise(_exp, lambda x, y: y)
-sigmoid = elementwise(_sigmoid, lambda x, y: y * (1 - y))
-tanh = elementwise(_tanh, lambda x, y: 1 - y * y)
-silu = elementwise(lambda x: x * _gate(x), _silu_slope)
-gelu = elementwise(lambda x: x * _gate(_twice_u(x)), _gelu_slope)  # (1 + tanh u) / 2 is sigmoid(2 u)
+exp = differentiable(_exp, lambda x, y: y)
+sigmoid = differentiable(_sigmoid, lambda x, y: y * (1 - y))
+tanh = differentiable(_tanh, lambda x, y: 1 - y * y)
+silu = differentiable(lambda x: x * _gate(x), _silu_slope)
+gelu = differentiable(lambda x: x * _gate(_twice_u(x)), _gelu_slope)  # (1 + tanh u) / 2 is sigmoid(2 u)

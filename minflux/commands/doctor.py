@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from minflux.backend import Backend, blas, get_backend
-from minflux.backend.machine import available, field, sysctl, total
+from minflux.backend.machine import field, free_memory, sysctl, total_memory
 from minflux.errors import BackendError
 from minflux.version import __version__
 
@@ -27,12 +27,12 @@ CUDA = "pip install 'mlx[cuda12]'   (driver 580 or newer: 'mlx[cuda13]'), for th
 
 
 def report() -> str:
-    """Tell the machine's facts, each backend's, and what would be faster, as a text of two columns."""
+    """Return a text of two columns: the machine, each backend and its speed, and what to install to be faster."""
     return as_text(rows())
 
 
 def rows() -> list[Row]:
-    """List the same as (label, value). Takes about half a second, most of it to multiply matrices."""
+    """List the report's rows as (label, value). Takes about half a second, most of it to multiply matrices."""
     mlx, why_not = find_mlx()
     mlx_rows = rows_of_mlx(mlx) if mlx else [("mlx backend", "not available")]
     advised = [("to be faster", line) for line in advice(mlx, why_not)]
@@ -59,7 +59,7 @@ def as_text(lines: list[Row]) -> str:
 
 
 def rows_of_machine() -> list[Row]:
-    """Versions, processor, memory, compiler."""
+    """List versions, processor, memory and compiler."""
     return [
         ("minflux", f"{__version__}, in {Path(__file__).parents[1]}"),
         ("Python", f"{platform.python_version()}, {platform.platform(terse=True)}, {platform.machine()}"),
@@ -70,15 +70,15 @@ def rows_of_machine() -> list[Row]:
 
 
 def processor() -> str:
-    """Name the processor: from /proc/cpuinfo on Linux, from sysctl on macOS, else what Python knows."""
+    """Return the processor's name, from /proc/cpuinfo on Linux, from sysctl on macOS, elsewhere from Python."""
     name = field("/proc/cpuinfo", "model name") or sysctl("machdep.cpu.brand_string")
     return name or platform.processor() or "unknown processor"
 
 
 def memory() -> str:
-    """Tell how much memory there is, and how much of it is free to use."""
-    there = total()
-    return f"{gigabytes(there)}, {gigabytes(min(there, available()))} free" if there else "unknown"
+    """Return how much memory there is, and how much of it is free to use, in words."""
+    there = total_memory()
+    return f"{gigabytes(there)}, {gigabytes(min(there, free_memory()))} free" if there else "unknown"
 
 
 def gigabytes(count: int) -> str:
@@ -94,7 +94,7 @@ def gigabytes(count: int) -> str:
 
 
 def find_mlx() -> tuple[Backend | None, str]:
-    """Return the mlx backend, or None and how to install it."""
+    """Return (the mlx backend, ""), or (None, how to install MLX)."""
     try:
         return get_backend("mlx"), ""
     except BackendError as error:
@@ -102,22 +102,22 @@ def find_mlx() -> tuple[Backend | None, str]:
 
 
 def rows_of_numpy() -> list[Row]:
-    """NumPy's version, its BLAS, its speed."""
+    """List NumPy's version, its BLAS and its speed."""
     return rows_of(get_backend("numpy"), f"NumPy {np.__version__}", numpy_blas())
 
 
 def rows_of_mlx(nx: Backend) -> list[Row]:
-    """MLX's version and device, its BLAS or GPU memory, its speed."""
+    """List MLX's version and device, its BLAS on a CPU, and its speed."""
     return rows_of(nx, f"MLX {installed('mlx')}, on {device(nx)}", *([] if nx.on_gpu else [mlx_blas()]))
 
 
 def rows_of(nx: Backend, *facts: str) -> list[Row]:
-    """Put a backend's facts and its measured speed under its name."""
+    """List a backend's facts and its measured speed, each beside the backend's name."""
     return [(f"{nx.name} backend", fact) for fact in (*facts, f"{gflops(nx):.3g} GFLOP/s in float32")]
 
 
 def installed(package: str) -> str:
-    """Return an installed package's version, "" if there is none."""
+    """Return an installed package's version, or "" if the package is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -125,7 +125,7 @@ def installed(package: str) -> str:
 
 
 def device(nx: Backend) -> str:
-    """Name MLX's default device, with a GPU's memory."""
+    """Return the name of MLX's default device, with its memory if MLX knows it."""
     kind = "the GPU" if nx.on_gpu else "the CPU"
     info = nx.xp.device_info()
     size = info.get("total_memory") or info.get("memory_size")
@@ -133,7 +133,7 @@ def device(nx: Backend) -> str:
 
 
 def numpy_blas() -> str:
-    """Name the BLAS that NumPy was built with and, where it is OpenBLAS, the kernels it took for this processor."""
+    """Return the name of NumPy's BLAS and, for OpenBLAS, of the kernels that it took for this processor."""
     found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     name = f"BLAS: {found.get('name', 'unknown')} {found.get('version', '')}".strip()
     kernels = [
@@ -143,7 +143,7 @@ def numpy_blas() -> str:
 
 
 def mlx_blas() -> str:
-    """Name the BLAS that serves MLX on the CPU, and which kernels OpenBLAS took for this processor."""
+    """Return the name of the BLAS that serves MLX on the CPU and, for OpenBLAS, of the kernels that it took."""
     if sys.platform == "darwin":
         return "BLAS: Accelerate"
     if blas.loaded is None:
@@ -156,7 +156,7 @@ def mlx_blas() -> str:
 
 
 def answer(function: Any) -> str:
-    """Call a C function without arguments that returns text."""
+    """Return what a C function without arguments says, which is text."""
     function.restype = ctypes.c_char_p
     return function().decode()
 
@@ -165,7 +165,7 @@ def answer(function: Any) -> str:
 
 
 def gflops(nx: Backend, seconds: float = 0.2) -> float:
-    """Measure float32 products of n × n matrices, 2 n³ operations each: the fastest in about `seconds`.
+    """Return the speed of the fastest float32 product of n × n matrices, 2 n³ operations, in about `seconds`.
 
     n is 512, or 2048 where the machine is fast enough for it.
     """
@@ -174,7 +174,7 @@ def gflops(nx: Backend, seconds: float = 0.2) -> float:
 
 
 def product_time(nx: Backend, size: int, seconds: float) -> float:
-    """Multiply two size × size matrices for `seconds`, twice at least; return the shortest time of one."""
+    """Multiply size × size matrices for `seconds`, twice at least, and return the shortest time of one product."""
     x = nx.array(np.random.default_rng(0).standard_normal((size, size), np.float32))
     times: list[float] = []
     while len(times) < 2 or sum(times) < seconds:
@@ -188,13 +188,13 @@ def product_time(nx: Backend, size: int, seconds: float) -> float:
 
 
 def advice(mlx: Backend | None, why_not: str) -> list[str]:
-    """List what would be faster on this machine, each with its command."""
+    """List what would make this machine faster, each with the command that installs it."""
     lines = [*slow_kernels(), *([why_not] if mlx is None else slow_cpu(mlx))]
     return lines or ["nothing more to install"]
 
 
 def slow_kernels() -> list[str]:
-    """Tell when the environment keeps OpenBLAS from using all that the processor can do."""
+    """List the variable that keeps OpenBLAS from using all that the processor can do, if it is set."""
     named, best = os.environ.get("OPENBLAS_CORETYPE", "").upper(), blas.openblas_core()
     held_back = named == "HASWELL" and best == "SKYLAKEX"
     return [f"unset OPENBLAS_CORETYPE   ({named} kernels leave out AVX-512)"] if held_back else []
@@ -212,7 +212,7 @@ def slow_cpu(mlx: Backend) -> list[str]:
 
 
 def has_nvidia_gpu() -> bool:
-    """Tell whether Linux has an NVIDIA driver loaded."""
+    """Return whether Linux has an NVIDIA driver loaded."""
     return Path("/proc/driver/nvidia/version").exists()
 
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from minflux.backend import Backend
-from minflux.backend.machine import available
+from minflux.backend.machine import free_memory
 from minflux.checkpoints.components import Component
 from minflux.checkpoints.components.base import block_of
 from minflux.checkpoints.formats.dtypes import FLOATS
@@ -64,7 +64,7 @@ def choose(
         if report is not None:
             report("memory: resident (how much is free on this GPU can't be asked for)")
         return "resident"
-    free, itemsize = available(), itemsize_of(dtype)
+    free, itemsize = free_memory(), itemsize_of(dtype)
     amounts = {mode: held(components, mode, itemsize, blockwise=nx.name == "mlx") for mode in MODES}
     fitting = [mode for mode in MODES if amounts[mode] <= SPARE * free]
     chosen = fitting[0] if fitting else "streamed"

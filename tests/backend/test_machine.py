@@ -26,7 +26,7 @@ def system(tmp_path):
 
 
 def test_without_a_limit_it_is_what_the_system_says(system):
-    assert machine.available(*system("0::/\n", {})) == FREE
+    assert machine.free_memory(*system("0::/\n", {})) == FREE
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_without_a_limit_it_is_what_the_system_says(system):
     ids=["own", "above, with files", "top", "container", "none", "full", "unread", "v1", "v1 container", "v1 none"],
 )  # fmt: skip
 def test_a_container_s_limit_counts(system, named, files, free):
-    assert machine.available(*system(named, files)) == free
+    assert machine.free_memory(*system(named, files)) == free
 
 
 def test_the_memory_that_is_free_here_is_less_than_a_petabyte():
-    assert 1 << 20 < machine.available() < 1 << 50
-    assert machine.available() <= machine.total()
+    assert 1 << 20 < machine.free_memory() < 1 << 50
+    assert machine.free_memory() <= machine.total_memory()
 
 
 def test_a_field_of_a_file_of_lines(tmp_path):

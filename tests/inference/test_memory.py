@@ -117,7 +117,7 @@ def transformer(tmp_path):
 
     def run(nx):
         given = {name: nx.array(x) for name, x in inputs.items()}
-        nx.eval(flux(stream(part, nx, "float32"), cfg, **given, after_block=nx.eval))
+        nx.eval(flux(stream(part, nx, "float32"), cfg, **given, on_block=lambda name, seen: nx.eval(seen)))
 
     return {"transformer": part}, run
 
@@ -206,7 +206,7 @@ def room_for(monkeypatch, model, mode, nx=NX, dtype="float32"):
     """Leave just as much memory free as a mode needs; return the model's parts."""
     parts = {kind: open_component(model, kind) for kind in COMPONENTS}
     size = held(parts, mode, {"float32": 4, None: None}[dtype], blockwise=nx.name == "mlx")
-    monkeypatch.setattr(memory, "available", lambda: int(size / memory.SPARE) + 1)
+    monkeypatch.setattr(memory, "free_memory", lambda: int(size / memory.SPARE) + 1)
     return parts
 
 
@@ -241,7 +241,7 @@ def test_a_mode_that_was_asked_for_is_no_news(model):
 
 @pytest.mark.parametrize("report", [None, lambda line: None])
 def test_where_nothing_fits_auto_streams_and_warns(model, monkeypatch, report):
-    monkeypatch.setattr(memory, "available", lambda: 0)
+    monkeypatch.setattr(memory, "free_memory", lambda: 0)
     with pytest.warns(UserWarning, match=r"memory: streamed, .*0 bytes are free\): too little even so; .* may swap"):
         pipe = minflux.load(model, report=report)
     assert isinstance(pipe.flux[1], Branch)
@@ -261,7 +261,7 @@ def test_on_a_gpu_floats_are_as_wide_as_in_the_file(model, monkeypatch, tmp_path
     assert widths[0] * 2 == widths[1] == widths[2]
     room_for(monkeypatch, model, "resident", GPU(), None)
     assert memory.choose("auto", GPU(), parts, None) == "resident"
-    monkeypatch.setattr(memory, "available", lambda: int(widths[0] / memory.SPARE) + 1)
+    monkeypatch.setattr(memory, "free_memory", lambda: int(widths[0] / memory.SPARE) + 1)
     with pytest.warns(UserWarning, match="memory: st"):
         assert memory.choose("auto", GPU(), parts, None) != "resident"
     assert memory.choose("auto", GPU(), parts, "float16") == "resident"
