@@ -331,7 +331,7 @@ def densities(files: Mapping[str, Source]) -> dict[str, float]:
         "model": [s for m, s in files.items() if m.startswith("minflux.model")],
         "minflux": list(files.values()),
     }
-    groups |= {f"{s.path.name}": [s] for s in groups["model"]}
+    groups |= {str(s.path.relative_to("minflux")): [s] for s in groups["model"]}
     counted = {name: density(group) for name, group in groups.items()}
     return {f"operations a line, {name}": round(ops / lines, 2) for name, (ops, lines) in counted.items() if lines}
 
