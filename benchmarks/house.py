@@ -39,7 +39,18 @@ ROOMS = (  # from the cellar to the roof: what stands earlier is used by what st
     ("commands",),
     ("__init__", "__main__"),
 )
-TRANSFORMER = ("flux", "blocks", "attention", "modulation", "rope", "embeddings", "latents", "layers", "linear")
+TRANSFORMER = (
+    "flux",
+    "blocks",
+    "attention",
+    "modulation",
+    "rope",
+    "embeddings",
+    "latents",
+    "layers",
+    "linear",
+    "hooks",
+)
 OTHERS = ("minflux", "chapters", "examples", "tests", "tools")  # folders that have no business with benchmarks/
 TARGETS: dict[str, float] = {
     "arrows up": 0,
@@ -320,7 +331,7 @@ def densities(files: Mapping[str, Source]) -> dict[str, float]:
         "model": [s for m, s in files.items() if m.startswith("minflux.model")],
         "minflux": list(files.values()),
     }
-    groups |= {f"{s.path.name}": [s] for s in groups["model"]}
+    groups |= {str(s.path.relative_to("minflux")): [s] for s in groups["model"]}
     counted = {name: density(group) for name, group in groups.items()}
     return {f"operations a line, {name}": round(ops / lines, 2) for name, (ops, lines) in counted.items() if lines}
 
