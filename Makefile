@@ -19,8 +19,9 @@ help:  ## list these verbs
 picture: $(VENV)/minflux.stamp  ## generate picture.png; for another, PROMPT="a bee above a hat on a pink background"
 	@$(BIN)/minflux generate "$$PROMPT" --out "$$PICTURE"
 
-test: $(VENV)/test.stamp  ## run the tests: every part against PyTorch, on NumPy and on MLX
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+test: $(VENV)/test.stamp  ## run the tests: every part against PyTorch, on NumPy and on MLX; K=rope or K=model runs a part
+	@if [ -z "$(K)" ]; then set -- -n 2; elif [ -d "tests/$(K)" ]; then set -- "tests/$(K)"; else set -- -k "$(K)"; fi; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest "$$@"
 
 chapters: $(VENV)/chapters.stamp  ## run the course's notebooks and their solutions, and compare with what is committed
 	OMP_NUM_THREADS=1 $(BIN)/python -m chapters.check
@@ -55,7 +56,7 @@ laptop: $(VENV)/test.stamp  ## draw with a FLUX.1 of full size and random weight
 
 clean:  ## remove .venv and all caches; runs/ and pictures stay
 	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find minflux tests benchmarks chapters -name __pycache__ -type d -prune -exec rm -rf {} +
+	find minflux tests benchmarks tools chapters examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- the environment -------------------------------------------------------------------------------------------
 

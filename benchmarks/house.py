@@ -40,11 +40,13 @@ ROOMS = (  # from the cellar to the roof: what stands earlier is used by what st
     ("__init__", "__main__"),
 )
 TRANSFORMER = ("flux", "blocks", "attention", "modulation", "rope", "embeddings", "latents", "layers", "linear")
+OTHERS = ("minflux", "chapters", "examples", "tests", "tools")  # folders that have no business with benchmarks/
 TARGETS: dict[str, float] = {
     "arrows up": 0,
     "files in no room": 0,
     "circles in minflux": 0,
-    "circles in benchmarks": 0,
+    "circles in benchmarks and tools": 0,
+    "imports of benchmarks from outside": 0,
     "returns while loading": 15,
     "operations a line, transformer": 2.0,
     "files at the top": 6,
@@ -188,6 +190,15 @@ def reachable(module: str, imported: Mapping[str, set[str]]) -> set[str]:
     return seen
 
 
+def importers_of_benchmarks(folder: Path) -> list[str]:
+    """Return the files that import a benchmark and neither are one nor test one."""
+    text = {path: path.read_text() for top in OTHERS for path in sorted((folder / top).rglob("*.py"))}
+    found = [
+        path.relative_to(folder) for path, code in text.items() if re.search(r"^(from|import) benchmarks\b", code, re.M)
+    ]
+    return [str(path) for path in found if not path.is_relative_to("tests/benchmarks")]
+
+
 # -- functions -------------------------------------------------------------------------------------------------
 
 
@@ -286,7 +297,8 @@ def count(folder: Path) -> House:
         "arrows up": arrows_up(graph(files)),
         "files in no room": roomless(files),
         "circles in minflux": circles(graph(files)),
-        "circles in benchmarks": circles(graph(sources(folder, "benchmarks"))),
+        "circles in benchmarks and tools": circles(graph(sources(folder, "benchmarks") | sources(folder, "tools"))),
+        "imports of benchmarks from outside": importers_of_benchmarks(folder),
         "returns while loading": [file for i, file in enumerate(path) if file in path[:i]],
         "files at the top": sorted(file.name for file in (folder / "minflux").glob("*.py")),
         "docstrings that lean on others": leaning_docstrings(files),

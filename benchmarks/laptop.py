@@ -1,7 +1,7 @@
 """FLUX.1 at its full size on a small machine: a 12-billion-weight model drawn with in `streamed` mode, and measured.
 
     python -m benchmarks.laptop [--folder runs/laptop] [--depth 1 1] > laptop.txt
-    python -m benchmarks.insert laptop docs/large-models.md < laptop.txt
+    python -m tools.insert laptop docs/large-models.md < laptop.txt
 
 It makes a model folder of FLUX.1-schnell's names, shapes and dtypes with random weights (34 GB in bfloat16), draws
 256×256 with it in 4 steps, on NumPy unless told, in a process of its own, and runs one step of the transformer block by
@@ -30,8 +30,6 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.model_card import table
-from benchmarks.synthetic_checkpoint import make_component
 from minflux import load, zoo
 from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.formats.atomic import check_room
@@ -46,6 +44,8 @@ from minflux.model.flux import SCHNELL
 from minflux.model.t5 import T5_XXL
 from minflux.model.vae import FLUX_VAE
 from minflux.sampling.timesteps import Schedule
+from tools.model_card import table
+from tools.synthetic_checkpoint import make_component
 
 LIMIT = 4 << 30  # bytes of memory for the whole drawing
 TOLERANCE = 1e-4  # relative error against diffusers, as for every whole model in the tests

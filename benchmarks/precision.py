@@ -1,6 +1,6 @@
 """What bfloat16 costs: one step of a transformer of FLUX.1's full depth, in bfloat16 and in float32, block by block.
 
-    python -m benchmarks.precision | python -m benchmarks.insert precision docs/benchmarks.md
+    python -m benchmarks.precision | python -m tools.insert precision docs/benchmarks.md
 
 The weights are bfloat16 numbers in both, as in FLUX.1's files, random, and narrower than FLUX.1's, so that it runs
 anywhere. In bfloat16 minflux holds weights, products and what passes from block to block in it; norms' statistics,
@@ -16,7 +16,6 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from benchmarks.block_by_block import Inputs, random_inputs, relative_error
-from benchmarks.model_card import table
 from minflux.arrays import Tree
 from minflux.backend import get_backend
 from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
@@ -25,6 +24,7 @@ from minflux.checkpoints.tree import tree, tree_map
 from minflux.model.flux import FluxConfig, condition, velocity
 from minflux.model.modulation import modulations
 from minflux.model.rope import rope
+from tools.model_card import table
 
 CFG = FluxConfig(vec_in_dim=256, context_in_dim=512, hidden_size=384, num_heads=3, guidance_embed=False)  # 19 + 38
 SIDE, TEXT_LENGTH = 256, 64
@@ -47,8 +47,13 @@ def ours(p: Tree, cfg: FluxConfig, inputs: Inputs, dtype: str) -> list[np.ndarra
     p = tree_map(lambda x: nx.array(x).astype(getattr(nx.xp, dtype)), p)
     img, txt, y, timesteps, ids = (nx.array(x) for x in vars(inputs).values())
     states: list[np.ndarray] = []
+
+    def note(name: str, seen: dict) -> None:
+        streams = ("img",) if name.startswith("double") else ("txt", "img")
+        states.append(nx.to_numpy(nx.concatenate([seen[stream] for stream in streams], axis=1)))
+
     mod, pe = modulations(p, condition(p, timesteps, y)), rope(ids, cfg.axes_dim, cfg.theta)
-    out = velocity(p, img, txt, mod, pe, lambda *x: states.append(nx.to_numpy(x[0])))
+    out = velocity(p, img, txt, mod, pe, note)
     return [*states, nx.to_numpy(out)]
 
 

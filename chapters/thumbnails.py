@@ -15,7 +15,7 @@ import nbformat
 from nbformat import NotebookNode
 from PIL import Image, ImageChops, ImageStat
 
-from benchmarks.insert import insert
+from tools.insert import insert
 
 FOLDER = Path(__file__).parent
 WIDTH, COLOURS = 240, 64

@@ -2,7 +2,7 @@
 of it all.
 
 The record, .parity.json, holds the worst error seen for every component on every backend;
-`python -m benchmarks.parity_table` makes the README's table of it.
+`python -m tools.parity_table` makes the README's table of it.
 """
 
 import json

@@ -87,7 +87,7 @@ NO_NUMBERS = (
     "suits",
     "compile",
     "value_and_grad",
-    "nothing",
+    "ignore",
     "euler",
     "check_seed",
 )  # what they return is no number

@@ -23,9 +23,9 @@ from benchmarks.bench.job import Contender
 from benchmarks.bench.race import Interrupted, Lap, race, stop_on_sigterm
 from benchmarks.bench.report import PAGE, Record, entry, markdown
 from benchmarks.bench.works import Work
-from benchmarks.insert import insert
 from minflux.backend import get_backend
 from minflux.commands import doctor
+from tools.insert import insert
 
 LIBRARIES = ("numpy", "mlx", "torch", "diffusers", "transformers", "mflux")
 MINUTES = 20  # that all takes on two cores

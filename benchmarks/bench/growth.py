@@ -24,10 +24,10 @@ from benchmarks.bench.race import FEWEST, Worker, stop_on_sigterm
 from benchmarks.bench.report import figures
 from benchmarks.bench.worker import LONG, Task
 from benchmarks.bench.works import Work
-from benchmarks.insert import insert
-from benchmarks.model_card import table
-from benchmarks.synthetic_checkpoint import make_component
 from minflux.checkpoints.components.flux import flux_shapes
+from tools.insert import insert
+from tools.model_card import table
+from tools.synthetic_checkpoint import make_component
 
 CFG, TEXT = works.sized(1024, 8, 2, 4), 256
 TOKENS, BATCHES = (256, 512, 1024, 2048, 4096), (1, 2, 4, 8)

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.bench.job import Contender
 from benchmarks.bench.worker import Task
 from benchmarks.bench.works import Work
-from benchmarks.synthetic_checkpoint import make_component
+from tools.synthetic_checkpoint import make_component
 
 COMPILING = 60  # seconds that a compiled contender may take until it is warm
 FEWEST = 3  # rounds

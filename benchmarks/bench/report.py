@@ -1,6 +1,6 @@
 """Tables of what was measured, from the record that docs/benchmarks.json keeps.
 
-python -m benchmarks.bench.report | python -m benchmarks.insert speed README.md
+python -m benchmarks.bench.report | python -m tools.insert speed README.md
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.bench.race import Lap
 from benchmarks.bench.works import Work
-from benchmarks.model_card import table
+from tools.model_card import table
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 BRIEFLY = {

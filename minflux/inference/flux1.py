@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +19,11 @@ from minflux.checkpoints.tree import tree_map
 from minflux.errors import ArgumentError
 from minflux.images import to_uint8
 from minflux.inference.cache import Cache
-from minflux.inference.pipeline import Conditioning, OnBlock, Pipeline
+from minflux.inference.pipeline import Conditioning, Pipeline
 from minflux.inference.text import PromptTruncated, Tokenizer
 from minflux.model.clip import CLIPConfig, clip_encoder
 from minflux.model.flux import FluxConfig, condition, velocity
+from minflux.model.hooks import OnBlock
 from minflux.model.latents import image_ids, pack, text_ids, unpack
 from minflux.model.modulation import modulations
 from minflux.model.rope import rope
@@ -97,8 +99,8 @@ class Flux1(Pipeline):
         """Run both text encoders on token ids: txt (B, T, E) from T5, y (B, P) from CLIP."""
         clip_cfg, clip = self.clip
         t5_cfg, t5 = self.t5
-        _, y = clip_encoder(clip, clip_cfg, self.nx.array(clip_ids), self.nx.eval)
-        txt = t5_encoder(t5, t5_cfg, self.nx.array(t5_ids), self.nx.eval)
+        _, y = clip_encoder(clip, clip_cfg, self.nx.array(clip_ids), self._compute)
+        txt = t5_encoder(t5, t5_cfg, self.nx.array(t5_ids), self._compute)
         self.nx.eval(txt, y)
         return txt, y
 
@@ -117,18 +119,20 @@ class Flux1(Pipeline):
         The modulations of all `timesteps` are computed at once, for which a quarter of the weights is read once. At
         another t they are computed when v is called.
         """
-        cfg, nx = self.flux[0], self.nx
-        txt, y = both_signs(text) if guidance.needs_negative else (text.txt, text.y)
+        cfg, nx, is_guided = self.flux[0], self.nx, guidance.needs_negative
+        txt, y = both_signs(text) if is_guided else (text.txt, text.y)
         ids = nx.concatenate([text_ids(txt), image_ids(txt, *size)], axis=1)
         pe = rope(ids, cfg.axes_dim, cfg.theta)  # the same in every step
         ahead = self._modulations(y, guidance, timesteps) if len(timesteps) else {}
         p = for_steps(self.flux[1], self.progress)
+        listen = self._compute if on_block is None else self._computed_for(on_block)
 
         def v(x: Array, t: float) -> Array:
             mod = ahead.get(float(t)) or self._modulations(y, guidance, [t])[float(t)]
-            tokens = pack(nx.concatenate([x, x], axis=0) if guidance.needs_negative else x)
-            out = unpack(velocity(p, tokens, txt, mod, pe, nx.eval), *size)
-            return guided(nx.as_float32(out), guidance.scale) if guidance.needs_negative else out
+            tokens = pack(nx.concatenate([x, x], axis=0) if is_guided else x)
+            tokens = velocity(p, tokens, txt, mod, pe, listen, keep_qkv=on_block is not None)
+            out = unpack(tokens, *size)
+            return guided(nx.as_float32(out), guidance.scale) if is_guided else out
 
         return v
 
@@ -141,13 +145,26 @@ class Flux1(Pipeline):
         if self.built_in_guidance:
             strength = nx.array(np.full(steps * batch, guidance.embedded, np.float32))
         vec = condition(p, t, nx.concatenate([y] * steps, axis=0), strength)  # (steps · B, D)
-        every = modulations(p, vec, nx.eval)
+        every = modulations(p, vec, self._compute)
 
         def at(step: int) -> Tree:
             rows = slice(step * batch, (step + 1) * batch)
             return tree_map(lambda x: x[rows], every)
 
         return {float(t): at(step) for step, t in enumerate(timesteps)}
+
+    def _compute(self, name: str, seen: dict[str, Any]) -> None:
+        """Compute a block's arrays now, after which MLX needs the block's weights no more."""
+        self.nx.eval(seen)
+
+    def _computed_for(self, on_block: OnBlock) -> OnBlock:
+        """Return a listener that computes a block's arrays and hands them to `on_block`."""
+
+        def listen(name: str, seen: dict[str, Any]) -> None:
+            self._compute(name, seen)
+            on_block(name, seen)
+
+        return listen
 
     # -- images ------------------------------------------------------------------------------------------------
 

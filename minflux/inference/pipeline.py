@@ -32,12 +32,12 @@ from minflux.inference.arguments import (
     effective,
     without_effect,
 )
+from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
 from minflux.sampling.solvers import SOLVERS, Solver, Step, Velocity, visited_timesteps
 from minflux.sampling.timesteps import Schedule
 
-OnBlock = Callable[[str, dict[str, Array]], None]
 OnStep = Callable[[Step], None]
 
 
@@ -148,7 +148,9 @@ class Pipeline(ABC):
         solver: "euler", "heun", "midpoint" or "dpm++" (see `minflux.sampling.solvers`).
         latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of the seed's.
         on_step: a function that is called with each `Step` after it.
-        on_block: a function that is called with each block's name and arrays after it (see `minflux.model.flux`).
+        on_block: a function that is called after each block of the transformer with its name, "double_blocks.3", and a
+        dict of its arrays: the streams "img" and "txt", its modulations "mod", and "q", "k", "v" (see
+        `minflux.model.hooks`). With classifier-free guidance the rows of negative prompts come after the prompts'.
 
         Raises `ArgumentError` for a setting that can't be honoured, before anything is computed.
         """
@@ -214,8 +216,9 @@ class Pipeline(ABC):
         count = len(conditioning.txt)
         plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
         x = self._noise(plan) if start is None else self._checked_start(start, plan)
-        asked = guidance is not None or true_cfg_scale is not None
-        return self._follow(matching(conditioning, plan.guidance, asked), plan, x, on_block)
+        scale = true_cfg_scale if self.built_in_guidance or guidance is None else guidance
+        text = matching(conditioning, plan.guidance, asked=scale is not None)
+        return self._follow(text, plan, x, on_block)
 
     @abstractmethod
     def decode(self, latents: Array) -> np.ndarray:
@@ -347,8 +350,8 @@ class Pipeline(ABC):
 def matching(text: Conditioning, guidance: Guidance, asked: bool) -> Conditioning:
     """Return the conditioning that guidance needs: with a negative prompt, or without.
 
-    asked: whether the guidance was given; then 1 is taken at its word, and a negative prompt that was encoded is left
-    out. Raises `ArgumentError` where one is lacking, or would have no effect though nobody asked for that.
+    asked: whether the scale was given; then 1 is taken at its word, and a negative prompt that was encoded is left out.
+    Raises `ArgumentError` where one is lacking, or would have no effect though nobody asked for that.
     """
     if guidance.needs_negative and text.negative is None:
         raise ArgumentError(

@@ -1,7 +1,7 @@
 """The two kinds of block, and the final layer.
 
-A double-stream block keeps picture and text apart, each with its own weights, and lets them meet in one joint
-attention. A single-stream block treats the joined sequence as one, with attention and MLP side by side.
+A double-stream block keeps image and text apart, each with its own weights, and lets them meet in one joint attention.
+A single-stream block treats the joined sequence as one, with attention and MLP side by side.
 Source: BFL `flux/modules/layers.py`; the double block is the MMDiT of Esser et al. 2024 (arXiv 2403.03206).
 """
 
@@ -14,62 +14,84 @@ from minflux.model.modulation import chunks, modulate
 
 @shaped
 def mlp(p: Tree, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-    """Linear to 4 D, GELU, Linear back; the weights are called "0" and "2", their places in the file's list."""
-    return linear(backend_of(x).gelu(linear(x, **p["0"])), **p["2"])
+    """Apply Linear to 4 D, GELU, Linear back; the weights are called "0" and "2", their places in the file's list."""
+    hidden = linear(x, **p["0"])  # (B, L, 4 D)
+    hidden = backend_of(x).gelu(hidden)
+    return linear(hidden, **p["2"])
 
 
 @shaped
 def double_block(
-    p: Tree, img: Float[Array, "B I D"], txt: Float[Array, "B T D"], mod: Tree, pe: tuple
+    p: Tree, img: Float[Array, "B I D"], txt: Float[Array, "B T D"], mod: Tree, pe: tuple, seen=None
 ) -> tuple[Float[Array, "B I D"], Float[Array, "B T D"]]:
-    """Let both streams attend to each other, then think apart: (img, txt) -> (img, txt).
+    """Let both streams attend to each other, then pass each through its own MLP: (img, txt) -> (img, txt).
 
-    In the joint sequence txt comes before img; `pe` is for both, (B, 1, T + I, K/2) each; `mod` is the block's own of
-    `modulations`, {"img", "txt"} of (B, 6 D).
+    mod: the block's own of `modulations`, {"img", "txt"} of (B, 6 D). pe: the rotations of the joint sequence, in which
+    txt comes before img, (B, 1, T + I, K/2) each. seen: a dict to write the joint q, k and v into (see `attention`).
     """
     nx = backend_of(img, txt)
-    txt_mod, img_mod = chunks(mod["txt"], 6), chunks(mod["img"], 6)
+    img_mod = chunks(mod["img"], 6)  # shift, scale and gate of the attention, then of the MLP: (B, 1, D) each
+    txt_mod = chunks(mod["txt"], 6)
 
-    # each stream: shift, scale, project to q, k, v
-    txt_qkv = normed_qkv(p["txt_attn"]["norm"], linear(modulate(txt, *txt_mod[:2]), **p["txt_attn"]["qkv"]))
-    img_qkv = normed_qkv(p["img_attn"]["norm"], linear(modulate(img, *img_mod[:2]), **p["img_attn"]["qkv"]))
+    # prepare each stream for attention
+    img_q, img_k, img_v = _stream_qkv(p["img_attn"], img, img_mod)  # (B, H, I, K) each
+    txt_q, txt_k, txt_v = _stream_qkv(p["txt_attn"], txt, txt_mod)  # (B, H, T, K) each
 
     # one attention over both
-    q, k, v = (nx.concatenate([t, i], axis=2) for t, i in zip(txt_qkv, img_qkv, strict=True))  # (B, H, T + I, K)
-    txt_joint, img_joint = nx.split(attention(q, k, v, pe), [txt.shape[1]], axis=1)  # (B, T, D), (B, I, D)
+    q = nx.concatenate([txt_q, img_q], axis=2)  # (B, H, T + I, K)
+    k = nx.concatenate([txt_k, img_k], axis=2)
+    v = nx.concatenate([txt_v, img_v], axis=2)
+    attended = attention(q, k, v, pe, seen)  # (B, T + I, D)
+    txt_attended, img_attended = nx.split(attended, [txt.shape[1]], axis=1)
 
-    return (
-        _finish_stream(p["img_attn"]["proj"], p["img_mlp"], img, img_joint, img_mod),
-        _finish_stream(p["txt_attn"]["proj"], p["txt_mlp"], txt, txt_joint, txt_mod),
-    )
+    # each stream on its own again
+    img = _finish_stream(p["img_attn"], p["img_mlp"], img, img_attended, img_mod)
+    txt = _finish_stream(p["txt_attn"], p["txt_mlp"], txt, txt_attended, txt_mod)
+    return img, txt
 
 
-def _finish_stream(proj: Tree, mlp_weights: Tree, x: Array, attended: Array, mod: list[Array]) -> Array:
+def _stream_qkv(attn: Tree, x: Array, mod: list[Array]) -> tuple[Array, Array, Array]:
+    """Shift and scale a stream, and project it to q, k and v."""
+    shift, scale, *_ = mod
+    x = modulate(x, shift, scale)
+    qkv = linear(x, **attn["qkv"])  # (B, L, 3 D)
+    return normed_qkv(attn["norm"], qkv)
+
+
+def _finish_stream(attn: Tree, mlp_weights: Tree, x: Array, attended: Array, mod: list[Array]) -> Array:
     """Add a stream's gated attention output, then its gated MLP."""
-    _, _, gate1, shift2, scale2, gate2 = mod
-    x = x + gate1 * linear(attended, **proj)
-    return x + gate2 * mlp(mlp_weights, modulate(x, shift2, scale2))
+    *_, gate1, shift2, scale2, gate2 = mod
+    x = x + gate1 * linear(attended, **attn["proj"])
+    x_mod = modulate(x, shift2, scale2)
+    return x + gate2 * mlp(mlp_weights, x_mod)
 
 
 @shaped
-def single_block(p: Tree, x: Float[Array, "B L D"], mod: Float[Array, "B O"], pe: tuple) -> Float[Array, "B L D"]:
-    """Attention and MLP from one projection, joined by another: x + gate · linear2(attention ‖ gelu(mlp)).
+def single_block(
+    p: Tree, x: Float[Array, "B L D"], mod: Float[Array, "B O"], pe: tuple, seen=None
+) -> Float[Array, "B L D"]:
+    """Compute attention and MLP from one projection, and join them by another: x + gate · linear2(attention ‖ mlp).
 
     linear1 gives (q, k, v, mlp) of widths D, D, D and 4 D; linear2 takes 5 D. Running them side by side is due to
-    Dehghani et al. 2023 (arXiv 2302.05442).
+    Dehghani et al. 2023 (arXiv 2302.05442). mod: (B, 3 D); pe, seen: see `double_block`.
     """
     nx = backend_of(x, mod)
     shift, scale, gate = chunks(mod, 3)
-    qkv, hidden = nx.split(linear(modulate(x, shift, scale), **p["linear1"]), [3 * x.shape[-1]], axis=-1)
-    both = nx.concatenate([attention(*normed_qkv(p["norm"], qkv), pe), nx.gelu(hidden)], axis=-1)
+    projected = linear(modulate(x, shift, scale), **p["linear1"])  # (B, L, 7 D)
+    qkv, hidden = nx.split(projected, [3 * x.shape[-1]], axis=-1)  # (B, L, 3 D), (B, L, 4 D)
+
+    # attention and MLP side by side
+    attended = attention(*normed_qkv(p["norm"], qkv), pe, seen)  # (B, L, D)
+    both = nx.concatenate([attended, nx.gelu(hidden)], axis=-1)  # (B, L, 5 D)
     return x + gate * linear(both, **p["linear2"])
 
 
 @shaped
 def final_layer(p: Tree, x: Float[Array, "B I D"], mod: Float[Array, "B M"]) -> Float[Array, "B I O"]:
-    """The last modulated norm and the projection to velocity tokens; its chunks are shift, scale in BFL's order.
+    """Apply the last modulated norm and the projection to velocity tokens.
 
-    diffusers stores the two the other way round (`norm_out`).
+    Its modulation is shift, scale in BFL's order. diffusers stores the two the other way round (`norm_out`).
     """
     shift, scale = chunks(mod, 2)
-    return linear(modulate(x, shift, scale), **p["linear"])
+    x = modulate(x, shift, scale)
+    return linear(x, **p["linear"])

@@ -4,14 +4,13 @@ A plain causal transformer with learned positions. The state at the first end-of
 and stands for it. Source: Radford et al. 2021 (arXiv 2103.00020); transformers `modeling_clip.py`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import backend_of
-from minflux.model.attention import merge_heads, split_heads
+from minflux.model.attention import merge_heads, project_heads
 from minflux.model.embeddings import embedding
-from minflux.model.layers import nothing
+from minflux.model.hooks import OnBlock, ignore
 from minflux.model.linear import linear
 
 
@@ -33,49 +32,73 @@ CLIP_L = CLIPConfig()
 
 
 def quick_gelu(x: Array) -> Array:
-    """x · sigmoid(1.702 x), CLIP's stand-in for GELU."""
-    return x * backend_of(x).sigmoid(1.702 * x)
+    """Compute x · sigmoid(1.702 x), CLIP's stand-in for GELU."""
+    nx = backend_of(x)
+    return x * nx.sigmoid(1.702 * x)
 
 
 def causal_mask(like: Array, length: int) -> Array:
     """Make (1, 1, T, T) that is 0 where key <= query and a large negative number above: later tokens are unseen."""
-    nx = backend_of(like)
-    i = nx.arange(length)
-    unseen = (i[None, :] > i[:, None]).astype(like.dtype)
-    return (unseen * -30000.0)[None, None]
+    position = backend_of(like).arange(length)
+    unseen = position[None, :] > position[:, None]  # key > query
+    mask = unseen.astype(like.dtype) * -30000.0
+    return mask[None, None]
 
 
 @shaped
-def self_attention(p: Tree, x: Float[Array, "B T D"], mask: Array, heads: int) -> Float[Array, "B T D"]:
-    """Causal multi-head attention with biases on all four projections."""
+def causal_attention(p: Tree, x: Float[Array, "B T D"], mask: Array, heads: int) -> Float[Array, "B T D"]:
+    """Let each token attend to itself and those before it; all four projections have biases."""
+    nx = backend_of(x)
     head_dim = x.shape[-1] // heads
-    q, k, v = (split_heads(linear(x, **p[f"{name}_proj"]), head_dim) for name in "qkv")
-    return linear(merge_heads(backend_of(x).attention(q, k, v, bias=mask)), **p["out_proj"])
+    q = project_heads(p["q_proj"], x, head_dim)  # (B, H, T, K)
+    k = project_heads(p["k_proj"], x, head_dim)
+    v = project_heads(p["v_proj"], x, head_dim)
+    attended = nx.attention(q, k, v, bias=mask)
+    attended = merge_heads(attended)  # (B, T, D)
+    return linear(attended, **p["out_proj"])
+
+
+@shaped
+def quick_mlp(p: Tree, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """Apply Linear, quick GELU, Linear back."""
+    hidden = linear(x, **p["fc1"])
+    hidden = quick_gelu(hidden)
+    return linear(hidden, **p["fc2"])
+
+
+@shaped
+def clip_layer(p: Tree, cfg: CLIPConfig, x: Float[Array, "B T D"], mask: Array) -> Float[Array, "B T D"]:
+    """Add causal attention, then the MLP, each of the normed x."""
+    h = layer_norm(p["layer_norm1"], cfg, x)
+    x = x + causal_attention(p["self_attn"], h, mask, cfg.num_attention_heads)
+    h = layer_norm(p["layer_norm2"], cfg, x)
+    return x + quick_mlp(p["mlp"], h)
+
+
+def layer_norm(p: Tree, cfg: CLIPConfig, x: Array) -> Array:
+    """Apply LayerNorm with a scale and a bias."""
+    nx = backend_of(x)
+    return nx.layer_norm(x, p["weight"], p["bias"], cfg.layer_norm_eps)
 
 
 @shaped
 def clip_encoder(
-    p: Tree, cfg: CLIPConfig, ids: Int[Array, "B T"], after_block: Callable = nothing
+    p: Tree, cfg: CLIPConfig, ids: Int[Array, "B T"], on_block: OnBlock = ignore
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
     """Encode token ids to (states, pooled): (B, T, D), and (B, D) at each row's first end-of-text token.
 
-    after_block is called with what each layer gave (see `velocity`).
+    on_block: called after each layer with its name and {"txt": (B, T, D)} (see `hooks`).
     """
-    nx = backend_of(ids)
-    p = p["text_model"]
-
-    def norm(x, weights):
-        return nx.layer_norm(x, weights["weight"], weights["bias"], cfg.layer_norm_eps)
-
-    x = embedding(ids, p["embeddings"]["token_embedding"]["weight"])
-    x = x + p["embeddings"]["position_embedding"]["weight"][: ids.shape[1]]
-    mask = causal_mask(x, ids.shape[1])
-    for layer in p["encoder"]["layers"]:
-        h = norm(x, layer["layer_norm1"])
-        x = x + self_attention(layer["self_attn"], h, mask, cfg.num_attention_heads)
-        h = norm(x, layer["layer_norm2"])
-        x = x + linear(quick_gelu(linear(h, **layer["mlp"]["fc1"])), **layer["mlp"]["fc2"])
-        after_block(x)
-    x = norm(x, p["final_layer_norm"])
-    end = nx.argmax((ids == cfg.eos_token_id).astype(nx.int32), axis=1)
-    return x, x[nx.arange(ids.shape[0]), end]
+    nx, p = backend_of(ids), p["text_model"]
+    length = ids.shape[1]
+    tokens = embedding(ids, p["embeddings"]["token_embedding"]["weight"])  # (B, T, D)
+    positions = p["embeddings"]["position_embedding"]["weight"][:length]  # (T, D)
+    x = tokens + positions
+    mask = causal_mask(x, length)
+    for i, layer in enumerate(p["encoder"]["layers"]):
+        x = clip_layer(layer, cfg, x, mask)
+        on_block(f"text_model.encoder.layers.{i}", {"txt": x})
+    x = layer_norm(p["final_layer_norm"], cfg, x)
+    ends = (ids == cfg.eos_token_id).astype(nx.int32)
+    first_end = nx.argmax(ends, axis=1)  # (B,)
+    return x, x[nx.arange(len(ids)), first_end]

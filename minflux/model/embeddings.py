@@ -23,7 +23,8 @@ def wave_frequencies(count: int, max_period: float) -> list[float]:
     The angle 1000 t ω makes ω's error a thousand times larger: an exact ω would be farther from what models saw.
     """
     rate = c_float(-math.log(max_period)).value
-    return [math.exp(c_float(rate * i / count).value) for i in range(count)]
+    exponents = [c_float(rate * i / count).value for i in range(count)]
+    return [math.exp(exponent) for exponent in exponents]
 
 
 @shaped
@@ -36,13 +37,15 @@ def timestep_embedding(
     range that the wavelengths were chosen for. Source: arXiv 1706.03762 §3.5; BFL `flux/modules/layers.py`.
     """
     nx = backend_of(t)
-    frequencies = nx.array(wave_frequencies(dim // 2, max_period), dtype=nx.float32)
-    angles = (time_factor * nx.as_float32(t))[:, None] * frequencies
+    frequencies = nx.array(wave_frequencies(dim // 2, max_period), dtype=nx.float32)  # (D/2,)
+    time = time_factor * nx.as_float32(t)
+    angles = time[:, None] * frequencies  # (B, D/2)
     return nx.concatenate([nx.cos(angles), nx.sin(angles)], axis=-1)
 
 
 @shaped
 def mlp_embedder(p: Tree, x: Float[Array, "B I"]) -> Float[Array, "B D"]:
-    """Linear, SiLU, Linear: into the model's width."""
-    nx = backend_of(x)
-    return linear(nx.silu(linear(x, **p["in_layer"])), **p["out_layer"])
+    """Apply Linear, SiLU, Linear, into the model's width."""
+    x = linear(x, **p["in_layer"])  # (B, D)
+    x = backend_of(x).silu(x)
+    return linear(x, **p["out_layer"])

@@ -1,16 +1,15 @@
-"""The whole transformer: where a noisy picture should move, given a text and a time.
+"""The whole transformer: where a noisy image should move, given a text and a time.
 
 embed img, txt, and (t, guidance, pooled text) -> double blocks -> join -> single blocks -> keep img -> final layer
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.blocks import double_block, final_layer, single_block
 from minflux.model.embeddings import mlp_embedder, timestep_embedding
-from minflux.model.layers import nothing
+from minflux.model.hooks import OnBlock, ignore
 from minflux.model.linear import linear
 from minflux.model.modulation import modulations
 from minflux.model.rope import rope
@@ -55,9 +54,11 @@ def condition(
 ) -> Float[Array, "B D"]:
     """Make `vec`, all that steers the blocks: time + (guidance) + pooled text, each through its own MLP."""
     dtype = p["vector_in"]["in_layer"]["weight"].dtype
-    vec = mlp_embedder(p["time_in"], timestep_embedding(timesteps, TIME_DIM).astype(dtype))
+    time = timestep_embedding(timesteps, TIME_DIM)
+    vec = mlp_embedder(p["time_in"], time.astype(dtype))
     if guidance is not None:
-        vec = vec + mlp_embedder(p["guidance_in"], timestep_embedding(guidance, TIME_DIM).astype(dtype))
+        strength = timestep_embedding(guidance, TIME_DIM)
+        vec = vec + mlp_embedder(p["guidance_in"], strength.astype(dtype))
     return vec + mlp_embedder(p["vector_in"], y.astype(dtype))
 
 
@@ -72,21 +73,24 @@ def flux(
     timesteps: Float[Array, "B"],
     y: Float[Array, "B P"],
     guidance: Float[Array, "B"] | None = None,
-    after_block: Callable = nothing,
+    on_block: OnBlock = ignore,
+    keep_qkv: bool = False,
 ) -> Float[Array, "B I O"]:
-    """Predict the velocity of every image token: noise - picture, as the flow's ODE needs it.
+    """Predict the velocity of every image token: noise - image, as the flow's ODE needs it.
 
     img: packed latents at time t; txt: T5's output; y: CLIP's pooled output; timesteps in [0, 1], 1 for pure noise;
-    guidance: the strength for guidance-distilled models (cfg.guidance_embed), about 1 to 10; after_block: see
+    guidance: the strength for guidance-distilled models (cfg.guidance_embed), about 1 to 10; on_block, keep_qkv: see
     `velocity`. Computed in the weights' dtype; the result has it too. Raises ValueError when guidance is missing, or
     given to a model without it. Source: BFL `flux/model.py`.
     """
     if cfg.guidance_embed != (guidance is not None):
         raise ValueError(f"this model takes {'a' if cfg.guidance_embed else 'no'} guidance strength")
     nx = backend_of(img, img_ids, txt, txt_ids, timesteps, y, guidance)
-    pe = rope(nx.concatenate([txt_ids, img_ids], axis=1), tuple(cfg.axes_dim), cfg.theta)
-    mod = modulations(p, condition(p, timesteps, y, guidance))
-    return velocity(p, img, txt, mod, pe, after_block)
+    ids = nx.concatenate([txt_ids, img_ids], axis=1)  # (B, T + I, A)
+    pe = rope(ids, tuple(cfg.axes_dim), cfg.theta)
+    vec = condition(p, timesteps, y, guidance)  # (B, D)
+    mod = modulations(p, vec)
+    return velocity(p, img, txt, mod, pe, on_block, keep_qkv)
 
 
 @shaped
@@ -96,21 +100,26 @@ def velocity(
     txt: Float[Array, "B T E"],
     mod: Tree,
     pe: tuple,
-    after_block: Callable = nothing,
+    on_block: OnBlock = ignore,
+    keep_qkv: bool = False,
 ) -> Float[Array, "B I O"]:
     """Run the blocks, given their modulations `mod` and the rotations `pe` (which are the same in every block).
 
-    after_block is called with what each block gave. MLX computes nothing until it must; told to do so there, it needs
-    the weights of one block at a time.
+    on_block: called after each block with its name and {"img", "txt", "mod"}: both streams and its modulations (see
+    `hooks`). With keep_qkv there are "q", "k" and "v" too, normalised and rotated, of the joint sequence (B, H, T + I,
+    K); they are then held until the block is done.
     """
     nx, dtype = backend_of(img, txt, mod["final"]), mod["final"].dtype
     img = linear(img.astype(dtype), **p["img_in"])  # (B, I, D)
     txt = linear(txt.astype(dtype), **p["txt_in"])  # (B, T, D)
-    for block, block_mod in zip(p["double_blocks"], mod["double"], strict=True):
-        img, txt = double_block(block, img, txt, block_mod, pe)
-        after_block(img, txt)
+    for i, (block, block_mod) in enumerate(zip(p["double_blocks"], mod["double"], strict=True)):
+        seen = {"mod": block_mod}
+        img, txt = double_block(block, img, txt, block_mod, pe, seen if keep_qkv else None)
+        on_block(f"double_blocks.{i}", {"img": img, "txt": txt, **seen})
     x = nx.concatenate([txt, img], axis=1)  # (B, T + I, D)
-    for block, block_mod in zip(p["single_blocks"], mod["single"], strict=True):
-        x = single_block(block, x, block_mod, pe)
-        after_block(x)
-    return final_layer(p["final_layer"], x[:, txt.shape[1] :], mod["final"])
+    for i, (block, block_mod) in enumerate(zip(p["single_blocks"], mod["single"], strict=True)):
+        seen = {"mod": block_mod}
+        x = single_block(block, x, block_mod, pe, seen if keep_qkv else None)
+        txt, img = nx.split(x, [txt.shape[1]], axis=1)  # (B, T, D), (B, I, D)
+        on_block(f"single_blocks.{i}", {"img": img, "txt": txt, **seen})
+    return final_layer(p["final_layer"], img, mod["final"])

@@ -2,7 +2,7 @@
 
 A head's D numbers are taken as D/2 points of the plane, and each is turned by position · frequency. The product q·k
 of two turned vectors depends on the difference of their positions alone. FLUX.1 gives 16 of the 128 dimensions to
-the first axis (0 for text and picture, 1 for a reference picture) and 56 each to row and column.
+the first axis (0 for text and image, 1 for a reference image) and 56 each to row and column.
 Source: Su et al. 2021 (arXiv 2104.09864); BFL `flux/math.py`.
 """
 
@@ -25,12 +25,14 @@ def rope(
     each axis turns (they sum to D). The 1 is for the heads, which all turn alike.
     """
     nx = backend_of(ids)
-    axes = [nx.cos_sin(ids[..., a], axis_frequencies(dim, theta)) for a, dim in enumerate(axes_dim)]
-    cos, sin = (nx.concatenate(list(parts), axis=-1)[:, None] for parts in zip(*axes, strict=True))
-    return cos, sin
+    turns = [nx.cos_sin(ids[..., axis], axis_frequencies(dim, theta)) for axis, dim in enumerate(axes_dim)]
+    cos = nx.concatenate([cos for cos, _ in turns], axis=-1)  # (B, L, D/2)
+    sin = nx.concatenate([sin for _, sin in turns], axis=-1)
+    return cos[:, None], sin[:, None]
 
 
 @shaped
 def apply_rope(x: Float[Array, "B H L D"], pe: tuple) -> Float[Array, "B H L D"]:
     """Turn the pairs (x₀, x₁), (x₂, x₃), … of every head by `pe`; computed in float32, returned in x's dtype."""
-    return backend_of(x).rotate(x, *pe)
+    cos, sin = pe
+    return backend_of(x).rotate(x, cos, sin)

@@ -6,14 +6,13 @@ Source: Raffel et al. 2019 (arXiv 1910.10683), v1.1; transformers `modeling_t5.p
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import backend_of
-from minflux.model.attention import merge_heads, split_heads
+from minflux.model.attention import merge_heads, project_heads
 from minflux.model.embeddings import embedding
-from minflux.model.layers import nothing
+from minflux.model.hooks import OnBlock, ignore
 from minflux.model.linear import linear
 
 
@@ -45,12 +44,14 @@ def distance_bucket(distance: int, buckets: int, max_distance: int) -> int:
     [0, 1, 7, 8, 15, 17, 31]
     """
     half = buckets // 2
-    offset, distance = (half if distance > 0 else 0), abs(distance)
+    offset = half if distance > 0 else 0
+    distance = abs(distance)
     exact = half // 2
     if distance < exact:
         return offset + distance
-    steps = math.log(distance / exact) / math.log(max_distance / exact) * (half - exact)
-    return offset + min(exact + int(steps), half - 1)
+    far = math.log(distance / exact) / math.log(max_distance / exact)  # 0 at `exact`, 1 at `max_distance`
+    bucket = exact + int(far * (half - exact))
+    return offset + min(bucket, half - 1)
 
 
 @shaped
@@ -58,40 +59,62 @@ def position_bias(table: Float[Array, "N H"], length: int, cfg: T5Config) -> Flo
     """Look up each pair's bias for each head; every layer adds the same, though the table lies in the first."""
     nx = backend_of(table)
     sizes = cfg.relative_attention_num_buckets, cfg.relative_attention_max_distance
-    by_distance = [distance_bucket(d, *sizes) for d in range(1 - length, length)]
-    buckets = [by_distance[length - 1 - query : 2 * length - 1 - query] for query in range(length)]  # key - query
-    return table[nx.array(buckets, dtype=nx.int32)].transpose(2, 0, 1)[None]
+    distances = range(1 - length, length)
+    buckets = nx.array([distance_bucket(distance, *sizes) for distance in distances], dtype=nx.int32)
+    position = nx.arange(length)
+    distance = position[None, :] - position[:, None]  # key - query, (T, T)
+    bias = table[buckets[distance + length - 1]]  # (T, T, H)
+    return bias.transpose(2, 0, 1)[None]
 
 
 @shaped
 def self_attention(p: Tree, x: Float[Array, "B T D"], bias: Array, head_dim: int) -> Float[Array, "B T D"]:
-    """softmax(q kᵀ + bias) v: no scale, it is folded into the weights."""
-    q, k, v = (split_heads(linear(x, **p[name]), head_dim) for name in "qkv")
-    return linear(merge_heads(backend_of(x).attention(q, k, v, scale=1.0, bias=bias)), **p["o"])
+    """Compute softmax(q kᵀ + bias) v for every head: T5 has its scale folded into the weights."""
+    nx = backend_of(x)
+    q = project_heads(p["q"], x, head_dim)  # (B, H, T, K)
+    k = project_heads(p["k"], x, head_dim)
+    v = project_heads(p["v"], x, head_dim)
+    attended = nx.attention(q, k, v, scale=1.0, bias=bias)
+    attended = merge_heads(attended)  # (B, T, H·K)
+    return linear(attended, **p["o"])
 
 
 @shaped
 def gated_mlp(p: Tree, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """wo(gelu(wi_0 x) · wi_1 x) (Shazeer 2020, arXiv 2002.05202)."""
-    return linear(backend_of(x).gelu(linear(x, **p["wi_0"])) * linear(x, **p["wi_1"]), **p["wo"])
+    """Compute wo(gelu(wi_0 x) · wi_1 x) (Shazeer 2020, arXiv 2002.05202)."""
+    gate = linear(x, **p["wi_0"])  # (B, T, d_ff)
+    gate = backend_of(x).gelu(gate)
+    hidden = gate * linear(x, **p["wi_1"])
+    return linear(hidden, **p["wo"])
 
 
 @shaped
-def t5_encoder(
-    p: Tree, cfg: T5Config, ids: Int[Array, "B T"], after_block: Callable = nothing
-) -> Float[Array, "B T D"]:
+def t5_block(p: Tree, cfg: T5Config, x: Float[Array, "B T D"], bias: Array) -> Float[Array, "B T D"]:
+    """Add self-attention, then the gated MLP, each of the normed x."""
+    attn, mlp = p["layer"]
+    h = norm(attn["layer_norm"], cfg, x)
+    x = x + self_attention(attn["SelfAttention"], h, bias, cfg.d_kv)
+    h = norm(mlp["layer_norm"], cfg, x)
+    return x + gated_mlp(mlp["DenseReluDense"], h)
+
+
+def norm(p: Tree, cfg: T5Config, x: Array) -> Array:
+    """Apply RMSNorm, which T5's files call a layer norm."""
+    nx = backend_of(x)
+    return nx.rms_norm(x, p["weight"], cfg.layer_norm_epsilon)
+
+
+@shaped
+def t5_encoder(p: Tree, cfg: T5Config, ids: Int[Array, "B T"], on_block: OnBlock = ignore) -> Float[Array, "B T D"]:
     """Encode token ids, padded with 0, to one vector a token: (B, T) -> (B, T, d_model).
 
-    after_block is called with what each block gave (see `velocity`).
+    on_block: called after each block with its name and {"txt": (B, T, d_model)} (see `hooks`).
     """
-    nx = backend_of(ids)
-    blocks, eps = p["encoder"]["block"], cfg.layer_norm_epsilon
-    table = blocks[0]["layer"][0]["SelfAttention"]["relative_attention_bias"]["weight"]
-    bias = position_bias(table, ids.shape[1], cfg)
-    x = embedding(ids, p["shared"]["weight"])
-    for block in blocks:
-        attn, ff = block["layer"]
-        x = x + self_attention(attn["SelfAttention"], nx.rms_norm(x, attn["layer_norm"]["weight"], eps), bias, cfg.d_kv)
-        x = x + gated_mlp(ff["DenseReluDense"], nx.rms_norm(x, ff["layer_norm"]["weight"], eps))
-        after_block(x)
-    return nx.rms_norm(x, p["encoder"]["final_layer_norm"]["weight"], eps)
+    blocks = p["encoder"]["block"]
+    first = blocks[0]["layer"][0]["SelfAttention"]
+    bias = position_bias(first["relative_attention_bias"]["weight"], ids.shape[1], cfg)  # (1, H, T, T)
+    x = embedding(ids, p["shared"]["weight"])  # (B, T, D)
+    for i, block in enumerate(blocks):
+        x = t5_block(block, cfg, x, bias)
+        on_block(f"encoder.block.{i}", {"txt": x})
+    return norm(p["encoder"]["final_layer_norm"], cfg, x)

@@ -16,7 +16,6 @@ import torch
 from click.testing import CliRunner
 
 import minflux
-from benchmarks import synthetic_checkpoint as synthetic
 from minflux.backend import get_backend
 from minflux.checkpoints.detect import find_components
 from minflux.checkpoints.formats.safetensors import contents, read_safetensors, write_safetensors
@@ -29,6 +28,7 @@ from minflux.commands.inspect import inspect
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.model.flux import SCHNELL
 from tests import tiny_model
+from tools import synthetic_checkpoint as synthetic
 
 NX = get_backend("numpy")
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 
 import minflux
-from benchmarks import synthetic_checkpoint as synthetic
 from minflux.backend import get_backend
 from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.components.base import block_of
@@ -25,6 +24,7 @@ from minflux.commands.inspect import inspect
 from minflux.errors import ArgumentError, CheckpointError
 from tests import tiny_model
 from tests.checkpoints.test_lora import PAIR
+from tools import synthetic_checkpoint as synthetic
 
 WEIGHTS = {
     "transformer": "transformer/diffusion_pytorch_model.safetensors",

@@ -27,6 +27,7 @@ def test_importing_minflux_loads_nothing_heavy():
     assert subprocess.check_output([sys.executable, "-c", code]) == b"[] True\n"
 
 
+@pytest.mark.slow
 def test_type_checkers_see_load(tmp_path):
     api = pytest.importorskip("mypy.api")
     (tmp_path / "user.py").write_text(
@@ -42,7 +43,7 @@ def test_type_checkers_see_load(tmp_path):
     revealed = [kind.replace("builtins.", "") for kind in revealed]
     assert revealed == ["minflux.inference.flux1.Flux1", "PIL.Image.Image", "list[PIL.Image.Image]"]
     assert "Unexpected keyword argument" in report
-    assert report.count("error:") == 1
+    assert all(":6: error:" in line for line in report.splitlines() if " error: " in line)
 
 
 def test_a_call_s_settings_are_spelled_out_once_for_readers_and_once_for_checkers():

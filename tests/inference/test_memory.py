@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 import minflux
-from benchmarks import synthetic_checkpoint as synthetic
 from minflux.backend import available, get_backend
 from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
@@ -26,6 +25,7 @@ from minflux.inference.memory import MODES, held, stages
 from minflux.model.flux import SCHNELL, flux
 from tests import tiny_model
 from tests.checkpoints.test_lora import PAIR
+from tools import synthetic_checkpoint as synthetic
 
 NX = get_backend("numpy")
 
@@ -117,7 +117,7 @@ def transformer(tmp_path):
 
     def run(nx):
         given = {name: nx.array(x) for name, x in inputs.items()}
-        nx.eval(flux(stream(part, nx, "float32"), cfg, **given, after_block=nx.eval))
+        nx.eval(flux(stream(part, nx, "float32"), cfg, **given, on_block=lambda name, seen: nx.eval(seen)))
 
     return {"transformer": part}, run
 

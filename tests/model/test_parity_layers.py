@@ -1,5 +1,6 @@
 """Each part of the transformer against diffusers' own, one by one: what is wrong is found where it is."""
 
+import numpy as np
 import torch
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle
@@ -16,7 +17,15 @@ from hypothesis import strategies as st
 from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
 from minflux.checkpoints.components.flux import write_config as write_flux_config
 from minflux.checkpoints.tree import tree, tree_map
-from minflux.model.attention import attention, merge_heads, normed_qkv, qk_norm, split_heads
+from minflux.model.attention import (
+    attention,
+    attention_weights,
+    merge_heads,
+    normed_qkv,
+    project_heads,
+    qk_norm,
+    split_heads,
+)
 from minflux.model.blocks import double_block, final_layer, mlp, single_block
 from minflux.model.embeddings import embedding, mlp_embedder, timestep_embedding
 from minflux.model.linear import linear
@@ -90,6 +99,36 @@ def test_split_and_merge_heads(trial, batch, length, head_dim, heads):
     got = split_heads(trial.array(x), head_dim)
     trial.check(got, x.unflatten(-1, (heads, head_dim)).transpose(1, 2), 0)
     trial.check(merge_heads(got), x, 0)
+
+
+@given(batches, tokens, st.integers(1, 3), st.integers(2, 9))
+def test_project_heads(trial, batch, length, heads, head_dim):
+    module = trial.random(torch.nn.Linear(5, heads * head_dim))
+    x = trial.randn(batch, length, 5)
+    got = project_heads(trial.tree(module), trial.array(x), head_dim)
+    trial.check(got, module(x).unflatten(-1, (heads, head_dim)).transpose(1, 2))
+
+
+@given(batches, tokens, st.integers(1, 3), st.integers(2, 9))
+def test_attention_weights(trial, batch, length, heads, width):
+    """PyTorch's attention with one-hot values gives the weights themselves."""
+    q, k = (trial.randn(batch, heads, length, width) for _ in "qk")
+    one_hot = torch.eye(length).expand(batch, heads, length, length)
+    got = attention_weights(trial.array(q), trial.array(k))
+    trial.check(got, torch.nn.functional.scaled_dot_product_attention(q, k, one_hot))
+
+
+def test_attention_notes_what_it_attends_with(nx):
+    """In the dict that it is given; v as it is, q and k rotated."""
+    rng = np.random.default_rng(0)
+    q, k, v = (nx.array(rng.standard_normal((1, 2, 3, 6), np.float32)) for _ in "qkv")
+    pe = rope(nx.array(rng.integers(0, 9, (1, 3, 3), np.int32)), (2, 2, 2))
+    seen = {"mod": 1}
+    attention(q, k, v, pe, seen)
+    assert set(seen) == {"mod", "q", "k", "v"}
+    assert seen["v"] is v
+    np.testing.assert_array_equal(nx.to_numpy(seen["q"]), nx.to_numpy(apply_rope(q, pe)))
+    np.testing.assert_array_equal(nx.to_numpy(seen["k"]), nx.to_numpy(apply_rope(k, pe)))
 
 
 @given(batches, tokens, st.integers(3, 17))

@@ -99,7 +99,7 @@ def test_clip_attention_sees_no_later_token(trial, cfg, batch, length):
     mask = clip.causal_mask(trial.array(x), length)
     assert str(mask.dtype).endswith(trial.dtype)
     weights = p["text_model"]["encoder"]["layers"][0]["self_attn"]
-    got = clip.self_attention(weights, trial.array(x), mask, cfg.num_attention_heads)
+    got = clip.causal_attention(weights, trial.array(x), mask, cfg.num_attention_heads)
     trial.close("CLIP attention", got, layer(x, attention_mask=forbidden)[0])
 
 

@@ -20,7 +20,7 @@ from minflux.model.vae_bands import decode_any, decode_in_bands
 from minflux.train.scenes import BACKGROUNDS, render_batch, sample
 from tests import tiny_model
 from tests.compare import relative_error
-from tests.project.test_docs import needs_weights
+from tests.shipped import needs_weights
 from tests.strategies import batches, vae_configs
 
 NX = get_backend("numpy")

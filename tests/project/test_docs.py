@@ -1,7 +1,5 @@
 """What the README and docs/ say is so: code runs; files, tests, commands and functions that they name are there."""
 
-import doctest
-import io
 import pkgutil
 import re
 import shlex
@@ -11,23 +9,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import insert, model_card, parity_table, samples
-from minflux import zoo
 from minflux.commands.main import main
+from tests.shipped import SHIPPED, needs_weights
+from tools import parity_table, samples
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "chapters/README.md", "examples/README.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 README = PAGES[0].read_text()
-SHIPPED = (zoo.FOLDER / "tiny" / "model_index.json").exists()
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-
-
-def needs_weights(test):
-    """Mark a test that draws with the shipped model."""
-    skip = pytest.mark.skipif(not SHIPPED, reason="minflux/zoo/tiny has no weights yet")
-    return pytest.mark.weights(skip(test))
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -57,7 +48,7 @@ RUN = [page for page in WITH_COMMANDS if page.stem in ("README", "all-of-minflux
 def test_linked_and_named_files_are_there(page):
     text = page.read_text()
     linked = [page.parent / path for path in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text)]
-    named = [ROOT / path for path in re.findall(r"`((?:minflux|tests|docs|benchmarks)/[\w/.-]+)`", text)]
+    named = [ROOT / path for path in re.findall(r"`((?:minflux|tests|docs|benchmarks|tools|examples)/[\w/.-]+)`", text)]
     paths = [path for path in linked + named if SHIPPED or path.suffix != ".png"]
     assert [path for path in paths if not path.exists()] == []
 
@@ -142,56 +133,6 @@ def test_the_glossary_has_every_letter_of_the_dimension_key():
 
 
 # -- generated figures ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("module", [insert, model_card, parity_table, samples], ids=lambda module: module.__name__)
-def test_examples(module):
-    result = doctest.testmod(module)
-    assert result.attempted > 0
-    assert result.failed == 0
-
-
-def test_pages_that_lack_a_mark_are_refused():
-    with pytest.raises(ValueError, match="expected the marks <!-- sizes: begin --> and"):
-        insert.insert("<!-- sizes: begin --> but no end", "sizes", "text")
-
-
-def test_inserting_twice_is_inserting_once():
-    page = "a\n<!-- x: begin -->\n<!-- x: end -->\nb\n"
-    once = insert.insert(page, "x", "old\n")
-    assert once == "a\n<!-- x: begin -->\n\nold\n\n<!-- x: end -->\nb\n"
-    assert insert.insert(insert.insert(page, "x", "new"), "x", "old") == once
-
-
-def test_nothing_is_written_unless_all_pages_have_the_mark(tmp_path, monkeypatch):
-    good, bad = tmp_path / "good.md", tmp_path / "bad.md"
-    good.write_text("<!-- x: begin --><!-- x: end -->")
-    bad.write_text("no marks")
-    monkeypatch.setattr("sys.stdin", io.StringIO("text"))
-    with pytest.raises(SystemExit, match="expected the marks"):
-        insert.main("x", str(good), str(bad))
-    assert "text" not in good.read_text()
-    monkeypatch.setattr("sys.stdin", io.StringIO("text"))
-    insert.main("x", str(good))
-    assert "text" in good.read_text()
-
-
-def test_a_training_is_summed_up(tmp_path):
-    for part, losses in (("vae", [4, 2]), ("flow", [1] * 150)):
-        (tmp_path / part).mkdir()
-        rows = [f"{i},{loss},0.1,0.001,36" for i, loss in enumerate(losses, 1)]
-        text = "\n".join(["step,loss,gradient_norm,learning_rate,seconds", *rows])
-        (tmp_path / part / "log.csv").write_text(text + "\n")
-    _, vae, flow = model_card.training(tmp_path)
-    assert vae[1:] == ["2", "0.0", "3.0000"]
-    assert flow[1:] == ["150", "1.5", "1.0000"]
-
-
-@needs_weights
-def test_the_sizes_of_the_shipped_model_add_up():
-    *parts, (_, total, megabytes) = model_card.sizes(zoo.FOLDER / "tiny")[1:]
-    assert sum(int(part[1].replace(",", "")) for part in parts) == int(total.replace(",", ""))
-    assert float(megabytes) <= 40
 
 
 def parity_rows(page: str) -> list[list[str]]:

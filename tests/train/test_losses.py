@@ -71,7 +71,7 @@ def test_initial_blocks_change_nothing():
 def assert_gradients(kind: str, got: dict, module: torch.nn.Module) -> None:
     """Compare the gradient of every weight, under the file's names, with those that PyTorch left in `module`."""
     spec = COMPONENTS[kind]
-    ours = spec.to_file({name: np.array(g) for name, g in leaves(got)})
+    ours = spec.folder_naming.from_ours({name: np.array(g) for name, g in leaves(got)})
     theirs = {
         spec.alias(name): np.zeros(w.shape) if w.grad is None else w.grad.numpy()
         for name, w in module.named_parameters()

@@ -1,6 +1,6 @@
 """Make a FLUX.1 checkpoint of the true names, shapes and dtypes, with random weights.
 
-    python -m benchmarks.synthetic_checkpoint OUT [--variant schnell] [--format bfl|diffusers|comfy] [--dtype bf16]
+    python -m tools.synthetic_checkpoint OUT [--variant schnell] [--format bfl|diffusers|comfy] [--dtype bf16]
         [--depth 19 38] [--shard 5000000000] [--seed 0]
 
 BFL's and ComfyUI's formats give one file, diffusers' a folder with shards and their index. Weights are made one at a

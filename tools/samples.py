@@ -1,6 +1,6 @@
 """The README's first images: the first eight held-out prompts, each under the image that the small model makes of it.
 
-    python -m benchmarks.samples | python -m benchmarks.insert samples README.md
+    python -m tools.samples | python -m tools.insert samples README.md
 
 Nothing is selected: they are what `minflux evaluate --prompts 8` measures. Each image of 64×64 pixels is enlarged three
 times without smoothing, and written to docs/images/.

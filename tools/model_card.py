@@ -1,7 +1,7 @@
 """The figures of docs/tiny-model-card.md, as Markdown tables.
 
-python -m benchmarks.model_card              how large each part of the shipped model is
-python -m benchmarks.model_card runs/tiny    how a training run went, from its two log.csv
+python -m tools.model_card              how large each part of the shipped model is
+python -m tools.model_card runs/tiny    how a training run went, from its two log.csv
 """
 
 import csv

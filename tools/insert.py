@@ -1,6 +1,6 @@
 """Put generated text into a page, between two marks: `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
 
-minflux evaluate --prompts 500 | python -m benchmarks.insert evaluate README.md docs/tiny-model-card.md
+minflux evaluate --prompts 500 | python -m tools.insert evaluate README.md docs/tiny-model-card.md
 """
 
 import sys

@@ -1,7 +1,7 @@
 """The table of measured parity with PyTorch: what the last test run left in .parity.json, as Markdown.
 
-    python -m benchmarks.parity_table | python -m benchmarks.insert parity docs/parity.md
-    python -m benchmarks.parity_table --short | python -m benchmarks.insert parity README.md
+    python -m tools.parity_table | python -m tools.insert parity docs/parity.md
+    python -m tools.parity_table --short | python -m tools.insert parity README.md
 
 Each figure is the worst relative error, |ours - PyTorch's| / |PyTorch's|, of all examples that the tests ran: on
 NumPy, on MLX (fused kernels, readable definitions and this machine's own, the worst of the three), in bfloat16.

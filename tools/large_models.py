@@ -1,12 +1,11 @@
 """What the real models take in each memory mode, from their shapes alone: the tables of docs/large-models.md.
 
-python -m benchmarks.large_models | python -m benchmarks.insert memory docs/large-models.md
+python -m tools.large_models | python -m tools.insert memory docs/large-models.md
 """
 
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.model_card import table
 from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.formats.safetensors import Stored
 from minflux.checkpoints.stored import StoredComponent
@@ -16,6 +15,7 @@ from minflux.model.clip import CLIP_L
 from minflux.model.flux import DEV, SCHNELL, FluxConfig
 from minflux.model.t5 import T5_XXL
 from minflux.model.vae import FLUX_VAE
+from tools.model_card import table
 
 MACHINES = (8, 16, 24, 32, 64, 96)  # GB
 MODELS = {"schnell": SCHNELL, "dev": DEV}
