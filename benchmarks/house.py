@@ -39,7 +39,18 @@ ROOMS = (  # from the cellar to the roof: what stands earlier is used by what st
     ("commands",),
     ("__init__", "__main__"),
 )
-TRANSFORMER = ("flux", "blocks", "attention", "modulation", "rope", "embeddings", "latents", "layers", "linear")
+TRANSFORMER = (
+    "flux",
+    "blocks",
+    "attention",
+    "modulation",
+    "rope",
+    "embeddings",
+    "latents",
+    "layers",
+    "linear",
+    "hooks",
+)
 OTHERS = ("minflux", "chapters", "examples", "tests", "tools")  # folders that have no business with benchmarks/
 TARGETS: dict[str, float] = {
     "arrows up": 0,

@@ -39,7 +39,6 @@ WATCHED = {
     "minflux.model.linear.dense": ("model/test_parity_linear.py", "numpy"),
     "minflux.model.linear.packed": ("model/test_parity_linear.py", "numpy"),
     "minflux.model.linear.lora": ("model/test_parity_linear.py", "numpy"),
-    "minflux.model.layers": ("model/test_parity_layers.py", "numpy"),
     "minflux.model.embeddings": ("model/test_parity_layers.py", "numpy"),
     "minflux.model.rope": ("model/test_parity_layers.py", "numpy"),
     "minflux.model.modulation": ("model/test_parity_layers.py", "numpy"),
@@ -64,7 +63,8 @@ NOTHING_COMPUTED = (
     "minflux.backend.machine",
     "minflux.backend.malloc",
     "minflux.backend.threads",
-)  # modules of these rooms that make no op
+    "minflux.model.hooks",
+)  # modules of these rooms that compute nothing
 SLOW_IMPORTS = (
     "torch",
     "diffusers.pipelines.flux.pipeline_flux",
