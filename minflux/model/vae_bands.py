@@ -122,7 +122,8 @@ def group_norm_over(p: Tree, bands: Bands, groups: int) -> ByPixel:
 
     def norm(x: Array) -> Array:
         y = (grouped(x) - mean) / deviation
-        y = y.reshape(x.shape) * p["weight"] + p["bias"]
+        y = y.reshape(x.shape) * p["weight"]
+        y = y + p["bias"]  # each step takes the one before's place, so that two bands are held at most
         return y.astype(x.dtype)
 
     return norm
