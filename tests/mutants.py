@@ -32,7 +32,7 @@ WATCHED = {
     "minflux.backend.base": ("backend/test_ops.py", "numpy-readable"),
     "minflux.backend.numpy": ("backend/test_ops.py", "numpy"),
     "minflux.backend.mlx": ("backend/test_ops.py", "mlx-readable,mlx-fused,mlx"),
-    "minflux.backend.linux_cpu": ("backend/test_ops.py", "mlx"),
+    "minflux.backend.linux_cpu": ("backend/test_ops.py backend/test_linux_cpu.py", "mlx"),
     "minflux.backend.convolution": ("backend/test_ops.py", "mlx"),
     "minflux.backend.polynomial": ("backend/test_polynomial.py", "mlx"),
     "minflux.model.linear": ("model/test_parity_linear.py", "numpy"),
@@ -146,12 +146,12 @@ def break_on_request() -> None:
 
 
 def replace_everywhere(old, new) -> None:
-    """Put `new` in the place of `old` in every module of minflux that holds it."""
+    """Put `new` in the place of `old` in every module of minflux that holds it, and in the modules' tables."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "minflux":
-            for key, value in list(vars(module).items()):
-                if value is old:
-                    setattr(module, key, new)
+            tables = [value for key, value in vars(module).items() if isinstance(value, dict) and key.isupper()]
+            for holder in (vars(module), *tables):
+                holder |= {key: new for key, value in holder.items() if value is old}
 
 
 # -- listing -------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def pytest_here(tests: str) -> tuple[int, str]:
 
     first = FirstFailure()
     options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--hypothesis-profile=mutants"]
-    return pytest.main([*options, str(HERE / tests)], plugins=[first]), first.name
+    return pytest.main([*options, *(str(HERE / file) for file in tests.split())], plugins=[first]), first.name
 
 
 def look(names: list[str]) -> int:
