@@ -63,7 +63,8 @@ NOTHING_COMPUTED = (
     "minflux.backend.machine",
     "minflux.backend.malloc",
     "minflux.backend.threads",
-)  # modules of these rooms that make no op
+    "minflux.model.hooks",
+)  # modules of these rooms that compute nothing
 SLOW_IMPORTS = (
     "torch",
     "diffusers.pipelines.flux.pipeline_flux",

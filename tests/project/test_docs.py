@@ -14,7 +14,10 @@ from tests.shipped import SHIPPED, needs_weights
 from tools import parity_table, samples
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "chapters/README.md", "examples/README.md")]
+PAGES = [
+    ROOT / name
+    for name in ("README.md", "CONTRIBUTING.md", "chapters/README.md", "examples/README.md", "tests/README.md")
+]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 README = PAGES[0].read_text()
 
