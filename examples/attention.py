@@ -1,7 +1,8 @@
 """Look into the transformer: which image tokens listen to the word "cat"?
 
 `on_block` is called after each block with its name and the arrays that it saw. From queries and keys we work out the
-attention weights, keep the rows of image tokens and the column of the word, and show them as a heat map.
+attention weights, keep the rows of image tokens and the column of the word, and show them as a heat map. Don't expect
+to see the cat's place light up: in the small model the image listens to a word elsewhere, and chapter 07 asks why.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ def listen(name: str, seen: dict) -> None:
     """Keep what a double block's image tokens take from the word, the mean of all heads."""
     if name.startswith("double_blocks"):
         weights = attention_weights(seen["q"], seen["k"])  # (B, H, L, L), text tokens first
-        text_length = weights.shape[-1] - 16
+        text_length = seen["txt"].shape[1]
         maps.append(weights[0, :, text_length:, WORD].mean(axis=0))  # of the first in the batch, the prompt itself
 
 

@@ -88,6 +88,7 @@ NO_NUMBERS = (
     "compile",
     "value_and_grad",
     "ignore",
+    "use_up",
     "euler",
     "check_seed",
 )  # what they return is no number
@@ -146,12 +147,12 @@ def break_on_request() -> None:
 
 
 def replace_everywhere(old, new) -> None:
-    """Put `new` in the place of `old` in every module of minflux that holds it, and in the modules' tables."""
+    """Put `new` in the place of `old` in every module of minflux that holds it, by name or in a table."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "minflux":
             tables = [value for key, value in vars(module).items() if isinstance(value, dict) and key.isupper()]
-            for holder in (vars(module), *tables):
-                holder |= {key: new for key, value in holder.items() if value is old}
+            for table in [vars(module), *tables]:
+                table.update({key: new for key, value in table.items() if value is old})
 
 
 # -- listing -------------------------------------------------------------------------------------------------

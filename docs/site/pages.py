@@ -260,9 +260,9 @@ def front_page() -> str:
 
 
 def first_sentence(room: str) -> str:
-    """Return the first paragraph of a room's docstring."""
+    """Return the first sentence of a room's docstring."""
     text = (ROOT / "minflux" / room / "__init__.py").read_text()
-    found = re.match(r'\s*"""(.*?)(?:\n\n|""")', text, re.DOTALL)
+    found = re.match(r'\s*"""(.*?\.)(?:\s|""")', text, re.DOTALL)
     return " ".join(found[1].split()) if found else ""
 
 

@@ -83,7 +83,7 @@ def take_out(
 def standard_names(
     component: Component, prefix: str, found: dict[str, Stored]
 ) -> tuple[dict[str, Stored], dict[str, Copy]]:
-    """Give every stored weight its standard name, and leave out those that are not used; list those found twice."""
+    """Return the stored weights under their standard names, without those that are not used, and those found twice."""
     named: dict[str, str] = {}
     copies = {}
     for name in sorted(found, key=lambda name: component.alias(name) != name):  # of two names, the standard one first

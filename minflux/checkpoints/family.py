@@ -35,7 +35,7 @@ def redux_notes(tensors: dict[str, Stored]) -> list[str]:
 
 
 def likely_variant(path: Path, found: Sequence[StoredComponent]) -> list[str]:
-    """Tell Krea-dev and Kontext from dev by a name, for no weight does: the file's or folder's, or one inside."""
+    """Recognise Krea-dev and Kontext by a name, of the file, the folder, or inside, for their shapes are dev's."""
     dev = [stored for stored in found if getattr(stored.config, "guidance_embed", False)]
     names = [path.name, *(part for part in path.parts if part.startswith("models--"))]  # the Hub's cache
     for stored in dev:

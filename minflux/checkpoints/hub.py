@@ -21,7 +21,7 @@ FILES = (
 
 
 def repository(model: str) -> str | None:
-    """Give the repository that a name stands for, "schnell", "dev" or OWNER/NAME; None if it is none of these."""
+    """Return the repository that a name stands for, "schnell", "dev" or OWNER/NAME; None if it is none of these."""
     is_name = REPOSITORY.fullmatch(model) and not model.endswith(".safetensors")
     return NAMES.get(model) or (model if is_name else None)
 
@@ -68,5 +68,5 @@ def fetch(name: str) -> Path:
 
 
 def first_line(error: Exception) -> str:
-    """Give the first line of an error's message."""
+    """Return the first line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]

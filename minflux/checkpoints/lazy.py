@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]  # called with how many weights are read, 
 
 
 def no_progress(done: int, total: int) -> None:
-    """Tell nobody how far reading has come."""
+    """Report to nobody how far reading has come."""
 
 
 def stream(

@@ -26,7 +26,7 @@ NAMES = ("txt", "y")
 
 
 def default_folder() -> Path:
-    """Give the user's folder for caches: MINFLUX_CACHE, or "minflux" where the system keeps such."""
+    """Return the user's folder for caches: MINFLUX_CACHE, or "minflux" where the system keeps such."""
     if chosen := os.environ.get("MINFLUX_CACHE"):
         return Path(chosen)
     usual = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
@@ -66,7 +66,7 @@ class Cache:
     def recall(
         self, clip_ids: np.ndarray, t5_ids: np.ndarray, encode: Callable[[np.ndarray, np.ndarray], tuple[Array, Array]]
     ) -> tuple[Array, Array]:
-        """Give txt and y of prompts as they were kept; or have them encoded from their token ids, and keep them."""
+        """Return txt and y of prompts as they were kept, or have them encoded from their token ids, and keep them."""
         path = self.path(clip_ids, t5_ids)
         found = self.read(path)
         if found is None:

@@ -55,14 +55,12 @@ def choose(
     dtype: of the floats once they are read, None for each file's own. `report` is told when "auto" chose a slow mode,
     and why; without it, there is a warning. Where not even "streamed" fits, there is a warning in any case, for the
     system may still find room by swapping. On a GPU with memory of its own, which can't be asked for here, "auto" is
-    "resident", and that is reported. Raises `ArgumentError` for an unknown mode.
+    "resident". Raises `ArgumentError` for an unknown mode.
     """
     check_mode(mode)
     if mode != "auto":
         return mode
     if nx.on_gpu and sys.platform != "darwin":
-        if report is not None:
-            report("memory: resident (how much is free on this GPU can't be asked for)")
         return "resident"
     free, itemsize = free_memory(), itemsize_of(dtype)
     amounts = {mode: held(components, mode, itemsize, blockwise=nx.name == "mlx") for mode in MODES}

@@ -1,17 +1,19 @@
 """FLUX.1, one idea a file. Read them in this order:
 
 `linear`      linear maps, how their matrices are stored, and LoRAs beside them
-`embeddings`  a number in [0, 1] becomes a vector
+`embeddings`  a token or a number in [0, 1] becomes a vector
 `rope`        a position becomes a rotation
 `modulation`  one vector steers every layer
 `attention`   rotated queries and keys, normalised per head
 `blocks`      two streams meet; one stream carries on
 `flux`        the whole transformer
-`latents`     pictures as tokens: packing and position ids
+`latents`     images as tokens: packing and position ids
 `vae`         pixels to latents and back
 `vae_bands`   the way back again, for large images
-`t5`, `clip`  a prompt becomes `txt` and `vec`
+`t5`, `clip`  a prompt becomes `txt` and `y`
+`hooks`       listen to all of them while they run
 
-Everything is a pure function of arrays and a weight tree `p`, whose keys are the checkpoint's own names. Nothing
-here knows which array library computes.
+Everything is a pure function of arrays and a weight tree `p`, whose keys are the checkpoint's own names. (Two things
+are said where they are so: `vae_bands` uses up its lists of bands, and a block writes what it has seen into a dict that
+it is given.) Nothing here knows which array library computes.
 """

@@ -1,7 +1,7 @@
-"""The autoencoder: a picture to latents an eighth of its size, 16 channels deep, and back.
+"""The VAE: an image to latents an eighth of its size, 16 channels deep, and back.
 
 A convolutional network, NHWC here (the checkpoint's kernels are turned to (out, kh, kw, in) on loading). Both halves
-are a row of levels of residual blocks; between levels the picture halves or doubles; in the middle every pixel attends
+are a row of levels of residual blocks; between levels the image halves or doubles; in the middle every pixel attends
 to every other. Source: Rombach et al. 2021 (arXiv 2112.10752); BFL `flux/modules/autoencoder.py`.
 """
 
@@ -14,7 +14,7 @@ from minflux.model.linear import linear
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The sizes of the autoencoder, under the names of BFL's `AutoEncoderParams` where it has them.
+    """The sizes of the VAE, under the names of BFL's `AutoEncoderParams` where it has them.
 
     Level i has ch · ch_mult[i] channels; latents are (z - shift_factor) · scale_factor.
     """
@@ -31,7 +31,7 @@ class VAEConfig:
 
     @property
     def downscale(self) -> int:
-        """Pixels a latent, along one side."""
+        """How many pixels a latent has along one side."""
         return 2 ** (len(self.ch_mult) - 1)
 
 
@@ -40,38 +40,49 @@ FLUX_VAE = VAEConfig()
 
 @shaped
 def norm_silu(norm: Tree, x: Float[Array, "B H W C"], groups: int) -> Float[Array, "B H W C"]:
-    """GroupNorm (eps 1e-6), then SiLU: what stands before every convolution."""
+    """Apply GroupNorm (eps 1e-6), then SiLU: what stands before every convolution."""
     nx = backend_of(x)
-    return nx.silu(nx.group_norm(x, groups, norm["weight"], norm["bias"]))
+    x = nx.group_norm(x, groups, norm["weight"], norm["bias"])
+    return nx.silu(x)
 
 
 @shaped
 def conv3(p: Tree, x: Float[Array, "B H W C"]) -> Float[Array, "B H W O"]:
-    """A 3×3 convolution that keeps height and width."""
-    return backend_of(x).conv2d(x, p["weight"], p["bias"], padding=1)
+    """Convolve with a 3×3 kernel and keep height and width."""
+    nx = backend_of(x)
+    return nx.conv2d(x, p["weight"], p["bias"], padding=1)
 
 
 @shaped
 def resnet_block(p: Tree, x: Float[Array, "B H W C"], groups: int) -> Float[Array, "B H W O"]:
-    """x + conv(silu(norm(conv(silu(norm(x)))))), x passing through a 1×1 convolution where the channels change."""
-    h = conv3(p["conv1"], norm_silu(p["norm1"], x, groups))
-    h = conv3(p["conv2"], norm_silu(p["norm2"], h, groups))
-    return h + (linear(x, **p["nin_shortcut"]) if "nin_shortcut" in p else x)
+    """Compute x + conv(silu(norm(conv(silu(norm(x)))))); a 1×1 convolution of x where the channels change."""
+    h = norm_silu(p["norm1"], x, groups)
+    h = conv3(p["conv1"], h)  # (B, H, W, O)
+    h = norm_silu(p["norm2"], h, groups)
+    h = conv3(p["conv2"], h)
+    return h + shortcut(p, x)
+
+
+def shortcut(p: Tree, x: Array) -> Array:
+    """Bring a residual block's input to the channels of its output, by a 1×1 convolution if there is one."""
+    return linear(x, **p["nin_shortcut"]) if "nin_shortcut" in p else x
 
 
 @shaped
 def attention_block(p: Tree, x: Float[Array, "B H W C"], groups: int) -> Float[Array, "B H W C"]:
-    """Every pixel attends to every other, one head as wide as the channels."""
+    """Let every pixel attend to every other, with one head as wide as the channels, and add the result to x."""
     nx = backend_of(x)
+    batch, height, width, channels = x.shape
     h = nx.group_norm(x, groups, p["norm"]["weight"], p["norm"]["bias"])
-    h = h.reshape(x.shape[0], 1, -1, x.shape[-1])  # (B, 1, H·W, C)
-    h = nx.attention(linear(h, **p["q"]), linear(h, **p["k"]), linear(h, **p["v"]))
-    return x + linear(h.reshape(x.shape), **p["proj_out"])
+    h = h.reshape(batch, 1, height * width, channels)  # one head: (B, 1, H·W, C)
+    q, k, v = (linear(h, **p[name]) for name in "qkv")
+    h = nx.attention(q, k, v).reshape(x.shape)
+    return x + linear(h, **p["proj_out"])
 
 
 @shaped
 def middle(p: Tree, x: Float[Array, "B H W C"], groups: int) -> Float[Array, "B H W C"]:
-    """Residual block, attention, residual block, at the smallest size."""
+    """Apply a residual block, attention and a residual block, at the smallest size."""
     x = resnet_block(p["block_1"], x, groups)
     x = attention_block(p["attn_1"], x, groups)
     return resnet_block(p["block_2"], x, groups)
@@ -79,37 +90,45 @@ def middle(p: Tree, x: Float[Array, "B H W C"], groups: int) -> Float[Array, "B 
 
 @shaped
 def encode_moments(p: Tree, cfg: VAEConfig, image: Float[Array, "B H W 3"]) -> tuple[Array, Array]:
-    """Encode a picture in [-1, 1] to the mean and log-variance of its raw latents, each (B, H/8, W/8, 16)."""
-    nx = backend_of(image)
-    p = p["encoder"]
+    """Encode an image in [-1, 1] to the mean and log-variance of its raw latents, each (B, H/8, W/8, 16)."""
+    nx, p, groups = backend_of(image), p["encoder"], cfg.norm_groups
     x = conv3(p["conv_in"], image)
     for level in p["down"]:
         for block in level["block"]:
-            x = resnet_block(block, x, cfg.norm_groups)
+            x = resnet_block(block, x, groups)
         if "downsample" in level:
             x = nx.downsample(x, **level["downsample"]["conv"])
-    x = middle(p["mid"], x, cfg.norm_groups)
-    moments = conv3(p["conv_out"], norm_silu(p["norm_out"], x, cfg.norm_groups))
-    return moments[..., : cfg.z_channels], moments[..., cfg.z_channels :]
+    x = middle(p["mid"], x, groups)
+    x = norm_silu(p["norm_out"], x, groups)
+    moments = conv3(p["conv_out"], x)  # (B, H/8, W/8, 32)
+    mean, log_variance = nx.split(moments, [cfg.z_channels], axis=-1)
+    return mean, log_variance
 
 
 @shaped
 def encode(p: Tree, cfg: VAEConfig, image: Float[Array, "B H W 3"]) -> Float[Array, "B H8 W8 Z"]:
-    """Encode a picture in [-1, 1] to latents: (mean - shift) · scale, the distribution's mean being its mode."""
+    """Encode an image in [-1, 1] to latents: (mean - shift) · scale, the distribution's mean being its mode."""
     mean, _ = encode_moments(p, cfg, image)
     return cfg.scale_factor * (mean - cfg.shift_factor)
 
 
 @shaped
+def unscaled(cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H8 W8 Z"]:
+    """Undo the scale and shift that `encode` brings latents to."""
+    return latents / cfg.scale_factor + cfg.shift_factor
+
+
+@shaped
 def decode(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H W 3"]:
-    """Decode latents to a picture, about [-1, 1]; undoes the shift and scale first."""
-    nx = backend_of(latents)
-    p = p["decoder"]
-    x = conv3(p["conv_in"], latents / cfg.scale_factor + cfg.shift_factor)
-    x = middle(p["mid"], x, cfg.norm_groups)
+    """Decode latents to an image, about [-1, 1]; undoes the scale and shift first."""
+    nx, p, groups = backend_of(latents), p["decoder"], cfg.norm_groups
+    x = unscaled(cfg, latents)
+    x = conv3(p["conv_in"], x)
+    x = middle(p["mid"], x, groups)
     for level in reversed(p["up"]):  # up.0 is the finest level, and comes last
         for block in level["block"]:
-            x = resnet_block(block, x, cfg.norm_groups)
+            x = resnet_block(block, x, groups)
         if "upsample" in level:
             x = conv3(level["upsample"]["conv"], nx.upsample(x))
-    return conv3(p["conv_out"], norm_silu(p["norm_out"], x, cfg.norm_groups))
+    x = norm_silu(p["norm_out"], x, groups)
+    return conv3(p["conv_out"], x)

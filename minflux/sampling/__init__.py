@@ -1,1 +1,7 @@
-"""Sampling: noise, timesteps, the solvers that follow a velocity, guidance."""
+"""From noise to latents, given a velocity. Read the files in this order:
+
+`noise`      normal numbers from a seed, PyTorch's own
+`timesteps`  from 1, noise, to 0, the image
+`solvers`    how a velocity is followed: Euler's method, Heun's, the midpoint's, DPM-Solver++
+`guidance`   how strongly an image follows its prompt
+"""

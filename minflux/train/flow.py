@@ -92,7 +92,7 @@ def encode_scenes(
 
 
 def fingerprint(vae: tuple[VAEConfig, Tree], drawn: list[scenes.Scene]) -> str:
-    """Tell encoded scenes by what made them: 12 hexadecimal digits of the autoencoder's weights and the scenes."""
+    """Return a name for encoded scenes by what made them: 12 hexadecimal digits of VAE and scenes."""
     cfg, p = vae
     digest = hashlib.sha256(repr((cfg, drawn)).encode())
     for name, x in sorted(leaves(p)):

@@ -176,7 +176,7 @@ def as_scene(reading: Reading) -> Scene | None:
 
 
 def _axis(first: Found, second: Found) -> str:
-    """Tell along which axis two things stand further apart."""
+    """Return the axis along which two things stand further apart."""
     return "horizontal" if abs(first.x - second.x) > abs(first.y - second.y) else "vertical"
 
 
@@ -209,7 +209,7 @@ def score_reading(wanted: Scene, reading: Reading) -> dict[str, bool]:
 
 
 def _in_place(axis: str | None, placed: list[Found]) -> bool:
-    """Tell whether things, in the wanted order, stand where a scene with that axis puts them."""
+    """Return whether things, in the wanted order, stand where a scene with that axis puts them."""
     if axis is None:
         return abs(placed[0].x - MIDDLE) <= NEAR and abs(placed[0].y - MIDDLE) <= NEAR
     first, second = placed

@@ -154,7 +154,7 @@ def patch(name: str, size: str, background: str) -> np.ndarray:
 
 
 def centres(scene: Scene) -> list[tuple[int, int]]:
-    """Give each thing's centre as (x, y) in pixels, jitter included."""
+    """Return each thing's centre as (x, y) in pixels, jitter included."""
     if scene.axis is None:
         places = [(MIDDLE, MIDDLE)]
     elif scene.axis == "horizontal":
@@ -197,19 +197,19 @@ def _stable_hash(text: str) -> int:
 
 @cache
 def held_out_backgrounds() -> dict[str, str]:
-    """Give the one background each thing is never trained on: shuffled things are dealt to them in turn."""
+    """Return the one background each thing is never trained on: shuffled things are dealt to them in turn."""
     things, backgrounds = sorted(THINGS, key=_stable_hash), sorted(BACKGROUNDS, key=_stable_hash)
     return {thing: backgrounds[i % len(backgrounds)] for i, thing in enumerate(things)}
 
 
 @cache
 def is_pair_held_out(first: str, second: str, axis: str) -> bool:
-    """Tell whether this canonical ordered pair along this axis is one of the 1 in 12 never trained on."""
+    """Return whether this canonical ordered pair along this axis is one of the 1 in 12 never trained on."""
     return _stable_hash(f"{first} {second} {axis}") % 12 == 0
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Tell whether a scene has any combination that is never trained on (jitter and size don't matter)."""
+    """Return whether a scene has any combination that is never trained on (jitter and size don't matter)."""
     if any(held_out_backgrounds()[thing.name] == scene.background for thing in scene.things):
         return True
     names = [thing.name for thing in scene.things]
@@ -301,7 +301,7 @@ def caption(scene: Scene, rng: np.random.Generator, in_order: float | None = Non
 
 
 def plain_caption(scene: Scene) -> str:
-    """Give a scene's plainest caption: "a cat left of an apple on a blue background"."""
+    """Return a scene's plainest caption: "a cat left of an apple on a blue background"."""
     return captions(scene)[0]
 
 

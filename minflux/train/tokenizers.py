@@ -53,7 +53,7 @@ def training_captions() -> list[str]:
 
 
 def byte_characters() -> list[str]:
-    """Give each of the 256 bytes a visible character: its own in Latin-1 if it has one, else one from 256 on.
+    """Map each of the 256 bytes to a visible character: its own in Latin-1 if it has one, else one from 256 on.
 
     Source: GPT-2's `bytes_to_unicode`, which CLIP's vocabulary files use too.
 

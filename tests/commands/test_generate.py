@@ -49,7 +49,7 @@ def test_the_image_is_the_pipelines(here, model):
 def test_the_picture_carries_all_its_settings(here, model):
     draw(model, "--seed", 7)
     assert settings("minflux.png") == {
-        "prompt": "a cat", "model": model, "backend": "numpy", "seed": 7, "steps": 2, "guidance": 2.0,
+        "prompt": "a cat", "model": str(model), "backend": "numpy", "seed": 7, "steps": 2, "guidance": 2.0,
         "negative_prompt": None, "width": 64, "height": 64, "lora": [], "true_cfg_scale": None, "solver": "euler",
         "version": minflux.__version__,
     }  # fmt: skip

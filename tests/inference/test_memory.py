@@ -274,7 +274,7 @@ def test_the_width_of_floats_by_what_a_file_holds(tmp_path, dtype, itemsize):
     assert held(parts, "resident", None) == held(parts, "resident", itemsize)
 
 
-def test_a_gpu_of_its_own_memory_is_told_of(model, monkeypatch):
+def test_a_gpu_of_its_own_memory_is_no_news(model, monkeypatch):
     lines = []
     monkeypatch.setattr("sys.platform", "linux")
     assert memory.choose("auto", GPU(), {}, None, lines.append) == "resident"

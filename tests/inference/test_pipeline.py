@@ -228,7 +228,7 @@ def test_steps_are_counted_and_fall_to_0(pipe):
 def test_a_run_may_be_stopped_early(pipe, monkeypatch):
     calls = []
     count = flux1.velocity
-    monkeypatch.setattr(flux1, "velocity", lambda *args: calls.append(args) or count(*args))
+    monkeypatch.setattr(flux1, "velocity", lambda *args, **how: calls.append(args) or count(*args, **how))
     text = pipe.encode("a cat")
     whole = list(pipe.sample(text, steps=5))
     calls.clear()
@@ -449,7 +449,7 @@ def test_an_unknown_model():
 
 
 def test_an_unknown_backend(folder):
-    with pytest.raises(BackendError, match="unknown backend 'torch': choose one of 'numpy', 'mlx'"):
+    with pytest.raises(BackendError, match="unknown backend 'torch': choose 'auto', 'mlx' or 'numpy'"):
         minflux.load(folder, backend="torch")
 
 

@@ -257,7 +257,7 @@ BREAKAGES = {
     "no tokenizer": ("tokenizer.json", None, "tokenizer.json: can't be read"),
     "cut short": ("tokenizer.json", '{"version": "1.0", ', "tokenizer.json: is no tokenizer"),
     "not text": ("tokenizer.json", b"\xff\xfe", "tokenizer.json: is no tokenizer"),
-    "no settings": ("tokenizer_config.json", None, "tokenizer_config.json: can't be read"),
+    "no settings": ("tokenizer_config.json", None, "tokenizer_config.json: no such file"),
     "broken settings": ("tokenizer_config.json", "{", "tokenizer_config.json: expected JSON"),
     "settings of a wrong kind": ("tokenizer_config.json", "[]", "tokenizer_config.json: expected a JSON object"),
     "no length": ("tokenizer_config.json", "{}", "tokenizer_config.json: model_max_length is None"),

@@ -31,7 +31,7 @@ def written_whole(path: str | Path) -> Iterator:
 
 @contextmanager
 def saved(path: Path) -> Iterator:
-    """The same, in a folder that is made if need be; raises `CheckpointError` when the disk fails."""
+    """Open a file as `written_whole` does, its folder made if need be; raises `CheckpointError` when the disk fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as file:
@@ -41,7 +41,7 @@ def saved(path: Path) -> Iterator:
 
 
 def is_running(pid: str) -> bool:
-    """Tell whether a process is still there; what is no number counts as one that is."""
+    """Return whether a process is still there; what is no number counts as one that is."""
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, OverflowError):
