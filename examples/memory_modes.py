@@ -19,4 +19,4 @@ for mode in ("resident", "staged", "streamed"):
 same = all((image == images["resident"]).all() for image in images.values())
 print("the images are equal" if same else "the images differ")
 
-minflux.load("tiny", memory="auto", report=print)  # takes the first that fits, and says which
+minflux.load("tiny", memory="auto", report=print)  # takes the first that fits, and says so if it is a slow one

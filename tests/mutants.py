@@ -32,7 +32,7 @@ WATCHED = {
     "minflux.backend.base": ("backend/test_ops.py", "numpy-readable"),
     "minflux.backend.numpy": ("backend/test_ops.py", "numpy"),
     "minflux.backend.mlx": ("backend/test_ops.py", "mlx-readable,mlx-fused,mlx"),
-    "minflux.backend.linux_cpu": ("backend/test_ops.py", "mlx"),
+    "minflux.backend.linux_cpu": ("backend/test_ops.py backend/test_linux_cpu.py", "mlx"),
     "minflux.backend.convolution": ("backend/test_ops.py", "mlx"),
     "minflux.backend.polynomial": ("backend/test_polynomial.py", "mlx"),
     "minflux.model.linear": ("model/test_parity_linear.py", "numpy"),
@@ -238,7 +238,7 @@ def pytest_here(tests: str) -> tuple[int, str]:
 
     first = FirstFailure()
     options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--hypothesis-profile=mutants"]
-    return pytest.main([*options, str(HERE / tests)], plugins=[first]), first.name
+    return pytest.main([*options, *(str(HERE / file) for file in tests.split())], plugins=[first]), first.name
 
 
 def look(names: list[str]) -> int:

@@ -115,6 +115,7 @@ def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[C
     check_kind(path, found)
     known = {name: modules(COMPONENTS[name], config) for name, config in configs.items()}
     placed, unmatched = place_keys(path, found, known)
+    check_once(path, placed)
     if not placed:
         raise CheckpointError(f"{path}: none of its {len(found)} keys fits this model; it has {some_of(unmatched)}")
     if unmatched:
@@ -161,6 +162,17 @@ def place_keys(path: Path, found: dict[str, Stored], known: dict[str, dict[str, 
             raise CheckpointError(f"{path}: {key}: expected floats, found {stored.dtype}")
         roles[role] = stored
     return dict(placed), unmatched
+
+
+def check_once(path: Path, placed: Placed) -> None:
+    """Raise `CheckpointError` when a file changes a joint matrix as a whole and in parts: both would be added."""
+    whole = {(module.component, module.stem): spelled for module, spelled in placed if module.part is None}
+    for module, spelled in placed:
+        other = whole.get((module.component, module.stem))
+        if module.part is not None and other is not None:
+            raise CheckpointError(
+                f"{path}: {spelled} and {other} change the same matrix under two namings; remove one of them"
+            )
 
 
 def place(key: str, known: dict[str, dict[str, Module]]) -> tuple[Module | None, str, str]:

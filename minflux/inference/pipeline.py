@@ -138,7 +138,7 @@ class Pipeline(ABC):
         Settings that are not given are the model's own, `pipe.defaults`:
 
         seed: one number, or one for each prompt; a single number n stands for n, n + 1, … Each image depends on its own
-        seed alone, not on the batch.
+        seed alone, not on the batch, but for rounding (a level of 255 here and there).
         steps: the denoising steps.
         guidance: how strongly to follow the prompt. Models like FLUX.1-dev take it as an input. On others it is the
         scale of classifier-free guidance away from `negative_prompt`; 0 and 1 are none.

@@ -205,6 +205,17 @@ def test_a_lora_that_does_not_fit_is_refused(tmp_path, held, words):
         read_lora(tmp_path / "l.safetensors", CONFIGS)
 
 
+def test_one_change_under_two_namings_is_refused(tmp_path):
+    """Kohya's joint qkv beside PEFT's q: added as it stands, the change would count twice."""
+    joint = {"lora_down.weight": np.ones((2, 32), np.float32), "lora_up.weight": np.ones((96, 2), np.float32)}
+    part = {"lora_A.weight": np.ones((2, 32), np.float32), "lora_B.weight": np.ones((32, 2), np.float32)}
+    arrays = {f"lora_unet_double_blocks_0_img_attn_qkv.{role}": x for role, x in joint.items()}
+    arrays |= {f"transformer.transformer_blocks.0.attn.to_q.{role}": x for role, x in part.items()}
+    write_safetensors(tmp_path / "l.safetensors", arrays)
+    with pytest.raises(CheckpointError, match=r"to_q and .*qkv change the same matrix under two namings"):
+        read_lora(tmp_path / "l.safetensors", CONFIGS)
+
+
 def test_keys_that_fit_nothing_are_told(tmp_path):
     write_safetensors(tmp_path / "l.safetensors", PAIR | {"stray.lora_A.weight": np.ones((2, 2), np.float32)})
     with pytest.warns(UserWarning, match="left out 1 keys that fit nothing: stray.lora_A.weight"):
