@@ -103,6 +103,12 @@ def encode(p: Tree, cfg: VAEConfig, image: Float[Array, "B H W 3"]) -> Float[Arr
 @shaped
 def decode(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H W 3"]:
     """Decode latents to a picture, about [-1, 1]; undoes the shift and scale first."""
+    return conv3(p["decoder"]["conv_out"], decode_features(p, cfg, latents))
+
+
+@shaped
+def decode_features(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H W C"]:
+    """Decode latents up to the last convolution, which alone makes colours of channels."""
     nx = backend_of(latents)
     p = p["decoder"]
     x = conv3(p["conv_in"], latents / cfg.scale_factor + cfg.shift_factor)
@@ -112,4 +118,4 @@ def decode(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float
             x = resnet_block(block, x, cfg.norm_groups)
         if "upsample" in level:
             x = conv3(level["upsample"]["conv"], nx.upsample(x))
-    return conv3(p["conv_out"], norm_silu(p["norm_out"], x, cfg.norm_groups))
+    return norm_silu(p["norm_out"], x, cfg.norm_groups)
