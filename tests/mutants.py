@@ -67,6 +67,7 @@ NO_NUMBERS = (
     "elementwise",
     "can_compile",
     "suits",
+    "halves",
     "compile",
     "value_and_grad",
     "nothing",

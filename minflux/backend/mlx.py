@@ -203,9 +203,9 @@ class LinuxCPUBackend(MLXBackend):
 
     def downsample(self, x, weight, bias):
         """The same with stride 2, where its gradient is what gains; others are MLX's, and never NumPy's."""
-        from minflux.backend.convolution import downsample3x3, suits
+        from minflux.backend.convolution import downsample3x3, halves
 
-        if suits(x, weight):
+        if halves(x):
             return downsample3x3(x, weight) + bias
         return MLXBackend.conv2d(self, mx.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)]), weight, bias, stride=2)
 

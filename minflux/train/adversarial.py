@@ -51,7 +51,9 @@ def adversarial_loss(
     drawn = conv3(last, features)
     error = nx.mean(nx.abs(image - drawn))
     praise = nx.mean(judge(critic, critic_cfg, drawn))
-    balance = balanced(nx, critic, critic_cfg, tree_map(nx.xp.stop_gradient, last), nx.xp.stop_gradient(features), image)
+    balance = balanced(
+        nx, critic, critic_cfg, tree_map(nx.xp.stop_gradient, last), nx.xp.stop_gradient(features), image
+    )
     return error + kl_weight * kl - share * balance * praise, nx.xp.stop_gradient(drawn)
 
 

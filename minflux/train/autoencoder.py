@@ -30,8 +30,6 @@ from minflux.weights.tree import tree_map
 from minflux.world import scenes
 from minflux.world.render import render, render_batch
 
-JITTER = 8  # pixels that a crop's middle may lie from its item's, at most, in eighths of the crop
-
 
 def signed(pictures: np.ndarray) -> np.ndarray:
     """Map uint8 pictures to float32 in [-1, 1], as the autoencoder sees them."""
@@ -67,7 +65,7 @@ def _crop(rng: np.random.Generator, scene: scenes.Scene, side: int) -> np.ndarra
 
 def stages(recipe: dict[str, Any]) -> list[str]:
     """List the stages' names in the order of the recipe."""
-    return [name for name, values in part(recipe, "vae").items() if "training" in values]
+    return [name for name, values in part(recipe, "vae").items() if isinstance(values, dict) and "training" in values]
 
 
 def train_autoencoder(recipe: dict[str, Any], folder: Path, nx: Backend, on_sample=None) -> tuple[VAEConfig, Tree]:

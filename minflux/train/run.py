@@ -13,6 +13,8 @@ from minflux.pipeline import Defaults, Pipeline
 from minflux.sampling import Schedule
 from minflux.text import Tokenizer
 from minflux.train import reader, scenes
+from minflux.train.autoencoder import reconstruct as reconstruct_world
+from minflux.train.autoencoder import stages, train_autoencoder
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
 from minflux.train.loop import LOG
 from minflux.train.recipe import part, read_recipe, section
@@ -20,12 +22,16 @@ from minflux.train.vae import reconstruct, train_vae
 from minflux.weights.folder import save_component
 from minflux.weights.model import save_model
 from minflux.weights.parts import load_component
+from minflux.world import scenes as world
+from minflux.world.render import render_batch
 
 SAMPLES = 16
 
 
 def run_vae(recipe: str, folder: Path) -> None:
     """Train the autoencoder in folder/vae, with samples and a loss plot there, and write it to folder/model."""
+    if "training" not in part(read_recipe(recipe), "vae"):
+        return run_autoencoder(recipe, folder)
     nx, home = get_backend("mlx"), folder / "vae"
     rng = np.random.default_rng(0)
     truth = scenes.render_batch([scenes.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)])
@@ -37,6 +43,22 @@ def run_vae(recipe: str, folder: Path) -> None:
     cfg, p = train_vae(read_recipe(recipe), home, nx, on_sample)
     save_component(folder / "model", "vae", cfg, p)
     plot_loss(home)
+
+
+def run_autoencoder(recipe: str, folder: Path) -> None:
+    """Train the second world's autoencoder stage by stage in folder/vae, and write it to folder/model."""
+    nx, home, settings = get_backend("mlx"), folder / "vae", read_recipe(recipe)
+    rng = np.random.default_rng(0)
+    truth = render_batch([world.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)])
+
+    def on_sample(cfg, p, stage, step):
+        pairs = list(zip(truth, reconstruct_world(cfg, p, nx, truth), strict=True))
+        grid([picture for pair in pairs for picture in pair], columns=8).save(home / stage / f"step-{step}.png")
+
+    cfg, p = train_autoencoder(settings, home, nx, on_sample)
+    save_component(folder / "model", "vae", cfg, p)
+    for stage in stages(settings):
+        plot_loss(home / stage)
 
 
 def run_flow(recipe: str, folder: Path) -> None:

@@ -10,10 +10,11 @@ cell's middle, and whether a number of things stand in a row or a column.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from minflux.world.scenes import COUNTS, PLAIN, RELATIONS, Item, Scene, Sign, Thing, pick, sample
+from minflux.world.scenes import DEFAULT_SIDE, PLAIN, RELATIONS, Item, Scene, Sign, Thing, pick, sample
 
 NAMES = {  # each thing's names, plainest first; where there is a second, one time in four
     "cat": ("cat", "kitty"), "dog": ("dog", "puppy"), "pig": ("pig", "piglet"), "bee": ("bee", "bumblebee"),
@@ -42,11 +43,24 @@ WORDINGS = {
     "below": ("below", "under", "beneath"),
 }
 THE_PICTURE = ("a picture of", "a drawing of", "an image of", "there is", "we see")
-COLOUR_PHRASES = ("on {a} background", "on {the} background", "in front of {a} wall", "against {a} backdrop", "on {colour}")
+COLOUR_PHRASES = (
+    "on {a} background",
+    "on {the} background",
+    "in front of {a} wall",
+    "against {a} backdrop",
+    "on {colour}",
+)
 PLACE_PHRASES = ("in front of {place}", "against {place}", "with {place} behind")
 TITLES = ("{colour} background", "{colour} backdrop")
-SIGN_PHRASES = ("a sign that says {word}", "a sign saying {word}", "a sign with the word {word}", "a sign reading {word}")
-QUOTES = ("{}", '"{}"', "'{}'")
+SIGN_PHRASES = (
+    "a sign that says {word}",
+    "a sign saying {word}",
+    "a sign with the word {word}",
+    "a sign reading {word}",
+)
+SPELLINGS: tuple[Callable[[str], str], ...] = (  # how a sign's word is written
+    str, str, str, lambda word: f'"{word}"', lambda word: f"'{word}'", lambda word: f'"{word.lower()}"',
+)  # fmt: skip
 LINES = {
     ("horizontal", False): ("from left to right", "in a row, left to right"),
     ("horizontal", True): ("from right to left", "in a row, right to left"),
@@ -56,7 +70,7 @@ LINES = {
 
 # ---------------------------------------------------------------------------------------------------- words
 
-Choose = Callable[[tuple], str]  # picks one of several phrasings
+Choose = Callable[[tuple], Any]  # picks one of several phrasings
 
 
 def with_article(noun: str) -> str:
@@ -83,7 +97,7 @@ def noun(thing: Thing, choose: Choose, many: bool = False) -> str:
 def named(item: Item, choose: Choose) -> str:
     """Name an item with its article: "an owl", "a sign that says HI"."""
     if isinstance(item, Sign):
-        return choose(SIGN_PHRASES).format(word=choose(QUOTES).format(item.word))
+        return choose(SIGN_PHRASES).format(word=choose(SPELLINGS)(item.word))
     return with_article(noun(item, choose))
 
 
@@ -97,7 +111,7 @@ def subject(scene: Scene, choose: Choose, in_order: bool) -> str:
     if scene.is_count:
         return counted(scene, choose)
     items = scene.items if in_order else scene.items[::-1]
-    if len(items) == 3:
+    if len(items) == 3 and scene.axis:
         return lined_up(items, scene.axis, in_order, choose)
     relation = next(r for r, (axis, second) in RELATIONS.items() if (axis, second) == (scene.axis, not in_order))
     first, second = (named(item, choose) for item in items)
@@ -106,8 +120,8 @@ def subject(scene: Scene, choose: Choose, in_order: bool) -> str:
 
 def counted(scene: Scene, choose: Choose) -> str:
     """Say a number of one thing: "three stars", "a pair of small cats"; three are always small, so that is not said."""
-    count, thing = len(scene.items), scene.items[0]
-    thing = thing if count == 2 else Thing(thing.name)
+    count, item = len(scene.items), scene.items[0]
+    thing = item if count == 2 and isinstance(item, Thing) else Thing(item.name)
     return f"{choose(COUNT_WORDS[count])} {noun(thing, choose, many=True)}"
 
 
@@ -161,14 +175,18 @@ def caption(scene: Scene, rng: np.random.Generator, in_order: float = 0.5) -> st
 
     One in five begins with a capital letter, one in five ends with a full stop, as people write.
     """
-    text = compose(scene, lambda phrasings: pick(rng, phrasings), bool(rng.random() < in_order), int(rng.integers(FORMS)))
+    text = compose(
+        scene, lambda phrasings: pick(rng, phrasings), bool(rng.random() < in_order), int(rng.integers(FORMS))
+    )
     text = text[0].upper() + text[1:] if rng.random() < 0.2 else text
     return f"{text}." if rng.random() < 0.2 else text
 
 
-def stream(seed: int, held_out: bool = False, **size: int) -> Iterator[tuple[Scene, str]]:
+def stream(
+    seed: int, held_out: bool = False, width: int = DEFAULT_SIDE, height: int = DEFAULT_SIDE
+) -> Iterator[tuple[Scene, str]]:
     """Yield (scene, caption) for ever, the same for the same seed."""
     rng = np.random.default_rng(seed)
     while True:
-        scene = sample(rng, held_out=held_out, **size)
+        scene = sample(rng, width, height, held_out)
         yield scene, caption(scene, rng)

@@ -49,7 +49,7 @@ def letter_strip(font: ImageFont.FreeTypeFont) -> Image.Image:
     """Draw A to Z in one row, how much ink each pixel has (mode L)."""
     width = round(font.getlength("M"))
     _, top, _, bottom = font.getbbox(ascii_uppercase)
-    strip = Image.new("L", (26 * width, bottom - top))
+    strip = Image.new("L", (26 * width, round(bottom - top)))
     for i, letter in enumerate(ascii_uppercase):
         ImageDraw.Draw(strip).text((i * width, -top), letter, font=font, fill=255)
     return strip

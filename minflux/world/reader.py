@@ -55,7 +55,7 @@ MOST_ITEMS = 6  # reading stops there: this many is wrong anyway
 
 @dataclass(frozen=True)
 class Found:
-    """An item found: its name, a thing's size or a sign's word, its middle (x, y) in pixels, and how much it explains."""
+    """An item found: its name, a thing's size or a sign's word, its middle in pixels, and the share it explains."""
 
     name: str
     size: str
@@ -105,7 +105,9 @@ def banks(width: int, height: int) -> tuple[Bank, ...]:
 def sign_banks(width: int, height: int) -> tuple[Bank, ...]:
     """Build the templates of signs that fit a size of picture: one bank, of one template, for each length of word."""
     short = min(width, height)
-    signs = [np.mean([render.sign_sprite(a * n, short) for a in ascii_uppercase], axis=0) for n in range(1, LONGEST_WORD + 1)]
+    signs = [
+        np.mean([render.sign_sprite(a * n, short) for a in ascii_uppercase], axis=0) for n in range(1, LONGEST_WORD + 1)
+    ]
     return tuple(_bank(("sign",), str(n), [sign], width, height) for n, sign in enumerate(signs, start=1))
 
 
@@ -207,7 +209,7 @@ def _two_colours(colours: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def gains(difference: np.ndarray, background: str, bank: Bank, energy: np.ndarray) -> np.ndarray:
-    """Give 2⟨D, Δ⟩ − |Δ|² of T templates at every place of their top left corner, (T, H, W); -1 where they don't fit."""
+    """Give 2⟨D, Δ⟩ − |Δ|² of T templates at every place of their corner, (T, H, W); -1 where they don't fit."""
     _, height, width = difference.shape
     shaded = (difference * ground(background, width, height)).sum(axis=0, keepdims=True)
     planes = spectrum(np.concatenate([difference, shaded]))
