@@ -8,6 +8,7 @@ import numpy as np
 
 from minflux import zoo
 from minflux.backend import get_backend
+from minflux.errors import CheckpointError
 from minflux.pictures import grid
 from minflux.pipeline import Defaults, Pipeline
 from minflux.sampling import Schedule
@@ -19,11 +20,15 @@ from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
 from minflux.train.loop import LOG
 from minflux.train.recipe import part, read_recipe, section
 from minflux.train.vae import reconstruct, train_vae
+from minflux.train.velocity import train_velocity
 from minflux.weights.folder import save_component
 from minflux.weights.model import save_model
 from minflux.weights.parts import load_component
+from minflux.world import reader as world_reader
 from minflux.world import scenes as world
+from minflux.world.captions import plain_caption
 from minflux.world.render import render_batch
+from minflux.world.tokenizers import train_tokenizers
 
 SAMPLES = 16
 
@@ -63,6 +68,8 @@ def run_autoencoder(recipe: str, folder: Path) -> None:
 
 def run_flow(recipe: str, folder: Path) -> None:
     """Train transformer and text encoders in folder/flow, and write the whole model to folder/model."""
+    if "mixture" in part(read_recipe(recipe), "flow"):
+        return run_velocity(recipe, folder)
     nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
     settings = read_recipe(recipe)
     tokenizers = zoo.FOLDER / "tiny"
@@ -88,6 +95,40 @@ def run_flow(recipe: str, folder: Path) -> None:
     save_model(pipeline(configs, p), model)
     for name in (CLIP_TOKENIZER, T5_TOKENIZER):
         shutil.copytree(tokenizers / name, model / name, dirs_exist_ok=True)
+    plot_loss(home)
+
+
+def run_velocity(recipe: str, folder: Path) -> None:
+    """Train the second world's transformer and text encoders in folder/flow, and write the whole model to folder/model.
+
+    Samples are drawn at the default size: held-out scenes, every second of the training split.
+    """
+    nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
+    settings = read_recipe(recipe)
+    if not (model / "vae").is_dir():
+        raise CheckpointError(f"{model / 'vae'}: expected a trained autoencoder; run `minflux train vae` first")
+    train_tokenizers(model)
+    clip, t5 = (Tokenizer.from_folder(model / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
+    rng = np.random.default_rng(0)
+    wanted = [world.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)]
+
+    def pipeline(configs, p) -> Pipeline:
+        flux_cfg, clip_cfg, t5_cfg = configs
+        return Pipeline(
+            nx, (flux_cfg, p["transformer"]), load_component(model, "vae", nx), (clip_cfg, p["clip"]),
+            (t5_cfg, p["t5"]), clip, t5,
+            section(Schedule, part(settings, "schedule")), section(Defaults, part(settings, "defaults")),
+        )  # fmt: skip
+
+    def on_sample(configs, p, step):
+        images = [np.asarray(image) for image in pipeline(configs, p)([plain_caption(scene) for scene in wanted])]
+        grid(images, columns=8).save(home / f"step-{step}.png")
+        marks = [world_reader.score(scene, image) for scene, image in zip(wanted, images, strict=True)]
+        shares = ", ".join(f"{check} {np.mean([mark[check] for mark in marks]):.0%}" for check in world_reader.CHECKS)
+        print(f"step {step}: of {SAMPLES} samples right: {shares}", flush=True)
+
+    configs, p = train_velocity(settings, home, model, nx, on_sample)
+    save_model(pipeline(configs, p), model)
     plot_loss(home)
 
 
