@@ -155,7 +155,7 @@ def evaluated(arrays) -> bool:
     """Compute the arrays now, or tell that they can't be, for `mx.compile` is tracing them."""
     try:
         mx.eval(arrays)
-    except (ValueError, RuntimeError):  # the second where a gradient is taken inside the traced function
+    except (ValueError, RuntimeError):  # the second for what depends on a gradient taken inside the traced function
         return False
     return True
 

@@ -2,12 +2,13 @@
 
 The mean absolute error alone is smallest where every uncertain edge is drawn halfway, which looks blurred. The judge
 (`discriminator.py`) sees that, and its gradient, added to the error's, sharpens. How much of it is added is measured
-at every step, at the decoder's last convolution W:
+at every step, at the decoder's last convolution W, for the next step:
 
     loss = |x - x̂| + kl_weight · KL - share · λ · mean D(x̂),    λ = ‖∂|x - x̂|/∂W‖ / (‖∂ mean D(x̂)/∂W‖ + 1e-4)
 
-so that neither drowns the other, however large the judge's numbers grow. Source: Esser et al. 2020 (arXiv 2012.09841)
-§3.1 eq. 7, Rombach et al. 2021 (arXiv 2112.10752) §G.
+so that neither drowns the other, however large the judge's numbers grow. (A λ for the same step would take a second pass
+through the decoder.) Source: Esser et al. 2020 (arXiv 2012.09841) §3.1 eq. 7, Rombach et al. 2021 (arXiv 2112.10752)
+§G.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from minflux.shapes import Array, Float, Tree, shaped
 from minflux.train.discriminator import JudgeConfig, hinge, judge
 from minflux.train.optimizer import AdamW, clipped, start, update
 from minflux.train.workers import Team
-from minflux.weights.tree import tree_map
 
 MOST = 1e4  # that λ may be
 
@@ -42,23 +42,23 @@ def adversarial_loss(
     image: Float[Array, "B H W 3"],
     noise: Float[Array, "B h w Z"],
     kl_weight: float,
-    share: float,
+    weight: Array,
 ) -> tuple[Array, Array]:
-    """Give the loss of the module's first lines, and the redrawn pictures for the judge to learn from."""
+    """Give the loss |x - x̂| + kl_weight · KL - weight · mean D(x̂), and what went into the last convolution."""
     nx = backend_of(image, noise)
     features, kl = redraw(p, cfg, image, noise)
-    last = p["decoder"]["conv_out"]
-    drawn = conv3(last, features)
+    drawn = conv3(p["decoder"]["conv_out"], features)
     error = nx.mean(nx.abs(image - drawn))
     praise = nx.mean(judge(critic, critic_cfg, drawn))
-    balance = balanced(
-        nx, critic, critic_cfg, tree_map(nx.xp.stop_gradient, last), nx.xp.stop_gradient(features), image
-    )
-    return error + kl_weight * kl - share * balance * praise, nx.xp.stop_gradient(drawn)
+    return error + kl_weight * kl - weight * praise, features
 
 
-def balanced(nx: Backend, critic: Tree, critic_cfg: JudgeConfig, last: Tree, features: Array, image: Array) -> Array:
+@shaped
+def balanced(
+    last: Tree, features: Float[Array, "B H W C"], critic: Tree, critic_cfg: JudgeConfig, image: Float[Array, "B H W 3"]
+) -> Array:
     """Measure λ: the norm of the error's gradient at the last convolution's kernel against that of the praise."""
+    nx = backend_of(features, image)
 
     def error(weight):
         return nx.mean(nx.abs(image - conv3({**last, "weight": weight}, features)))
@@ -67,7 +67,7 @@ def balanced(nx: Backend, critic: Tree, critic_cfg: JudgeConfig, last: Tree, fea
         return nx.mean(judge(critic, critic_cfg, conv3({**last, "weight": weight}, features)))
 
     of_error, of_praise = (norm(nx, nx.value_and_grad(f)(last["weight"])[1]) for f in (error, praise))
-    return nx.xp.stop_gradient(nx.minimum(of_error / (of_praise + 1e-4), MOST))
+    return nx.minimum(of_error / (of_praise + 1e-4), MOST)
 
 
 def norm(nx: Backend, x: Array) -> Array:
@@ -76,8 +76,8 @@ def norm(nx: Backend, x: Array) -> Array:
 
 
 def begin(nx: Backend, params: Tree, critic: Tree) -> dict[str, Tree]:
-    """Make the state of a run: the autoencoder's as in `optimizer.start`, and the judge's under "critic"."""
-    return start(nx, params) | {"critic": start(nx, critic)}
+    """Make the state of a run: the autoencoder's as in `optimizer.start`, the judge's under "critic", and λ, 0 at first."""
+    return start(nx, params) | {"critic": start(nx, critic), "balance": nx.zeros((), dtype=nx.float32)}
 
 
 def adversarial_step(
@@ -85,21 +85,24 @@ def adversarial_step(
 ) -> Callable:
     """Make step(state, pace, batch) -> (state, loss, gradient norm): the autoencoder moves, then the judge."""
 
-    def fool(p, critic, image, noise):
-        return adversarial_loss(p, cfg, critic, critic_cfg, image, noise, kl_weight, share)
+    def fool(p, critic, image, noise, weight):
+        return adversarial_loss(p, cfg, critic, critic_cfg, image, noise, kl_weight, weight)
 
     def tell_apart(critic, image, drawn):
         return hinge(nx, judge(critic, critic_cfg, image), judge(critic, critic_cfg, drawn))
 
     def step(state, now, batch):
         image, noise = batch
-        critic = state["critic"]
-        (value, drawn), grads = nx.value_and_grad(fool)(state["params"], critic["params"], image, noise)
-        _, critic_grads = nx.value_and_grad(tell_apart)(critic["params"], image, drawn)
-        value, grads, critic_grads = team.mean(nx, [value, grads, critic_grads])
+        p, critic, weight = state["params"], state["critic"], share * state["balance"]
+        (value, features), grads = nx.value_and_grad(fool)(p, critic["params"], image, noise, weight)
+        last = p["decoder"]["conv_out"]
+        _, critic_grads = nx.value_and_grad(tell_apart)(critic["params"], image, conv3(last, features))
+        balance = balanced(last, features, critic["params"], critic_cfg, image)
+        value, grads, critic_grads, balance = team.mean(nx, [value, grads, critic_grads, balance])
         grads, size = clipped(nx, grads, opt.clip)
         critic_grads, _ = clipped(nx, critic_grads, opt.clip)
         moved = update(nx, opt, {k: state[k] for k in ("params", "ema", "m", "v")}, grads, now)
-        return moved | {"critic": update(nx, opt, critic, critic_grads, now)}, value, size
+        judged = update(nx, opt, critic, critic_grads, now)
+        return moved | {"critic": judged, "balance": balance}, value, size
 
     return nx.compile(step)
