@@ -6,9 +6,9 @@ at every step, at the decoder's last convolution W, for the next step:
 
     loss = |x - x̂| + kl_weight · KL - share · λ · mean D(x̂),    λ = ‖∂|x - x̂|/∂W‖ / (‖∂ mean D(x̂)/∂W‖ + 1e-4)
 
-so that neither drowns the other, however large the judge's numbers grow. (A λ for the same step would take a second pass
-through the decoder.) Source: Esser et al. 2020 (arXiv 2012.09841) §3.1 eq. 7, Rombach et al. 2021 (arXiv 2112.10752)
-§G.
+so that neither drowns the other, however large the judge's numbers grow. (A λ for the same step would take a second
+pass through the decoder.) Source: Esser et al. 2020 (arXiv 2012.09841) §3.1 eq. 7, Rombach et al. 2021 (arXiv
+2112.10752) §G.
 """
 
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def norm(nx: Backend, x: Array) -> Array:
 
 
 def begin(nx: Backend, params: Tree, critic: Tree) -> dict[str, Tree]:
-    """Make the state of a run: the autoencoder's as in `optimizer.start`, the judge's under "critic", and λ, 0 at first."""
+    """Make the state of a run: the autoencoder's as in `optimizer.start`, the judge's as "critic", and λ, 0 at first."""
     return start(nx, params) | {"critic": start(nx, critic), "balance": nx.zeros((), dtype=nx.float32)}
 
 
