@@ -76,7 +76,7 @@ def norm(nx: Backend, x: Array) -> Array:
 
 
 def begin(nx: Backend, params: Tree, critic: Tree) -> dict[str, Tree]:
-    """Make the state of a run: the autoencoder's as in `optimizer.start`, the judge's as "critic", and λ, 0 at first."""
+    """Make the state of a run: the autoencoder's as in `optimizer.start`, the judge's as "critic", and λ = 0."""
     return start(nx, params) | {"critic": start(nx, critic), "balance": nx.zeros((), dtype=nx.float32)}
 
 
