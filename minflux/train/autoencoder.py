@@ -16,7 +16,7 @@ import numpy as np
 from minflux.backend import Backend
 from minflux.model.vae import VAEConfig, decode, encode, encode_moments
 from minflux.pictures import to_uint8
-from minflux.shapes import Tree
+from minflux.shapes import Float, Int, Tree, shaped
 from minflux.train.adversarial import adversarial_step, begin
 from minflux.train.discriminator import JudgeConfig, judge_shapes
 from minflux.train.initial import initial
@@ -31,7 +31,8 @@ from minflux.world import scenes
 from minflux.world.render import render, render_batch
 
 
-def signed(pictures: np.ndarray) -> np.ndarray:
+@shaped
+def signed(pictures: Int[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B H W 3"]:
     """Map uint8 pictures to float32 in [-1, 1], as the autoencoder sees them."""
     return pictures.astype(np.float32) / 127.5 - 1
 
@@ -44,13 +45,15 @@ def draw_size(rng: np.random.Generator) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def whole_pictures(rng: np.random.Generator, count: int) -> np.ndarray:
+@shaped
+def whole_pictures(rng: np.random.Generator, count: int) -> Int[np.ndarray, "B H W 3"]:
     """Draw `count` pictures of one random size: (B, H, W, 3) uint8."""
     size = draw_size(rng)
     return render_batch([scenes.sample(rng, *size) for _ in range(count)])
 
 
-def crops(rng: np.random.Generator, count: int, side: int) -> np.ndarray:
+@shaped
+def crops(rng: np.random.Generator, count: int, side: int) -> Int[np.ndarray, "B H H 3"]:
     """Draw `count` squares out of pictures of any size, each around one of the picture's items: (B, side, side, 3)."""
     return np.stack([_crop(rng, scenes.sample(rng, *draw_size(rng)), side) for _ in range(count)])
 
@@ -117,6 +120,9 @@ def normalised(cfg: VAEConfig, p: Tree, nx: Backend, count: int = 256) -> VAECon
     return replace(cfg, shift_factor=float(latents.mean()), scale_factor=float(1 / latents.std()))
 
 
-def reconstruct(cfg: VAEConfig, p: Tree, nx: Backend, pictures: np.ndarray) -> np.ndarray:
+@shaped
+def reconstruct(
+    cfg: VAEConfig, p: Tree, nx: Backend, pictures: Int[np.ndarray, "B H W 3"]
+) -> Int[np.ndarray, "B H W 3"]:
     """Encode and decode uint8 pictures (B, H, W, 3): what the autoencoder alone makes of them."""
     return to_uint8(nx.to_numpy(decode(p, cfg, encode(p, cfg, nx.array(signed(pictures))))))

@@ -29,6 +29,7 @@ from string import ascii_uppercase
 import numpy as np
 
 from minflux.errors import ArgumentError
+from minflux.shapes import Float, Int, shaped
 from minflux.world import render
 from minflux.world.scenes import (
     BACKGROUNDS,
@@ -127,7 +128,8 @@ def spectrum(planes: np.ndarray) -> np.ndarray:
     return np.fft.rfft2(planes).astype(np.complex64)
 
 
-def soften(planes: np.ndarray) -> np.ndarray:
+@shaped
+def soften(planes: Float[np.ndarray, "*S H W"]) -> Float[np.ndarray, "*S H W"]:
     """Blur (..., H, W) by (1 2 1)/4 each way, wrapping at the edges as the Fourier transform does."""
     for axis in (-2, -1):
         planes = (np.roll(planes, -1, axis) + 2 * planes + np.roll(planes, 1, axis)) / 4
@@ -188,7 +190,8 @@ def read_batch(pictures: Iterable[np.ndarray]) -> list[Reading]:
     return [read(picture) for picture in pictures]
 
 
-def ring_colours(picture: np.ndarray) -> np.ndarray:
+@shaped
+def ring_colours(picture: Int[np.ndarray, "H W 3"]) -> Float[np.ndarray, "2 3"]:
     """Take the median colours of the picture's edge above and below the horizon: (2, 3) float32."""
     horizon, gap = round(HORIZON * len(picture)), 3
     above, below = picture[: horizon - gap], picture[horizon + gap :]
@@ -196,7 +199,8 @@ def ring_colours(picture: np.ndarray) -> np.ndarray:
     return np.array([np.median(edge, axis=0) for edge in edges], np.float32)
 
 
-def nearest_background(colours: np.ndarray) -> str:
+@shaped
+def nearest_background(colours: Float[np.ndarray, "2 3"]) -> str:
     """Name the background whose two colours are nearest to (2, 3)."""
     return min(BACKGROUNDS, key=lambda name: float(np.square(colours - np.array(BACKGROUNDS[name])).sum()))
 
@@ -208,7 +212,10 @@ def _two_colours(colours: np.ndarray, width: int, height: int) -> np.ndarray:
     return planes
 
 
-def gains(difference: np.ndarray, background: str, bank: Bank, energy: np.ndarray) -> np.ndarray:
+@shaped
+def gains(
+    difference: Float[np.ndarray, "3 H W"], background: str, bank: Bank, energy: Float[np.ndarray, "T H W"]
+) -> Float[np.ndarray, "T H W"]:
     """Give 2⟨D, Δ⟩ − |Δ|² of T templates at every place of their corner, (T, H, W); -1 where they don't fit."""
     _, height, width = difference.shape
     shaded = (difference * ground(background, width, height)).sum(axis=0, keepdims=True)
@@ -218,7 +225,8 @@ def gains(difference: np.ndarray, background: str, bank: Bank, energy: np.ndarra
     return gain
 
 
-def square_energy(difference: np.ndarray, width: int, height: int) -> np.ndarray:
+@shaped
+def square_energy(difference: Float[np.ndarray, "3 H W"], width: int, height: int) -> Float[np.ndarray, "H W"]:
     """Sum |D|² over the rectangle at every place of its top left corner: (H, W), infinite where it doesn't fit."""
     sums = np.pad(np.square(difference, dtype=np.float64).sum(axis=0).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
@@ -318,7 +326,8 @@ def sign_candidates(softened: np.ndarray, difference: np.ndarray, background: st
     return kept
 
 
-def read_letters(softened: np.ndarray, place: Place) -> str:
+@shaped
+def read_letters(softened: Float[np.ndarray, "3 H W"], place: Place) -> str:
     """Read the letters of a sign at (left, top, width, height) in a softened picture (3, H, W)."""
     left, top, width, _ = place
     short = min(softened.shape[1:])

@@ -8,6 +8,7 @@ from string import ascii_uppercase
 import numpy as np
 from PIL import Image
 
+from minflux.shapes import Float, Int, shaped
 from minflux.world.scenes import (
     BACKGROUNDS,
     HORIZON,
@@ -27,7 +28,8 @@ BOARD, BORDER, INK = (255, 252, 238), (120, 78, 48), (38, 32, 44)  # of a sign
 
 
 @cache
-def thing_sprite(name: str, side: int) -> np.ndarray:
+@shaped
+def thing_sprite(name: str, side: int) -> Float[np.ndarray, "S S 4"]:
     """Load a thing at a side in pixels: (side, side, 4) float32, colours 0..255 times opacity, then opacity 0..1."""
     image = Image.open(SPRITE_FOLDER / f"{name}.png").convert("RGBA").resize((side, side), Image.Resampling.LANCZOS)
     rgba = np.asarray(image, np.float32)
@@ -36,7 +38,8 @@ def thing_sprite(name: str, side: int) -> np.ndarray:
 
 
 @cache
-def letter_ink(letter: str, short: int) -> np.ndarray:
+@shaped
+def letter_ink(letter: str, short: int) -> Float[np.ndarray, "H W"]:
     """Load how much ink each pixel of a letter has, (height, width) float32 in 0..1."""
     strip = Image.open(SPRITE_FOLDER / LETTERS_FILE)
     width, place = strip.width // 26, ascii_uppercase.index(letter)
@@ -45,7 +48,8 @@ def letter_ink(letter: str, short: int) -> np.ndarray:
 
 
 @cache
-def blank_sign(letters: int, short: int) -> np.ndarray:
+@shaped
+def blank_sign(letters: int, short: int) -> Float[np.ndarray, "H W 3"]:
     """Draw a sign without its letters: (height, width, 3) float32, a board with a border."""
     width, height = sign_extent(letters, short)
     border = max(1, frame_width(short) // 3)
@@ -55,7 +59,8 @@ def blank_sign(letters: int, short: int) -> np.ndarray:
     return sign
 
 
-def sign_sprite(word: str, short: int) -> np.ndarray:
+@shaped
+def sign_sprite(word: str, short: int) -> Float[np.ndarray, "H W 4"]:
     """Draw a sign with its word: (height, width, 4) float32, opaque."""
     sign, frame = blank_sign(len(word), short).copy(), frame_width(short)
     width, height = letter_extent(short)
@@ -66,7 +71,8 @@ def sign_sprite(word: str, short: int) -> np.ndarray:
     return np.concatenate([sign, np.ones_like(sign[..., :1])], axis=-1)
 
 
-def sprite(item: Item, short: int) -> np.ndarray:
+@shaped
+def sprite(item: Item, short: int) -> Float[np.ndarray, "H W 4"]:
     """Give an item as (height, width, 4) float32: colours times opacity, then opacity."""
     if isinstance(item, Sign):
         return sign_sprite(item.word, short)
@@ -74,7 +80,8 @@ def sprite(item: Item, short: int) -> np.ndarray:
 
 
 @cache
-def background(name: str, width: int, height: int) -> np.ndarray:
+@shaped
+def background(name: str, width: int, height: int) -> Int[np.ndarray, "H W 3"]:
     """Draw a background alone: (height, width, 3) uint8, the second colour from the horizon down."""
     above, below = BACKGROUNDS[name]
     picture = np.empty((height, width, 3), np.uint8)
@@ -83,14 +90,16 @@ def background(name: str, width: int, height: int) -> np.ndarray:
     return picture
 
 
-def render(scene: Scene) -> np.ndarray:
+@shaped
+def render(scene: Scene) -> Int[np.ndarray, "H W 3"]:
     """Draw a scene: (height, width, 3) uint8. Items never overlap."""
     picture = np.empty((scene.height, scene.width, 3), np.uint8)
     _paint(scene, picture)
     return picture
 
 
-def render_batch(scenes: Sequence[Scene]) -> np.ndarray:
+@shaped
+def render_batch(scenes: Sequence[Scene]) -> Int[np.ndarray, "N H W 3"]:
     """Draw many scenes of one width and height: (N, height, width, 3) uint8."""
     pictures = np.empty((len(scenes), scenes[0].height, scenes[0].width, 3), np.uint8)
     for scene, picture in zip(scenes, pictures, strict=True):
