@@ -37,11 +37,11 @@ def signed(pictures: Int[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B H W 3"]
     return pictures.astype(np.float32) / 127.5 - 1
 
 
-def draw_size(rng: np.random.Generator) -> tuple[int, int]:
-    """Draw a width and height: the default half of the time, else any two sides of the world."""
-    if rng.random() < 0.5:
+def draw_size(rng: np.random.Generator, least: int = 0) -> tuple[int, int]:
+    """Draw a width and height: the default half of the time, else any two sides of the world of at least `least`."""
+    if rng.random() < 0.5 and scenes.DEFAULT_SIDE >= least:
         return scenes.DEFAULT_SIDE, scenes.DEFAULT_SIDE
-    width, height = rng.choice(scenes.SIDES, 2)
+    width, height = rng.choice([side for side in scenes.SIDES if side >= least], 2)
     return int(width), int(height)
 
 
@@ -55,7 +55,7 @@ def whole_pictures(rng: np.random.Generator, count: int) -> Int[np.ndarray, "B H
 @shaped
 def crops(rng: np.random.Generator, count: int, side: int) -> Int[np.ndarray, "B H H 3"]:
     """Draw `count` squares out of pictures of any size, each around one of the picture's items: (B, side, side, 3)."""
-    return np.stack([_crop(rng, scenes.sample(rng, *draw_size(rng)), side) for _ in range(count)])
+    return np.stack([_crop(rng, scenes.sample(rng, *draw_size(rng, side)), side) for _ in range(count)])
 
 
 def _crop(rng: np.random.Generator, scene: scenes.Scene, side: int) -> np.ndarray:

@@ -57,7 +57,7 @@ def mlx(monkeypatch):
     monkeypatch.setattr(type(nx), "compile", lambda self, function: function)
     monkeypatch.setattr(loop, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(autoencoder, "normalised", lambda cfg, p, nx: cfg)
-    monkeypatch.setattr(autoencoder, "draw_size", lambda rng: (64, 64))
+    monkeypatch.setattr(autoencoder, "draw_size", lambda rng, least=0: (64, 64))
     return nx
 
 
@@ -77,6 +77,12 @@ def test_crops_show_items():
     assert np.mean(np.array(colours) > 2) > 0.95
 
 
+def test_large_crops_are_out_of_pictures_that_are_as_large():
+    rng = np.random.default_rng(0)
+    assert {min(draw_size(rng, 96)) for _ in range(300)} == {96, 112, 128, 144, 160}
+    assert crops(rng, 8, 144).shape == (8, 144, 144, 3)
+
+
 def test_whole_pictures_have_one_size():
     pictures = whole_pictures(np.random.default_rng(3), 5)
     assert pictures.shape[0] == 5
@@ -85,7 +91,7 @@ def test_whole_pictures_have_one_size():
 
 def test_stages_are_in_the_recipes_order():
     assert stages(tomllib.loads(SMALL)) == ["first", "second"]
-    assert stages(read_recipe("second")) == ["crops", "sharp", "whole"]
+    assert stages(read_recipe("second")) == ["crops", "wider", "sharp", "whole"]
 
 
 def test_a_stage_starts_from_the_one_before(mlx, tmp_path):
