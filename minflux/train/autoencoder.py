@@ -39,7 +39,7 @@ def signed(pictures: Int[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B H W 3"]
 
 def draw_size(rng: np.random.Generator, least: int = 0) -> tuple[int, int]:
     """Draw a width and height: the default half of the time, else any two sides of the world of at least `least`."""
-    if rng.random() < 0.5 and scenes.DEFAULT_SIDE >= least:
+    if rng.random() < 0.5 and least <= scenes.DEFAULT_SIDE:
         return scenes.DEFAULT_SIDE, scenes.DEFAULT_SIDE
     width, height = rng.choice([side for side in scenes.SIDES if side >= least], 2)
     return int(width), int(height)
