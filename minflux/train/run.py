@@ -101,7 +101,7 @@ def run_flow(recipe: str, folder: Path) -> None:
 def run_velocity(recipe: str, folder: Path) -> None:
     """Train the second world's transformer and text encoders in folder/flow, and write the whole model to folder/model.
 
-    Samples are drawn at the default size: held-out scenes, every second of the training split.
+    Samples are drawn at the recipe's default size; every second scene is held out.
     """
     nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
     settings = read_recipe(recipe)
@@ -109,15 +109,15 @@ def run_velocity(recipe: str, folder: Path) -> None:
         raise CheckpointError(f"{model / 'vae'}: expected a trained autoencoder; run `minflux train vae` first")
     train_tokenizers(model)
     clip, t5 = (Tokenizer.from_folder(model / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
+    schedule, drawing = section(Schedule, part(settings, "schedule")), section(Defaults, part(settings, "defaults"))
     rng = np.random.default_rng(0)
-    wanted = [world.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)]
+    wanted = [world.sample(rng, drawing.width, drawing.height, held_out=i % 2 == 1) for i in range(SAMPLES)]
 
     def pipeline(configs, p) -> Pipeline:
         flux_cfg, clip_cfg, t5_cfg = configs
         return Pipeline(
             nx, (flux_cfg, p["transformer"]), load_component(model, "vae", nx), (clip_cfg, p["clip"]),
-            (t5_cfg, p["t5"]), clip, t5,
-            section(Schedule, part(settings, "schedule")), section(Defaults, part(settings, "defaults")),
+            (t5_cfg, p["t5"]), clip, t5, schedule, drawing,
         )  # fmt: skip
 
     def on_sample(configs, p, step):
