@@ -85,6 +85,7 @@ NO_NUMBERS = (
     "differentiable",
     "can_compile",
     "suits",
+    "halves",
     "compile",
     "value_and_grad",
     "ignore",

@@ -121,6 +121,13 @@ def unscaled(cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array,
 @shaped
 def decode(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H W 3"]:
     """Decode latents to an image, about [-1, 1]; undoes the scale and shift first."""
+    features = decode_features(p, cfg, latents)
+    return conv3(p["decoder"]["conv_out"], features)
+
+
+@shaped
+def decode_features(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H W C"]:
+    """Decode latents up to the last convolution, which alone makes colours of channels."""
     nx, p, groups = backend_of(latents), p["decoder"], cfg.norm_groups
     x = unscaled(cfg, latents)
     x = conv3(p["conv_in"], x)
@@ -130,5 +137,4 @@ def decode(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float
             x = resnet_block(block, x, groups)
         if "upsample" in level:
             x = conv3(level["upsample"]["conv"], nx.upsample(x))
-    x = norm_silu(p["norm_out"], x, groups)
-    return conv3(p["conv_out"], x)
+    return norm_silu(p["norm_out"], x, groups)

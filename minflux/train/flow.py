@@ -45,10 +45,12 @@ def flow_loss(
     t: Float[Array, "B"],
     clip_ids: Int[Array, "B S"],
     t5_ids: Int[Array, "B T"],
+    pooled: Float[Array, "B"] | None = None,
 ) -> Array:
     """mean ‖v(x_t, t, text) - (noise - x₀)‖², with x_t = (1 - t) x₀ + t noise.
 
-    x0: latents; t in (0, 1); p holds "transformer", "clip" and "t5". Source: Esser et al. 2024 (arXiv 2403.03206) §2.
+    x0: latents; t in (0, 1); p holds "transformer", "clip" and "t5"; pooled: by how much each sample's pooled text is
+    multiplied, 0 to hide it. Source: Esser et al. 2024 (arXiv 2403.03206) §2.
     """
     nx = backend_of(x0, noise, t)
     flux_cfg, clip_cfg, t5_cfg = configs
@@ -56,6 +58,7 @@ def flow_loss(
     x_t = (1 - at) * x0 + at * noise
     txt = t5_encoder(p["t5"], t5_cfg, t5_ids)
     _, y = clip_encoder(p["clip"], clip_cfg, clip_ids)
+    y = y if pooled is None else y * pooled[:, None]
     ids = image_ids(x0, *x0.shape[1:3])
     v = flux(p["transformer"], flux_cfg, pack(x_t), ids, txt, text_ids(txt), t, y)
     error = v - pack(noise - x0)

@@ -79,10 +79,26 @@ def train(
     pictures on the way. Logs every step to log.csv. Ctrl-C saves a checkpoint first. Raises `MinfluxError` when the
     loss or its gradient is no longer a number.
     """
-    keep_freed_memory()
     params = tree(dict(sorted(leaves(params))))  # in a checkpoint's order: a sum over all weights depends on it
-    state, done = checkpoint.load(plan.folder, nx) or (start(nx, params), 0)
-    step = compiled_step(nx, opt, loss, team)
+    return run(nx, team, plan, opt, start(nx, params), compiled_step(nx, opt, loss, team), batch, on_sample)
+
+
+def run(
+    nx: Backend,
+    team: Team,
+    plan: Plan,
+    opt: AdamW,
+    state: dict[str, Tree],
+    step: Callable,
+    batch: Callable[[np.random.Generator], Batch],
+    on_sample: Callable[[Tree, int], None] | None = None,
+) -> Tree:
+    """Train as `train` does, by a step of the caller's: step(state, pace, batch) -> (state, loss, gradient norm).
+
+    `state` holds what a checkpoint must hold, and under "ema" the averaged weights, which are returned.
+    """
+    keep_freed_memory()
+    state, done = checkpoint.load(plan.folder, nx) or (state, 0)
     log = _open_log(plan.folder, done) if team.rank == 0 else None
     bar = tqdm(
         range(done, plan.steps), initial=done, total=plan.steps, unit="step", smoothing=0.02, disable=team.rank > 0

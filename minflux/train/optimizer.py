@@ -1,6 +1,9 @@
-"""AdamW on weight trees, with what surrounds it: learning-rate schedule, gradient clipping, averaged weights.
+"""AdamW and Muon on weight trees, with what surrounds them: learning-rate schedule, clipping, averaged weights.
 
-Written in ops that both backends share, so the same step can be followed on NumPy and run compiled on MLX.
+Adam scales each number's step by the size of its own past gradients. Muon takes a matrix as a whole: it steps along the
+orthogonal matrix nearest to the gradient's running sum, so that every direction of the gradient is followed at one
+pace, not the few largest alone. Written in ops that both backends share, so the same step can be followed on NumPy and
+run compiled on MLX.
 """
 
 import math
@@ -8,12 +11,15 @@ from dataclasses import dataclass
 
 from minflux.arrays import Array, Tree
 from minflux.backend import Backend
-from minflux.checkpoints.tree import leaves, tree_map
+from minflux.checkpoints.tree import flatten, leaves, tree, tree_map
 
 
 @dataclass(frozen=True)
 class AdamW:
-    """The optimiser's constants (Loshchilov & Hutter 2017, arXiv 1711.05101); `clip` bounds the gradient's norm."""
+    """The optimiser's constants (Loshchilov & Hutter 2017, arXiv 1711.05101); `clip` bounds the gradient's norm.
+
+    `muon` is the momentum of the weights that Muon moves (`by_muon`); 0 leaves all to Adam.
+    """
 
     lr: float = 1e-3
     beta1: float = 0.9
@@ -23,6 +29,7 @@ class AdamW:
     clip: float = 1.0
     warmup: int = 200
     ema: float = 0.999
+    muon: float = 0.0
 
 
 def learning_rate(opt: AdamW, step: int, steps: int) -> float:
@@ -65,18 +72,56 @@ def pace(opt: AdamW, step: int, steps: int) -> dict[str, float]:
 
 
 def update(nx: Backend, opt: AdamW, state: dict[str, Tree], grads: Tree, now: dict[str, Array]) -> dict[str, Tree]:
-    """Take one AdamW step, and move the averaged weights along; `now` is `pace` as arrays.
+    """Take one step, and move the averaged weights along; `now` is `pace` as arrays.
 
-    m ← β₁ m + (1-β₁) g;  v ← β₂ v + (1-β₂) g²;  p ← p - lr (m̂ / (√v̂ + ε) + λ p), where m̂ and v̂ are divided by
-    1 - βᵗ. Weight decay applies to matrices and kernels, not to biases and norm scales.
+    p ← p - lr (direction + λ p); weight decay λ applies to matrices and kernels, not to biases and norm scales.
     """
-    m = tree_map(lambda m, g: opt.beta1 * m + (1 - opt.beta1) * g, state["m"], grads)
-    v = tree_map(lambda v, g: opt.beta2 * v + (1 - opt.beta2) * (g * g), state["v"], grads)
+    params, first, second, grads = (flatten(t) for t in (state["params"], state["m"], state["v"], grads))
+    moved: dict[str, Array] = {}
+    for name, p in params.items():
+        turn = muon if opt.muon and by_muon(name, p.shape) else adam
+        direction, first[name], second[name] = turn(nx, opt, first[name], second[name], grads[name], now)
+        moved[name] = p - now["lr"] * (direction + opt.weight_decay * p if p.ndim > 1 else direction)
+    ema = tree_map(lambda e, p: now["decay"] * e + (1 - now["decay"]) * p, state["ema"], tree(moved))
+    return {"params": tree(moved), "ema": ema, "m": tree(first), "v": tree(second)}
 
-    def moved(p, m, v):
-        direction = (m / now["unbias1"]) / (nx.sqrt(v / now["unbias2"]) + opt.eps)
-        return p - now["lr"] * (direction + opt.weight_decay * p if p.ndim > 1 else direction)
 
-    params = tree_map(moved, state["params"], m, v)
-    ema = tree_map(lambda e, p: now["decay"] * e + (1 - now["decay"]) * p, state["ema"], params)
-    return {"params": params, "ema": ema, "m": m, "v": v}
+def adam(nx: Backend, opt: AdamW, m: Array, v: Array, g: Array, now: dict[str, Array]) -> tuple[Array, Array, Array]:
+    """m ← β₁ m + (1-β₁) g;  v ← β₂ v + (1-β₂) g²;  direction m̂ / (√v̂ + ε), m̂ and v̂ being divided by 1 - βᵗ."""
+    m = opt.beta1 * m + (1 - opt.beta1) * g
+    v = opt.beta2 * v + (1 - opt.beta2) * (g * g)
+    return (m / now["unbias1"]) / (nx.sqrt(v / now["unbias2"]) + opt.eps), m, v
+
+
+def muon(nx: Backend, opt: AdamW, m: Array, v: Array, g: Array, now: dict[str, Array]) -> tuple[Array, Array, Array]:
+    """m ← μ m + g;  direction 0.2 √max(rows, columns) · orthogonal(g + μ m), a kernel being (out, all the rest).
+
+    The factor gives the direction about the size of Adam's, so one learning rate serves both. Source: Jordan et al.
+    2024 (https://kellerjordan.github.io/posts/muon/); the factor: Liu et al. 2025 (arXiv 2502.16982) §2.2.
+    """
+    m = opt.muon * m + g
+    matrix = (g + opt.muon * m).reshape(g.shape[0], -1)
+    return 0.2 * max(matrix.shape) ** 0.5 * orthogonal(nx, matrix).reshape(g.shape), m, v
+
+
+def by_muon(name: str, shape: tuple[int, ...]) -> bool:
+    """Tell whether Muon moves a weight: matrices and kernels, but no embeddings, and no first or last layer."""
+    return len(shape) > 1 and min(shape[0], math.prod(shape[1:])) >= 8 and not any(part in name for part in ADAMS)
+
+
+ADAMS = ("shared", "embedding", "relative_attention_bias", "conv_in", "conv_out", "final_layer", "img_in", "txt_in")
+
+
+def orthogonal(nx: Backend, matrix: Array) -> Array:
+    """Bring all singular values of (M, N) near 1 (0.7 to 1.2), keeping its directions, by Newton-Schulz steps.
+
+    x ← a x + (b x xᵀ + c (x xᵀ)²) x five times, from x = matrix / its norm: an odd polynomial of every singular value.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (nx.sqrt(nx.sum(x * x)) + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = a * x + (b * square + c * (square @ square)) @ x
+    return x.T if tall else x

@@ -25,6 +25,8 @@ class Training:
     scenes: int = 0
     prompt_dropout: float = 0.0
     in_order: float = 0.5
+    crop: int = 0
+    adversarial: float = 0.0
 
     def __post_init__(self):
         if self.batch % self.workers:  # unequal shares would weigh their pictures unequally

@@ -10,6 +10,7 @@ from minflux import zoo
 from minflux.backend import get_backend
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.read import load_component
+from minflux.errors import CheckpointError
 from minflux.images import grid
 from minflux.inference.flux1 import Flux1
 from minflux.inference.load import save_model
@@ -17,16 +18,26 @@ from minflux.inference.pipeline import Defaults
 from minflux.inference.text import Tokenizer
 from minflux.sampling.timesteps import Schedule
 from minflux.train import reader, scenes
+from minflux.train.autoencoder import reconstruct as reconstruct_world
+from minflux.train.autoencoder import stages, train_autoencoder
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
 from minflux.train.loop import LOG
 from minflux.train.recipe import part, read_recipe, section
 from minflux.train.vae import reconstruct, train_vae
+from minflux.train.velocity import train_velocity
+from minflux.world import reader as world_reader
+from minflux.world import scenes as world
+from minflux.world.captions import plain_caption
+from minflux.world.render import render_batch
+from minflux.world.tokenizers import train_tokenizers
 
 SAMPLES = 16
 
 
 def run_vae(recipe: str, folder: Path) -> None:
     """Train the autoencoder in folder/vae, with samples and a loss plot there, and write it to folder/model."""
+    if "training" not in part(read_recipe(recipe), "vae"):
+        return run_autoencoder(recipe, folder)
     nx, home = get_backend("mlx"), folder / "vae"
     rng = np.random.default_rng(0)
     truth = scenes.render_batch([scenes.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)])
@@ -40,8 +51,26 @@ def run_vae(recipe: str, folder: Path) -> None:
     plot_loss(home)
 
 
+def run_autoencoder(recipe: str, folder: Path) -> None:
+    """Train the second world's autoencoder stage by stage in folder/vae, and write it to folder/model."""
+    nx, home, settings = get_backend("mlx"), folder / "vae", read_recipe(recipe)
+    rng = np.random.default_rng(0)
+    truth = render_batch([world.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)])
+
+    def on_sample(cfg, p, stage, step):
+        pairs = list(zip(truth, reconstruct_world(cfg, p, nx, truth), strict=True))
+        grid([picture for pair in pairs for picture in pair], columns=8).save(home / stage / f"step-{step}.png")
+
+    cfg, p = train_autoencoder(settings, home, nx, on_sample)
+    save_component(folder / "model", "vae", cfg, p)
+    for stage in stages(settings):
+        plot_loss(home / stage)
+
+
 def run_flow(recipe: str, folder: Path) -> None:
     """Train transformer and text encoders in folder/flow, and write the whole model to folder/model."""
+    if "mixture" in part(read_recipe(recipe), "flow"):
+        return run_velocity(recipe, folder)
     nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
     settings = read_recipe(recipe)
     tokenizers = zoo.FOLDER / "tiny"
@@ -73,6 +102,47 @@ def run_flow(recipe: str, folder: Path) -> None:
     save_model(pipeline(configs, p), model)
     for name in (CLIP_TOKENIZER, T5_TOKENIZER):
         shutil.copytree(tokenizers / name, model / name, dirs_exist_ok=True)
+    plot_loss(home)
+
+
+def run_velocity(recipe: str, folder: Path) -> None:
+    """Train the second world's transformer and text encoders in folder/flow, and write the whole model to folder/model.
+
+    Samples are drawn at the recipe's default size; every second scene is held out.
+    """
+    nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
+    settings = read_recipe(recipe)
+    if not (model / "vae").is_dir():
+        raise CheckpointError(f"{model / 'vae'}: expected a trained autoencoder; run `minflux train vae` first")
+    train_tokenizers(model)
+    clip, t5 = (Tokenizer.from_folder(model / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
+    schedule, drawing = section(Schedule, part(settings, "schedule")), section(Defaults, part(settings, "defaults"))
+    rng = np.random.default_rng(0)
+    wanted = [world.sample(rng, drawing.width, drawing.height, held_out=i % 2 == 1) for i in range(SAMPLES)]
+
+    def pipeline(configs, p) -> Flux1:
+        flux_cfg, clip_cfg, t5_cfg = configs
+        return Flux1(
+            nx=nx,
+            flux=(flux_cfg, p["transformer"]),
+            vae=load_component(model, "vae", nx),
+            clip=(clip_cfg, p["clip"]),
+            t5=(t5_cfg, p["t5"]),
+            clip_tokenizer=clip,
+            t5_tokenizer=t5,
+            schedule=schedule,
+            defaults=drawing,
+        )
+
+    def on_sample(configs, p, step):
+        images = [np.asarray(image) for image in pipeline(configs, p)([plain_caption(scene) for scene in wanted])]
+        grid(images, columns=8).save(home / f"step-{step}.png")
+        marks = [world_reader.score(scene, image) for scene, image in zip(wanted, images, strict=True)]
+        shares = ", ".join(f"{check} {np.mean([mark[check] for mark in marks]):.0%}" for check in world_reader.CHECKS)
+        print(f"step {step}: of {SAMPLES} samples right: {shares}", flush=True)
+
+    configs, p = train_velocity(settings, home, model, nx, on_sample)
+    save_model(pipeline(configs, p), model)
     plot_loss(home)
 
 

@@ -10,11 +10,11 @@ tiles = pytest.importorskip("minflux.backend.convolution")
 
 SIZES = {  # (height, width, channels, outputs) -> t
     (8, 4, 3, 5): 4,
-    (4, 12, 24, 30): 4,  # the gradient's own convolution has 30 channels, and smaller tiles
+    (4, 12, 8, 10): 4,  # the gradient's own convolution has 10 channels, and smaller tiles
     (6, 2, 5, 3): 2,
-    (4, 4, 25, 2): 2,
-    (2, 4, 128, 129): 2,
-    (4, 4, 129, 2): 1,
+    (4, 4, 9, 2): 2,
+    (2, 4, 24, 25): 2,
+    (4, 4, 25, 2): 1,
     (5, 7, 3, 2): 1,
     (8, 6, 1, 1): 2,
 }
@@ -80,7 +80,15 @@ def test_tiles_there_and_back():
 
 @pytest.mark.parametrize(
     ("shape", "kernel", "expected"),
-    [((1, 8, 8, 16), 3, True), ((1, 8, 8, 200), 3, False), ((1, 7, 8, 16), 3, False), ((1, 8, 8, 16), 1, False)],
+    [((1, 8, 8, 16), 3, True), ((1, 8, 8, 25), 3, False), ((1, 7, 8, 16), 3, False), ((1, 8, 8, 16), 1, False)],
 )
 def test_when_it_pays(shape, kernel, expected):
     assert tiles.suits(mx.zeros(shape), mx.zeros((4, kernel, kernel, shape[-1]))) is expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((1, 8, 8, 128), True), ((1, 8, 8, 129), False), ((1, 7, 8, 8), False), ((1, 8, 7, 8), False)],
+)
+def test_when_halving_pays(shape, expected):
+    assert tiles.halves(mx.zeros(shape)) is expected

@@ -1,0 +1,141 @@
+"""Training the second world's transformer and text encoders: any size of picture, any length of text.
+
+As in the first world a rectified flow in the autoencoder's latents, with `flow_loss`. New here:
+
+- Each step draws pictures of one size; the default size is half of them. The batch is as large as a step's budget of
+  tokens allows, so that a step always costs about the same.
+- The text is padded to one of several lengths, so that the padding a pipeline adds changes nothing.
+- The pooled text is hidden from most samples. It names the things in one vector, a short cut by which the model would
+  never learn to look at the words (docs/log.md).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minflux.arrays import Tree
+from minflux.backend import Backend
+from minflux.checkpoints.components.clip import clip_shapes
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.shapes import under
+from minflux.checkpoints.components.t5 import t5_shapes
+from minflux.checkpoints.read import load_component
+from minflux.checkpoints.tree import tree_map
+from minflux.inference.text import Tokenizer
+from minflux.sampling.timesteps import Schedule
+from minflux.train.encoded import Encoded, Size, encode_all
+from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of, flow_loss, logit_normal
+from minflux.train.initial import initial
+from minflux.train.loop import Batch, Plan, train
+from minflux.train.recipe import Training, optimizer, part, section
+from minflux.train.workers import assemble
+from minflux.world.captions import caption
+from minflux.world.scenes import DEFAULT_SIDE, SIDES
+
+CLIP_TOKENS = 48  # longer than any caption; CLIP's pooled output is the same for any padding
+LEAST = 4  # samples a step
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a step is drawn from: sizes of picture and lengths of text, with their shares."""
+
+    sizes: tuple[tuple[int, int, float], ...]  # (width, height, share); all other sizes share what is left
+    text: tuple[tuple[int, float], ...]  # (tokens, share)
+    hide_pooled: float  # share of samples
+
+    def size_shares(self) -> dict[Size, float]:
+        """Give every size of the world its share."""
+        named = {(int(w), int(h)): share for w, h, share in self.sizes}
+        others = [(w, h) for w in SIDES for h in SIDES if (w, h) not in named]
+        rest = (1 - sum(named.values())) / len(others)
+        return named | dict.fromkeys(others, rest)
+
+
+def counts_of(mixture: Mixture, scenes: int) -> dict[Size, int]:
+    """Share `scenes` out among the sizes, at least one for each that is drawn at all."""
+    return {size: max(1, round(share * scenes)) for size, share in mixture.size_shares().items() if share > 1e-9}
+
+
+def batch_size(how: Training, size: Size, text: int, usual_text: int) -> int:
+    """Give how many samples cost as many tokens as `how.batch` of the default size and usual text."""
+    budget = how.batch * (tokens_of((DEFAULT_SIDE, DEFAULT_SIDE)) + usual_text)
+    return max(LEAST, round(budget / (tokens_of(size) + text)))
+
+
+def tokens_of(size: Size) -> int:
+    """Give the image tokens of a picture: one for each 16×16 pixels."""
+    return (size[0] // 16) * (size[1] // 16)
+
+
+@dataclass(frozen=True)
+class Data:
+    """All that a step's batch is made of."""
+
+    how: Training
+    mixture: Mixture
+    encoded: dict[Size, Encoded]
+    clip: Tokenizer
+    t5: Tokenizer
+    shift: float
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        """Draw one step's arrays: latents, noise, times, ids of both tokenizers, the pooled text's factors."""
+        shares = self.mixture.size_shares()
+        sizes = list(self.encoded)
+        size = sizes[rng.choice(len(sizes), p=normalised([shares[s] for s in sizes]))]
+        lengths = self.mixture.text
+        length = int(lengths[rng.choice(len(lengths), p=normalised([share for _, share in lengths]))][0])
+        count = batch_size(self.how, size, length, int(lengths[0][0]))
+        drawn = self.encoded[size]
+        chosen = rng.integers(len(drawn.scenes), size=count)
+        texts = [self.text(drawn.scenes[i], rng) for i in chosen]
+        x0 = drawn.latents[chosen].astype(np.float32)
+        noise = rng.standard_normal(x0.shape, np.float32)
+        t = logit_normal(rng, count, self.shift)
+        pooled = (rng.random(count) >= self.mixture.hide_pooled).astype(np.float32)
+        return x0, noise, t, self.clip(texts, CLIP_TOKENS), self.t5(texts, length), pooled
+
+    def text(self, scene, rng: np.random.Generator) -> str:
+        """Caption a scene, or leave the prompt empty, for guidance."""
+        return "" if rng.random() < self.how.prompt_dropout else caption(scene, rng, self.how.in_order)
+
+
+def normalised(shares: list[float]) -> np.ndarray:
+    """Scale shares to a sum of 1."""
+    return np.array(shares) / sum(shares)
+
+
+def train_velocity(
+    recipe: dict[str, Any], folder: Path, model: Path, nx: Backend, on_sample: Callable[..., None] | None = None
+) -> tuple[tuple, Tree]:
+    """Train the recipe's transformer and text encoders in `folder`, or go on; return configs and averaged weights.
+
+    `model` holds the trained autoencoder and both tokenizers.
+    """
+    how = section(Training, part(recipe, "flow.training"))
+    mixture = section(Mixture, part(recipe, "flow.mixture"))
+    clip_tokens, t5_tokens = (Tokenizer.from_folder(model / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
+    configs = flux_cfg, clip_cfg, t5_cfg = configs_of(recipe, clip_tokens, t5_tokens)
+    vae = load_component(model, "vae", nx)
+    encoded = encode_all(vae, counts_of(mixture, how.scenes), how.seed, folder / "latents", nx)
+    data = Data(how, mixture, encoded, clip_tokens, t5_tokens, section(Schedule, part(recipe, "schedule")).shift)
+    shapes = (
+        under("transformer", flux_shapes(flux_cfg))
+        | under("clip", clip_shapes(clip_cfg))
+        | under("t5", t5_shapes(t5_cfg))
+    )
+    weights = train(
+        nx,
+        assemble(how.workers),
+        Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
+        optimizer(part(recipe, "flow.optimizer")),
+        tree_map(nx.array, initial(shapes, how.seed)),
+        data.batch,
+        lambda p, *arrays: flow_loss(p, configs, *arrays),
+        on_sample and (lambda p, step: on_sample(configs, p, step)),
+    )
+    return configs, weights

@@ -1,0 +1,363 @@
+"""A world to learn: emoji and signs on coloured backgrounds, in pictures of any shape from 64 to 160 pixels a side.
+
+A `Scene` is a background and one to three items in a row or a column: things ("a cat"), or one sign with a word on it.
+The picture is divided into as many equal cells along the row or column as there are items; each item lies in its
+cell, moved from the cell's middle by its offset. Sides of things grow with the picture's shorter side, so a scene
+looks alike at every size.
+
+Items are always listed left to right, or top to bottom: "a cat left of an apple" and "an apple right of a cat" are the
+same scene, and holding it out holds out both. Some combinations are never trained on (`is_held_out`): each thing on
+one of the backgrounds, one in twelve of the ordered neighbours along each axis, of the things in a number, and of the
+words. A model that draws those has understood the parts, and not memorised pictures.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import pairwise
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+
+from minflux.errors import ArgumentError
+from minflux.world.words import WORDS
+
+# ------------------------------------------------------------------------------------------- the vocabulary
+
+THINGS = {
+    "cat": "🐱", "dog": "🐶", "panda": "🐼", "frog": "🐸", "pig": "🐷", "fox": "🦊",
+    "penguin": "🐧", "owl": "🦉", "octopus": "🐙", "fish": "🐟", "bee": "🐝", "crab": "🦀",
+    "apple": "🍎", "banana": "🍌", "pear": "🍐", "carrot": "🥕", "pumpkin": "🎃", "mushroom": "🍄",
+    "donut": "🍩", "cactus": "🌵", "tree": "🌳", "sunflower": "🌻", "star": "⭐", "moon": "🌙",
+    "globe": "🌍", "house": "🏠", "car": "🚗", "bus": "🚌", "rocket": "🚀", "umbrella": "☂",
+    "heart": "💜", "hat": "🎩", "gift": "🎁", "balloon": "🎈", "ball": "⚽", "crown": "👑",
+}  # fmt: skip
+Colour = tuple[int, int, int]
+PLAIN: dict[str, Colour] = {
+    "white": (250, 250, 250),
+    "blue": (110, 170, 245),
+    "green": (140, 210, 130),
+    "yellow": (255, 243, 165),
+    "pink": (252, 170, 200),
+    "purple": (185, 150, 235),
+    "orange": (252, 182, 112),
+    "gray": (160, 163, 168),
+}
+TWO_COLOURED: dict[str, tuple[Colour, Colour]] = {  # above the horizon, and below it
+    "sky over grass": ((165, 215, 252), (112, 186, 92)),
+    "sky over sand": ((165, 215, 252), (236, 208, 150)),
+    "night over snow": ((52, 60, 110), (238, 244, 250)),
+    "sunset over sea": ((255, 176, 136), (62, 120, 178)),
+}
+BACKGROUNDS: dict[str, tuple[Colour, Colour]] = {name: (c, c) for name, c in PLAIN.items()} | TWO_COLOURED
+HORIZON = 0.625  # of the height
+SIZES = {"small": 9 / 32, "regular": 14 / 32, "large": 22 / 32}  # side of a thing, in shorter sides of the picture
+COUNTS = (2, 3)  # of one thing
+
+# What a relation says of its first thing: along which axis, and whether it comes second on that axis.
+RELATIONS = {
+    "left of": ("horizontal", False),
+    "right of": ("horizontal", True),
+    "above": ("vertical", False),
+    "below": ("vertical", True),
+}
+AXES = ("horizontal", "vertical")
+LONGEST_WORD = 6
+
+# ------------------------------------------------------------------------------------------------ geometry
+
+SIDES = range(64, 161, 16)  # what width and height may be
+DEFAULT_SIDE = 128
+FREE = 1 / 10  # how far an item may lie from its cell's middle, in sides of the picture
+LETTER = (9 / 64, 12 / 64)  # width and height of a letter on a sign, in shorter sides of the picture
+FRAME = 3 / 64  # of a sign, around its letters, likewise
+
+
+def thing_side(size: str, short: int) -> int:
+    """Give the side of a thing in pixels, even, for a picture whose shorter side is `short`."""
+    return 2 * round(SIZES[size] * short / 2)
+
+
+def sign_extent(letters: int, short: int) -> tuple[int, int]:
+    """Give the width and height in pixels of a sign with that many letters."""
+    width, height = letter_extent(short)
+    frame = frame_width(short)
+    return letters * width + 2 * frame, height + 2 * frame
+
+
+def letter_extent(short: int) -> tuple[int, int]:
+    """Give a letter's width and height in pixels, for a picture whose shorter side is `short`."""
+    return round(LETTER[0] * short), round(LETTER[1] * short)
+
+
+def frame_width(short: int) -> int:
+    """Give the width in pixels of what surrounds the letters of a sign."""
+    return round(FRAME * short)
+
+
+# --------------------------------------------------------------------------------------------------- scenes
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A thing in a scene: its name, of `THINGS`, and its size, of `SIZES`; raises `ArgumentError`."""
+
+    name: str
+    size: str = "regular"
+
+    def __post_init__(self):
+        _one_of("name", self.name, THINGS)
+        _one_of("size", self.size, SIZES)
+
+    def extent(self, short: int) -> tuple[int, int]:
+        """Give width and height in pixels, in a picture whose shorter side is `short`."""
+        side = thing_side(self.size, short)
+        return side, side
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A sign with a word of one to six capital letters on it; raises `ArgumentError` for any other word."""
+
+    word: str
+    name = "sign"
+
+    def __post_init__(self):
+        if not 1 <= len(self.word) <= LONGEST_WORD or not set(self.word) <= set(ascii_uppercase):
+            raise ArgumentError(f"word: {self.word!r} is not one to {LONGEST_WORD} letters of A-Z")
+
+    def extent(self, short: int) -> tuple[int, int]:
+        """Give width and height in pixels, in a picture whose shorter side is `short`."""
+        return sign_extent(len(self.word), short)
+
+
+Item = Thing | Sign
+Offsets = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One to three items on a background, listed left to right or top to bottom, in a picture of width × height.
+
+    `offsets` holds (right, down) in whole pixels for each item, from the middle of its cell; left empty, it becomes
+    zeros. Raises `ArgumentError` for a scene that this world doesn't have.
+    """
+
+    background: str
+    items: tuple[Item, ...]
+    axis: str | None = None
+    width: int = DEFAULT_SIDE
+    height: int = DEFAULT_SIDE
+    offsets: Offsets = ()
+
+    def __post_init__(self):
+        if not self.offsets:
+            object.__setattr__(self, "offsets", ((0, 0),) * len(self.items))
+        _one_of("background", self.background, BACKGROUNDS)
+        _one_of("width", self.width, SIDES)
+        _one_of("height", self.height, SIDES)
+        _check_items(self.items, self.axis)
+        _check_offsets(self)
+
+    @property
+    def short(self) -> int:
+        """The shorter side in pixels."""
+        return min(self.width, self.height)
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it is a number of one thing, "three stars", whose axis no caption tells."""
+        return len(self.items) > 1 and len(set(self.items)) == 1
+
+
+def _one_of(argument: str, value: object, choices: Sequence | dict) -> None:
+    if value not in choices:
+        raise ArgumentError(f"{argument}: {value!r} is not one of {', '.join(map(str, choices))}")
+
+
+def _check_items(items: tuple[Item, ...], axis: str | None) -> None:
+    if len(items) not in (1, 2, 3):
+        raise ArgumentError(f"items: a scene has one to three, not {len(items)}")
+    if len(items) == 1:
+        return _one_of("axis of a single item", axis, (None,))
+    _one_of("axis", axis, AXES)
+    for item in items:
+        _check_one_of_many(item, len(items), axis)
+    if len({item.name for item in items}) not in (1, len(items)):
+        raise ArgumentError("items: they must all differ, or all be the same")
+    if len(set(items)) == 1 and isinstance(items[0], Sign):
+        raise ArgumentError("items: a scene has one sign at most")
+    if len({item.name for item in items}) == 1 and len(set(items)) > 1:
+        raise ArgumentError("items: a number of things must have one size")
+
+
+def _check_one_of_many(item: Item, count: int, axis: str | None) -> None:
+    if isinstance(item, Sign):
+        if count == 3 or axis == "horizontal":
+            raise ArgumentError("items: a sign stands alone, or above or below one thing")
+    elif item.size not in {2: ("small", "regular"), 3: ("small",)}[count]:
+        raise ArgumentError(f"size: one of {count} things can't be {item.size}")
+
+
+def _check_offsets(scene: Scene) -> None:
+    if len(scene.offsets) != len(scene.items):
+        raise ArgumentError(f"offsets: {scene.offsets} should be {len(scene.items)} pairs")
+    for (dx, dy), (most_x, most_y) in zip(scene.offsets, freedom(scene), strict=True):
+        if abs(dx) > most_x or abs(dy) > most_y:
+            raise ArgumentError(f"offsets: ({dx}, {dy}) is outside ±({most_x}, {most_y}) pixels")
+
+
+def cell(scene: Scene) -> tuple[float, float]:
+    """Give the width and height of the cell that each item lies in, in pixels."""
+    across = len(scene.items) if scene.axis == "horizontal" else 1
+    down = len(scene.items) if scene.axis == "vertical" else 1
+    return scene.width / across, scene.height / down
+
+
+def freedom(scene: Scene) -> list[tuple[int, int]]:
+    """Give how far each item may be moved each way, in pixels: it stays in its cell, and near the middle."""
+    width, height = cell(scene)
+    limits = []
+    for item in scene.items:
+        w, h = item.extent(scene.short)
+        limits.append(
+            (min(int(width - w) // 2, int(FREE * scene.width)), min(int(height - h) // 2, int(FREE * scene.height)))
+        )
+    return limits
+
+
+def without_offsets(scene: Scene) -> Scene:
+    """Return the same scene with every item in the middle of its cell."""
+    return replace(scene, offsets=())
+
+
+def boxes(scene: Scene) -> list[tuple[int, int, int, int]]:
+    """Give each item's place as (left, top, width, height) in pixels."""
+    width, height = cell(scene)
+    places = []
+    for i, (item, (dx, dy)) in enumerate(zip(scene.items, scene.offsets, strict=True)):
+        column, row = (i if scene.axis == axis else 0 for axis in AXES)
+        w, h = item.extent(scene.short)
+        left, top = int(width * (column + 0.5) - w / 2), int(height * (row + 0.5) - h / 2)
+        places.append((left + dx, top + dy, w, h))
+    return places
+
+
+# ------------------------------------------------------------------------------------------ held-out split
+
+
+def stable_hash(text: str) -> int:
+    """Hash text to 64 bits, the same on every machine and run (Python's own `hash` is not)."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+@cache
+def held_out_backgrounds() -> dict[str, str]:
+    """Give the one background each thing is never trained on: shuffled things are dealt to them in turn."""
+    things, backgrounds = sorted(THINGS, key=stable_hash), sorted(BACKGROUNDS, key=stable_hash)
+    return {thing: backgrounds[i % len(backgrounds)] for i, thing in enumerate(things)}
+
+
+@cache
+def one_in_twelve(*parts: str) -> bool:
+    """Tell whether a combination, given by its parts, is one of those never trained on."""
+    return stable_hash(" ".join(parts)) % 12 == 0
+
+
+@cache
+def is_count_held_out(name: str, count: int) -> bool:
+    """Tell whether two, or three, of a thing is one of the numbers never trained on: of no thing both, 1 in 12 each."""
+    return stable_hash(f"count {name}") % 12 == count
+
+
+def is_held_out(scene: Scene) -> bool:
+    """Tell whether a scene has any combination that is never trained on (offsets and sizes don't matter)."""
+    return any(combinations(scene))
+
+
+def combinations(scene: Scene) -> Iterator[bool]:
+    """Tell of each combination in a scene whether it is never trained on."""
+    for item in scene.items:
+        if isinstance(item, Sign):
+            yield one_in_twelve("word", item.word)
+        else:
+            yield held_out_backgrounds()[item.name] == scene.background
+    if scene.is_count:
+        yield is_count_held_out(scene.items[0].name, len(scene.items))
+    elif scene.axis is not None:
+        names = [item.name for item in scene.items]
+        for first, second in pairwise(names):
+            yield one_in_twelve("pair", first, second, scene.axis)
+
+
+# ------------------------------------------------------------------------------------------------- sampling
+
+KINDS = {"single": 0.24, "pair": 0.32, "count": 0.12, "trio": 0.10, "sign": 0.10, "sign and thing": 0.12}
+
+
+def sample(
+    rng: np.random.Generator,
+    width: int = DEFAULT_SIDE,
+    height: int = DEFAULT_SIDE,
+    held_out: bool = False,
+    kind: str | None = None,
+) -> Scene:
+    """Draw a random scene of the training split, or of the held-out one; of one of `KINDS`, or any at their shares."""
+    kind = kind or str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    while True:
+        items, axis = SAMPLERS[kind](rng)
+        scene = Scene(pick(rng, tuple(BACKGROUNDS)), items, axis, width, height)
+        if is_held_out(scene) == held_out:
+            return replace(scene, offsets=_draw_offsets(rng, scene))
+
+
+def _draw_offsets(rng: np.random.Generator, scene: Scene) -> Offsets:
+    return tuple((int(rng.integers(-x, x + 1)), int(rng.integers(-y, y + 1))) for x, y in freedom(scene))
+
+
+def pick(rng: np.random.Generator, choices: Sequence[Any]) -> Any:
+    """Choose one of several, each as likely as the others."""
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _sample_single(rng):
+    return (Thing(pick(rng, tuple(THINGS)), pick(rng, tuple(SIZES))),), None
+
+
+def _sample_pair(rng):
+    names = rng.choice(tuple(THINGS), size=2, replace=False)
+    return tuple(Thing(str(name), pick(rng, ("small", "regular"))) for name in names), pick(rng, AXES)
+
+
+def _sample_count(rng):
+    thing, count = pick(rng, tuple(THINGS)), int(rng.integers(2, 4))
+    return (Thing(thing, "small" if count == 3 else pick(rng, ("small", "regular"))),) * count, pick(rng, AXES)
+
+
+def _sample_trio(rng):
+    names = rng.choice(tuple(THINGS), size=3, replace=False)
+    return tuple(Thing(str(name), "small") for name in names), pick(rng, AXES)
+
+
+def _sample_sign(rng):
+    return (Sign(sample_word(rng)),), None
+
+
+def _sample_sign_and_thing(rng):
+    items = [Sign(sample_word(rng)), Thing(pick(rng, tuple(THINGS)), pick(rng, ("small", "regular")))]
+    return tuple(items if rng.random() < 0.5 else items[::-1]), "vertical"
+
+
+def sample_word(rng: np.random.Generator) -> str:
+    """Draw a word of the list, or half of the time any letters in a row, one to six."""
+    if rng.random() < 0.5:
+        return pick(rng, WORDS)
+    return "".join(ascii_uppercase[i] for i in rng.integers(26, size=rng.integers(1, LONGEST_WORD + 1)))
+
+
+SAMPLERS = {
+    "single": _sample_single, "pair": _sample_pair, "count": _sample_count, "trio": _sample_trio,
+    "sign": _sample_sign, "sign and thing": _sample_sign_and_thing,
+}  # fmt: skip

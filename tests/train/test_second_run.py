@@ -1,0 +1,105 @@
+"""From a recipe to a second model in two commands: it draws, diffusers draws the same with it, and runs resume."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from diffusers import FluxPipeline
+
+import minflux
+from minflux.backend import get_backend
+from minflux.checkpoints.read import load_component
+from minflux.commands import main as cli
+from minflux.errors import CheckpointError
+from minflux.train import autoencoder, checkpoint, loop
+from minflux.train.recipe import read_recipe
+from minflux.train.run import run_velocity
+from minflux.train.velocity import train_velocity
+
+RECIPE = Path(__file__).with_name("second.toml")
+
+
+@pytest.fixture(scope="module")
+def patched():
+    """MLX as it trains, but that nothing is compiled; latents are measured on few scenes."""
+    pytest.importorskip("mlx.core")
+    nx = get_backend("mlx")
+    measured = autoencoder.normalised
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(nx), "compile", lambda self, function: function)
+        patch.setattr(loop, "keep_freed_memory", lambda: None)
+        patch.setattr(autoencoder, "normalised", lambda cfg, p, nx: measured(cfg, p, nx, count=16))
+        yield nx
+
+
+@pytest.fixture(scope="module")
+def folder(patched, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    for command in ("vae", "flow"):
+        result = CliRunner().invoke(cli.main, ["train", command, "--recipe", str(RECIPE), "--folder", str(folder)])
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_samples_losses_and_logs_are_left_behind(folder):
+    for path in (
+        "vae/crops/step-2.png",
+        "vae/sharp/step-2.png",
+        "vae/sharp/loss.png",
+        "flow/step-3.png",
+        "flow/log.csv",
+    ):
+        assert (folder / path).exists(), path
+
+
+def test_the_model_draws_as_its_recipe_says(folder):
+    pipe = minflux.load(folder / "model")
+    assert (pipe.defaults.width, pipe.defaults.text_length, pipe.schedule.shift) == (80, 40, 5.0)
+    assert pipe.vae[0].scale_factor != 1.0
+    assert pipe("a cat", seed=3).size == (80, 64)
+
+
+def test_diffusers_draws_the_same_with_its_own_lengths_of_text(folder):
+    """CLIP's 77 tokens and T5's 512, which diffusers pads to unless told otherwise."""
+    pipe = minflux.load(folder / "model")
+    theirs = FluxPipeline.from_pretrained(folder / "model")
+    theirs.set_progress_bar_config(disable=True)
+    settings = {"num_inference_steps": 2, "width": 80, "height": 64, "output_type": "np"}
+    prompt = 'A star above a sign that says "HELLO".'
+    for length in (40, 512):
+        generator = torch.Generator().manual_seed(3)
+        expected = theirs(prompt, generator=generator, max_sequence_length=length, **settings).images[0]
+        ours = replace(pipe, defaults=replace(pipe.defaults, text_length=length))
+        got = np.asarray(ours(prompt, seed=3, guidance=1.0))
+        assert np.abs(got / 255 - expected).max() <= 2 / 255
+
+
+def test_a_flow_without_an_autoencoder_is_refused(patched, tmp_path):
+    with pytest.raises(CheckpointError, match="run `minflux train vae` first"):
+        run_velocity(str(RECIPE), tmp_path)
+
+
+def test_a_stopped_flow_ends_as_one_that_never_stopped(patched, folder, tmp_path):
+    settings = read_recipe(RECIPE)
+
+    def stop(configs, p, step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_velocity(settings, tmp_path, folder / "model", patched, stop)
+    train_velocity(settings, tmp_path, folder / "model", patched)
+    first, second = ((path / checkpoint.NAME).read_bytes() for path in (folder / "flow", tmp_path))
+    assert first == second
+
+
+def test_the_weights_saved_are_the_averaged_ones(patched, folder):
+    state, step = checkpoint.load(folder / "flow", patched)
+    assert step == 4
+    _, p = load_component(folder / "model", "transformer", patched)
+    for name in ("img_in", "txt_in"):
+        np.testing.assert_array_equal(
+            np.array(p[name]["weight"]), np.array(state["ema"]["transformer"][name]["weight"])
+        )
