@@ -15,8 +15,8 @@ from minflux.backend import Backend, get_backend
 from minflux.checkpoints.read import load_component
 from minflux.model.vae import VAEConfig
 from minflux.train.autoencoder import reconstruct
-from minflux.train.fidelity import psnr, sharpness, ssim
 from minflux.world import reader, scenes
+from minflux.world.fidelity import psnr, sharpness, ssim
 from minflux.world.render import render_batch
 from minflux.world.scenes import Scene, Sign
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minflux.train.fidelity import detail
 from minflux.world import reader
 from minflux.world.captions import caption, plain_caption
+from minflux.world.fidelity import detail
 from minflux.world.render import render_batch
 from minflux.world.scenes import DEFAULT_SIDE, Scene, sample
 

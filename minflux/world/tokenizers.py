@@ -20,7 +20,8 @@ import click
 from tokenizers.models import BPE
 
 from minflux.inference.text import CLIP_END, CLIP_START, T5_END, T5_PAD, T5_UNKNOWN, clip_backend
-from minflux.train.tokenizers import (
+from minflux.world.captions import stream
+from minflux.world.tokenizing import (
     WORD_END,
     WORD_START,
     clip_vocabulary,
@@ -32,7 +33,6 @@ from minflux.train.tokenizers import (
     write_folder,
     write_json,
 )
-from minflux.world.captions import stream
 from minflux.world.vocabulary import known_words
 
 CAPTIONS = 10_000
@@ -76,7 +76,7 @@ def write_clip(captions: list[str], folder: Path) -> None:
     model = BPE(vocabulary, merges, unk_token=CLIP_END, end_of_word_suffix=WORD_END)
     names = {"bos_token": CLIP_START, "eos_token": CLIP_END, "unk_token": CLIP_END, "pad_token": CLIP_END}
     backend = clip_backend(model, special(CLIP_START, CLIP_END))
-    write_folder(folder, backend, "CLIPTokenizer", names, model_max_length=CLIP_LENGTH)
+    write_folder(folder, backend, "CLIPTokenizer", names, CLIP_LENGTH)
     write_json(folder / "vocab.json", vocabulary)
     lines = ["#version: 0.2", *map(" ".join, merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
@@ -90,7 +90,7 @@ def write_t5(captions: list[str], folder: Path) -> None:
     backend = t5_backend([*pieces, *((character, least) for character in sorted(missing))])
     backend.normalizer = None  # capital letters stay
     names = {"eos_token": T5_END, "unk_token": T5_UNKNOWN, "pad_token": T5_PAD}
-    write_folder(folder, backend, "T5Tokenizer", names, extra_ids=0, model_max_length=T5_LENGTH)
+    write_folder(folder, backend, "T5Tokenizer", names, T5_LENGTH, extra_ids=0)
 
 
 def train_tokenizers(folder: Path) -> None:

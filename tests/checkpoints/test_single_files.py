@@ -21,7 +21,7 @@ from minflux.commands.inspect import inspect
 from minflux.errors import CheckpointError
 from minflux.inference.load import load
 from minflux.inference.memory import MODES
-from tests.checkpoints.test_parts import PREFIXES
+from tests.checkpoints.test_detect import PREFIXES
 
 NX = get_backend("numpy")
 MATRICES = ("linear1.weight", "linear2.weight", "SelfAttention.q.weight", "DenseReluDense.wo.weight")  # some, in float8

@@ -20,6 +20,7 @@ from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.text import PromptTruncated, Tokenizer
 from minflux.train import scenes
 from minflux.train import tokenizers as training
+from minflux.world import tokenizing
 
 TINY = zoo.FOLDER / "tiny"
 CLIP_FOLDER, T5_FOLDER = TINY / "tokenizer", TINY / "tokenizer_2"
@@ -44,7 +45,7 @@ AWKWARD = [
     "zyzzyva " * 200,
     "a" * 3000,
 ]
-PIECES = [*sorted(training.clip_words(["a cat left of an apple, on a blue background: small"])), *AWKWARD]
+PIECES = [*sorted(tokenizing.clip_words(["a cat left of an apple, on a blue background: small"])), *AWKWARD]
 prompts = st.one_of(st.text(), st.lists(st.sampled_from([*PIECES, "Cat", "LARGE", "  "])).map(" ".join))
 
 
@@ -78,7 +79,7 @@ def make_old_bare_clip(folder: Path) -> None:
 
 
 def make_t5_with_sentinels(folder: Path) -> None:
-    pieces = training.train_unigram(training.unigram_words(training.training_captions()[:500]))
+    pieces = tokenizing.train_unigram(tokenizing.unigram_words(training.training_captions()[:500]))
     pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(100))]
     T5TokenizerFast(vocab=pieces, model_max_length=512).save_pretrained(folder)
 
@@ -306,7 +307,7 @@ def test_lower_case_map_lowers_ascii(text):
     from tokenizers.normalizers import Precompiled
 
     plain = "".join(c for c in text if ord(c) < 128)
-    assert Precompiled(training.lower_case_map()).normalize_str(plain) == plain.lower()
+    assert Precompiled(tokenizing.lower_case_map()).normalize_str(plain) == plain.lower()
 
 
 def test_clip_folder_reads_the_same_without_tokenizer_json(tmp_path):

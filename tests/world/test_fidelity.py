@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minflux.train.fidelity import detail, psnr, sharpness, ssim
+from minflux.world.fidelity import detail, psnr, sharpness, ssim
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (3, 16, 14, 3), dtype=np.uint8)
