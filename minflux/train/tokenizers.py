@@ -67,3 +67,7 @@ def train_tokenizers(folder: Path) -> None:
 def main(out_folder: Path) -> None:
     """Train the tiny model's two tokenizers into OUT_FOLDER."""
     train_tokenizers(out_folder)
+
+
+if __name__ == "__main__":
+    main()
