@@ -92,7 +92,7 @@ def training(nx: Backend, work: Work, loaded: list, batch: dict[str, Any]) -> Jo
     """
     from minflux.train.flow import flow_loss
     from minflux.train.loop import compiled_step
-    from minflux.train.optimizer import pace, start
+    from minflux.train.optimizer import init_state, schedule
     from minflux.train.workers import assemble
 
     how = of_training()
@@ -100,12 +100,12 @@ def training(nx: Backend, work: Work, loaded: list, batch: dict[str, Any]) -> Jo
     configs, trees = zip(*loaded, strict=True)
     step = compiled_step(nx, how.optimizer, lambda p, *arrays: flow_loss(p, configs, *arrays), team)
     arrays = tuple(team.share(x) for x in batch.values())
-    state, done = start(nx, dict(zip(("transformer", "clip", "t5"), trees, strict=True))), 0
+    state, done = init_state(nx, dict(zip(("transformer", "clip", "t5"), trees, strict=True))), 0
 
     def run() -> float:
         nonlocal state, done
         team.wait(nx)
-        now = pace(how.optimizer, done, how.steps) | {"lr": how.optimizer.lr}
+        now = schedule(how.optimizer, done, how.steps) | {"lr": how.optimizer.lr}
         state, loss, norm = step(state, {k: nx.array(x, dtype=nx.float32) for k, x in now.items()}, arrays)
         nx.eval(state, loss, norm)
         done += 1

@@ -1,4 +1,4 @@
-"""The autoencoder's second stage: a judge learns to tell redrawn pictures from originals, and the decoder to pass.
+"""The VAE's second stage: a judge learns to tell redrawn images from originals, and the decoder to pass.
 
 The mean absolute error alone is smallest where every uncertain edge is drawn halfway, which looks blurred. The judge
 (`discriminator.py`) sees that, and its gradient, added to the error's, sharpens. How much of it is added is measured
@@ -17,7 +17,7 @@ from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import Backend, backend_of
 from minflux.model.vae import VAEConfig, conv3, decode_features, encode_moments
 from minflux.train.discriminator import JudgeConfig, hinge, judge
-from minflux.train.optimizer import AdamW, clipped, start, update
+from minflux.train.optimizer import AdamW, clip_by_global_norm, init_state, update
 from minflux.train.workers import Team
 
 MOST = 1e4  # that λ may be
@@ -76,14 +76,14 @@ def norm(nx: Backend, x: Array) -> Array:
 
 
 def begin(nx: Backend, params: Tree, critic: Tree) -> dict[str, Tree]:
-    """Make the state of a run: the autoencoder's as in `optimizer.start`, the judge's as "critic", and λ = 0."""
-    return start(nx, params) | {"critic": start(nx, critic), "balance": nx.zeros((), dtype=nx.float32)}
+    """Make the state of a run: the VAE's as in `optimizer.init_state`, the judge's as "critic", and λ = 0."""
+    return init_state(nx, params) | {"critic": init_state(nx, critic), "balance": nx.zeros((), dtype=nx.float32)}
 
 
 def adversarial_step(
     nx: Backend, opt: AdamW, cfg: VAEConfig, critic_cfg: JudgeConfig, kl_weight: float, share: float, team: Team
 ) -> Callable:
-    """Make step(state, pace, batch) -> (state, loss, gradient norm): the autoencoder moves, then the judge."""
+    """Make step(state, pace, batch) -> (state, loss, gradient norm): the VAE moves, then the judge."""
 
     def fool(p, critic, image, noise, weight):
         return adversarial_loss(p, cfg, critic, critic_cfg, image, noise, kl_weight, weight)
@@ -99,8 +99,8 @@ def adversarial_step(
         _, critic_grads = nx.value_and_grad(tell_apart)(critic["params"], image, conv3(last, features))
         balance = balanced(last, features, critic["params"], critic_cfg, image)
         value, grads, critic_grads, balance = team.mean(nx, [value, grads, critic_grads, balance])
-        grads, size = clipped(nx, grads, opt.clip)
-        critic_grads, _ = clipped(nx, critic_grads, opt.clip)
+        grads, size = clip_by_global_norm(nx, grads, opt.clip)
+        critic_grads, _ = clip_by_global_norm(nx, critic_grads, opt.clip)
         moved = update(nx, opt, {k: state[k] for k in ("params", "ema", "m", "v")}, grads, now)
         judged = update(nx, opt, critic, critic_grads, now)
         return moved | {"critic": judged, "balance": balance}, value, size

@@ -1,9 +1,9 @@
-"""Training the autoencoder of the world's pictures, in stages: crops, then sharper crops, then whole pictures.
+"""Training the VAE of the world's images, in stages: crops, then sharper crops, then whole images.
 
-An autoencoder is convolutional, so most of what it must learn can be learnt from pieces: a crop of 64×64 pixels around
+A VAE is convolutional, so most of what it must learn can be learnt from pieces: a crop of 64×64 pixels around
 a thing costs a quarter of a picture of 128×128, most of which is flat colour. What crops can't teach are the means and
-variances of whole pictures, which its norms see, and attention over more than 64 places; so the last stage shows
-whole pictures of every size. Each section [vae.NAME.training] of a recipe is a stage, in the file's order; with
+variances of whole images, which its norms see, and attention over more than 64 places; so the last stage shows
+whole images of every size. Each section [vae.NAME.training] of a recipe is a stage, in the file's order; with
 `adversarial` above 0 a judge takes part (`adversarial.py`).
 """
 
@@ -21,7 +21,7 @@ from minflux.images import to_uint8
 from minflux.model.vae import VAEConfig, decode, encode, encode_moments
 from minflux.train.adversarial import adversarial_step, begin
 from minflux.train.discriminator import JudgeConfig, judge_shapes
-from minflux.train.initial import initial
+from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, run, train
 from minflux.train.optimizer import AdamW
 from minflux.train.recipe import Training, optimizer, part, section
@@ -33,7 +33,7 @@ from minflux.world.render import render, render_batch
 
 @shaped
 def signed(pictures: Int[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B H W 3"]:
-    """Map uint8 pictures to float32 in [-1, 1], as the autoencoder sees them."""
+    """Map uint8 images to float32 in [-1, 1], as the VAE sees them."""
     return pictures.astype(np.float32) / 127.5 - 1
 
 
@@ -47,14 +47,14 @@ def draw_size(rng: np.random.Generator, least: int = 0) -> tuple[int, int]:
 
 @shaped
 def whole_pictures(rng: np.random.Generator, count: int) -> Int[np.ndarray, "B H W 3"]:
-    """Draw `count` pictures of one random size: (B, H, W, 3) uint8."""
+    """Draw `count` images of one random size: (B, H, W, 3) uint8."""
     size = draw_size(rng)
     return render_batch([scenes.sample(rng, *size) for _ in range(count)])
 
 
 @shaped
 def crops(rng: np.random.Generator, count: int, side: int) -> Int[np.ndarray, "B H H 3"]:
-    """Draw `count` squares out of pictures of any size, each around one of the picture's items: (B, side, side, 3)."""
+    """Draw `count` squares out of images of any size, each around one of the picture's items: (B, side, side, 3)."""
     return np.stack([_crop(rng, scenes.sample(rng, *draw_size(rng, side)), side) for _ in range(count)])
 
 
@@ -72,13 +72,13 @@ def stages(recipe: dict[str, Any]) -> list[str]:
 
 
 def train_autoencoder(recipe: dict[str, Any], folder: Path, nx: Backend, on_sample=None) -> tuple[VAEConfig, Tree]:
-    """Train the recipe's autoencoder stage by stage, each in a folder of its own, or go on; return config and weights.
+    """Train the recipe's VAE stage by stage, each in a folder of its own, or go on; return config and weights.
 
     A stage starts from the averaged weights of the one before. The config comes back with the shift and scale that
     bring its latents to mean 0 and deviation 1.
     """
     cfg = section(VAEConfig, part(recipe, "vae.model"))
-    weights = tree_map(nx.array, initial(vae_shapes(cfg), part(recipe, "vae")["seed"]))
+    weights = tree_map(nx.array, init_weights(vae_shapes(cfg), part(recipe, "vae")["seed"]))
     for name in stages(recipe):
         how = section(Training, part(recipe, f"vae.{name}.training"))
         opt = optimizer(part(recipe, f"vae.{name}.optimizer"))
@@ -104,7 +104,7 @@ def train_stage(
             lambda p, image, noise: vae_loss(p, cfg, image, noise, how.kl_weight), on_sample,
         )  # fmt: skip
     critic_cfg = JudgeConfig()
-    critic = tree_map(nx.array, initial(judge_shapes(critic_cfg), how.seed))
+    critic = tree_map(nx.array, init_weights(judge_shapes(critic_cfg), how.seed))
     step = adversarial_step(nx, opt, cfg, critic_cfg, how.kl_weight, how.adversarial, team)
     return run(nx, team, plan, opt, begin(nx, weights, critic), step, batch, on_sample)
 
@@ -124,5 +124,5 @@ def normalised(cfg: VAEConfig, p: Tree, nx: Backend, count: int = 256) -> VAECon
 def reconstruct(
     cfg: VAEConfig, p: Tree, nx: Backend, pictures: Int[np.ndarray, "B H W 3"]
 ) -> Int[np.ndarray, "B H W 3"]:
-    """Encode and decode uint8 pictures (B, H, W, 3): what the autoencoder alone makes of them."""
+    """Encode and decode uint8 images (B, H, W, 3): what the VAE alone makes of them."""
     return to_uint8(nx.to_numpy(decode(p, cfg, encode(p, cfg, nx.array(signed(pictures))))))

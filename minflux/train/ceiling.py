@@ -1,6 +1,6 @@
-"""What the autoencoder alone can reach: held-out scenes encoded, decoded, compared and read.
+"""What the VAE alone can reach: held-out scenes encoded, decoded, compared and read.
 
-No flow can draw better than its autoencoder, so this is the ceiling of every figure of the whole model.
+No flow can draw better than its VAE, so this is the ceiling of every figure of the whole model.
 
     python -m minflux.train.ceiling runs/second/model
 """
@@ -59,7 +59,7 @@ def row(size: tuple[int, int], found: dict) -> str:
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--count", default=200, show_default=True, help="Scenes of each size.")
 def main(model: Path, count: int) -> None:
-    """Measure the autoencoder in the folder MODEL on held-out scenes of several sizes."""
+    """Measure the VAE in the folder MODEL on held-out scenes of several sizes."""
     nx = get_backend("numpy")
     vae = load_component(model, "vae", nx)
     print("| size | PSNR, dB | SSIM | sharpness | all right | letters |\n| --- | --- | --- | --- | --- | --- |")

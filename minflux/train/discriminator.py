@@ -1,6 +1,6 @@
-"""A small judge of patches: is this piece of a picture an original, or redrawn by the autoencoder?
+"""A small judge of patches: is this piece of an image an original, or redrawn by the VAE?
 
-A few convolutions that halve the picture, so each number that comes out judges one patch of it and none judges the
+A few convolutions that halve the image, so each number that comes out judges one patch of it and none judges the
 whole: enough to see blur. Source: Isola et al. 2016 (arXiv 1611.07004) §3.2.2, "PatchGAN".
 """
 
@@ -15,7 +15,7 @@ SLOPE = 0.2  # of the leaky ReLU, below zero
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """The sizes of the judge: channels after each halving of the picture."""
+    """The sizes of the judge: channels after each halving of the image."""
 
     channels: tuple[int, ...] = (32, 64, 64)
     norm_groups: int = 4
@@ -35,7 +35,7 @@ def judge_shapes(cfg: JudgeConfig) -> dict[str, tuple[int, ...]]:
 
 @shaped
 def judge(p: Tree, cfg: JudgeConfig, image: Float[Array, "B H W 3"]) -> Float[Array, "B h w 1"]:
-    """Judge each patch of a picture in [-1, 1]: the higher, the more it looks like an original.
+    """Judge each patch of an image in [-1, 1]: the higher, the more it looks like an original.
 
     The first halving folds 2×2 pixels into channels; each later one is a convolution of stride 2.
     """

@@ -1,8 +1,8 @@
 """Scenes of every size, encoded ahead of the flow's training, a file for every thousand.
 
-Encoding a picture costs more than a training step's share of it, and the same latents serve again and again, each time
-with another caption and other noise. A file names the autoencoder and the scenes it was made from, so a run that was
-stopped goes on with the files it has, and another autoencoder makes its own.
+Encoding an image costs more than a training step's share of it, and the same latents serve again and again, each time
+with another caption and other noise. A file names the VAE and the scenes it was made from, so a run that was
+stopped goes on with the files it has, and another VAE makes its own.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from minflux.world.render import render_batch
 from minflux.world.scenes import Scene, sample
 
 SHARD = 1024  # scenes a file
-CHUNK = 16  # pictures encoded at once
+CHUNK = 16  # images encoded at once
 
 Size = tuple[int, int]  # width and height in pixels
 

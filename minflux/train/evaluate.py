@@ -1,4 +1,4 @@
-"""Measuring a model exactly: draw prompts that it has never seen, and read each picture back."""
+"""Measuring a model exactly: draw prompts that it has never seen, and read each image back."""
 
 import json
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ CAPTION_SEED = 20_000  # added to the seed, so that prompts and noise are drawn 
 
 @dataclass(frozen=True)
 class Result:
-    """What was asked for and what was read: for every prompt, each check's outcome on three kinds of picture."""
+    """What was asked for and what was read: for every prompt, each check's outcome on three kinds of image."""
 
     prompts: list[str]
     pictures: np.ndarray  # uint8 (N, H, W, 3), drawn by the model
     drawn: list[dict[str, bool]]
-    reconstructed: list[dict[str, bool]]  # the true pictures, through the autoencoder: the ceiling
-    rendered: list[dict[str, bool]]  # the true pictures themselves: the reader's own accuracy
+    reconstructed: list[dict[str, bool]]  # the true images, through the VAE: the ceiling
+    rendered: list[dict[str, bool]]  # the true images themselves: the reader's own accuracy
 
 
 def evaluate(pipe: Flux1, count: int, steps: int | None = None, guidance: float | None = None, seed: int = 0) -> Result:
-    """Draw `count` held-out prompts with noise seeds `seed`, `seed` + 1, …, and read the pictures.
+    """Draw `count` held-out prompts with noise seeds `seed`, `seed` + 1, …, and read the images.
 
     Raises `ArgumentError` for a count below 1, and for what is no seed.
     """
@@ -56,14 +56,14 @@ def check_count(count: int) -> None:
 
 
 def share(outcomes: list[dict[str, bool]], check: str) -> tuple[float, float, float]:
-    """Return the share of pictures that pass a check, and its 95% confidence interval."""
+    """Return the share of images that pass a check, and its 95% confidence interval."""
     passed = sum(o[check] for o in outcomes)
     low, high = reader.confidence_interval(passed, len(outcomes))
     return passed / len(outcomes), low, high
 
 
 def figures(result: Result) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Collect every check's share for the model, the autoencoder and the reader; "all" is prompt accuracy."""
+    """Collect every check's share for the model, the VAE and the reader; "all" is prompt accuracy."""
     kinds = {"drawn": result.drawn, "reconstructed": result.reconstructed, "rendered": result.rendered}
     return {check: {kind: share(o, check) for kind, o in kinds.items()} for check in result.drawn[0]}
 
@@ -84,7 +84,7 @@ def table(result: Result) -> str:
 
 
 def save_grid(result: Result, path: Path, columns: int = 8, rows: int = 4) -> None:
-    """Write the first pictures, uncurated, as a PNG."""
+    """Write the first images, uncurated, as a PNG."""
     with written_whole(path) as file:
         grid(list(result.pictures[: columns * rows]), columns, zoom=2).save(file, format="PNG")
 

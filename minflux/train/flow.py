@@ -1,4 +1,4 @@
-"""Training the transformer and both small text encoders together, as a rectified flow in the autoencoder's latents."""
+"""Training the transformer and both small text encoders together, as a rectified flow in the VAE's latents."""
 
 import hashlib
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from minflux.model.t5 import T5Config, t5_encoder
 from minflux.model.vae import VAEConfig, encode
 from minflux.sampling.timesteps import Schedule, shifted
 from minflux.train import scenes
-from minflux.train.initial import initial
+from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.vae import pictures
@@ -78,7 +78,7 @@ def encode_scenes(
 ) -> np.ndarray:
     """Encode every scene once, (N, h, w, C) float16, each process of the team its share.
 
-    The shares are kept as files in `folder`, and read back by all and in later runs of the same autoencoder and scenes.
+    The shares are kept as files in `folder`, and read back by all and in later runs of the same VAE and scenes.
     """
     of = fingerprint(vae, drawn)
     paths = [folder / f"latents-{of}-{rank}-of-{team.size}.npy" for rank in range(team.size)]
@@ -133,8 +133,8 @@ def train_flow(
 ) -> tuple[tuple, Tree]:
     """Train the recipe's transformer and text encoders in `folder`, or go on; return configs and averaged weights.
 
-    `vae_folder` holds the trained autoencoder under "vae", `tokenizers` both tokenizers. Raises `CheckpointError` when
-    the autoencoder is not there.
+    `vae_folder` holds the trained VAE under "vae", `tokenizers` both tokenizers. Raises `CheckpointError` when
+    the VAE is not there.
     """
     if not (vae_folder / "vae").is_dir():
         raise CheckpointError(
@@ -170,7 +170,7 @@ def train_flow(
         team,
         Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
         optimizer(part(recipe, "flow.optimizer")),
-        tree_map(nx.array, initial(shapes, how.seed)),
+        tree_map(nx.array, init_weights(shapes, how.seed)),
         batch,
         lambda p, *arrays: flow_loss(p, configs, *arrays),
         on_sample and (lambda p, step: on_sample(configs, p, step)),

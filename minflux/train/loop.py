@@ -1,4 +1,4 @@
-"""The training loop, the same for the autoencoder and for the flow.
+"""The training loop, the same for the VAE and for the flow.
 
 What a step sees depends on (seed, step) alone, and a checkpoint holds weights, averages and moments: so a run that was
 stopped, by Ctrl-C or by force, goes on from its last checkpoint to the very same weights as one that never stopped.
@@ -22,7 +22,7 @@ from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.tree import leaves, tree
 from minflux.errors import MinfluxError
 from minflux.train import checkpoint
-from minflux.train.optimizer import AdamW, clipped, pace, start, update
+from minflux.train.optimizer import AdamW, clip_by_global_norm, init_state, schedule, update
 from minflux.train.workers import Team
 
 LOG = "log.csv"
@@ -46,7 +46,7 @@ def compiled_step(nx: Backend, opt: AdamW, loss: Callable[..., Array], team: Tea
 
     def step(state, now, batch):
         value, grads = team.mean(nx, list(value_and_grad(state["params"], *batch)))
-        grads, norm = clipped(nx, grads, opt.clip)
+        grads, norm = clip_by_global_norm(nx, grads, opt.clip)
         return update(nx, opt, state, grads, now), value, norm
 
     return nx.compile(step)
@@ -76,11 +76,11 @@ def train(
     """Train from `params`, or from the run in plan.folder, to plan.steps; return the averaged weights.
 
     `batch(rng)` makes one step's NumPy arrays, `loss(params, *batch)` their loss; `on_sample(ema, step)` may draw
-    pictures on the way. Logs every step to log.csv. Ctrl-C saves a checkpoint first. Raises `MinfluxError` when the
+    images on the way. Logs every step to log.csv. Ctrl-C saves a checkpoint first. Raises `MinfluxError` when the
     loss or its gradient is no longer a number.
     """
     params = tree(dict(sorted(leaves(params))))  # in a checkpoint's order: a sum over all weights depends on it
-    return run(nx, team, plan, opt, start(nx, params), compiled_step(nx, opt, loss, team), batch, on_sample)
+    return run(nx, team, plan, opt, init_state(nx, params), compiled_step(nx, opt, loss, team), batch, on_sample)
 
 
 def run(
@@ -109,7 +109,7 @@ def run(
         for i in bar:
             rng = np.random.default_rng([plan.seed, i])
             arrays = tuple(nx.array(team.share(a)) for a in batch(rng))
-            now = pace(opt, i, plan.steps)
+            now = schedule(opt, i, plan.steps)
             began = time.perf_counter()
             after, value, norm = step(state, {k: nx.array(x, dtype=nx.float32) for k, x in now.items()}, arrays)
             nx.eval(after, value, norm)

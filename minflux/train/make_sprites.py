@@ -25,7 +25,7 @@ def draw_emoji(emoji: str, font: ImageFont.FreeTypeFont) -> Image.Image:
 
 
 def crop_to_square(picture: Image.Image) -> Image.Image:
-    """Cut an RGBA picture to its visible part and pad that to a square, transparent around it."""
+    """Cut an RGBA image to its visible part and pad that to a square, transparent around it."""
     visible = picture.crop(picture.getchannel("A").getbbox())
     side = max(visible.size)
     square = Image.new("RGBA", (side, side))

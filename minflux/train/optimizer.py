@@ -45,20 +45,20 @@ def ema_decay(opt: AdamW, step: int) -> float:
     return min(opt.ema, (1 + step) / (10 + step))
 
 
-def clipped(nx: Backend, grads: Tree, limit: float) -> tuple[Tree, Array]:
+def clip_by_global_norm(nx: Backend, grads: Tree, limit: float) -> tuple[Tree, Array]:
     """Scale all gradients together so that their joint norm is at most `limit`; return them and the norm."""
     norm = nx.sqrt(sum(nx.sum(g * g) for _, g in leaves(grads)))
     scale = nx.minimum(limit / (norm + 1e-6), nx.array(1.0, dtype=nx.float32))
     return tree_map(lambda g: g * scale, grads), norm
 
 
-def start(nx: Backend, params: Tree) -> dict[str, Tree]:
+def init_state(nx: Backend, params: Tree) -> dict[str, Tree]:
     """Make the state of a training run: weights, their average, and Adam's two moments (zero)."""
     zeros = tree_map(lambda p: nx.zeros(p.shape, dtype=p.dtype), params)
     return {"params": params, "ema": params, "m": zeros, "v": zeros}
 
 
-def pace(opt: AdamW, step: int, steps: int) -> dict[str, float]:
+def schedule(opt: AdamW, step: int, steps: int) -> dict[str, float]:
     """Work out the numbers that change from step to step (counted from 0): what `update` takes beside the gradients.
 
     They are computed here, not among the arrays: a compiled step would raise β to the power t once for every weight.

@@ -1,18 +1,18 @@
-"""Read a picture back into what is in it, by comparing it with everything that could be there.
+"""Read an image back into what is in it, by comparing it with everything that could be there.
 
-The world of `scenes` is small enough for that. Let D be the picture minus its background colour, and Δ a
+The world of `scenes` is small enough for that. Let D be the image minus its background colour, and Δ a
 sprite minus the background, at one place and zero elsewhere. Drawing that sprite changes the squared error
-between an empty background and the picture from |D|² to |D − Δ|², so it explains
+between an empty background and the image from |D|² to |D − Δ|², so it explains
 
     gain = |D|² − |D − Δ|² = 2 ⟨D, Δ⟩ − |Δ|².
 
 A perfect match explains all there is in its square; a wrong sprite explains little, or adds error. ⟨D, Δ⟩ at
 *every* place is a cross-correlation, which the Fourier transform turns into a product: one transform of the
-picture, and one back for each thing and size. The best sprite at its best place is accepted, the places it
+image, and one back for each thing and size. The best sprite at its best place is accepted, the places it
 covers are closed, and so on until no sprite explains enough of what is left.
 
 A small model smears the finest detail, so D and Δ are both blurred slightly before they are compared: a
-smeared cat is still a cat. `score` marks a picture against the scene wanted, one attribute at a time.
+smeared cat is still a cat. `score` marks an image against the scene wanted, one attribute at a time.
 """
 
 import math
@@ -49,7 +49,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows: the name of its background, and the things found, most error explained first."""
+    """What an image shows: the name of its background, and the things found, most error explained first."""
 
     background: str
     found: tuple[Found, ...]
@@ -93,7 +93,7 @@ def soften(planes: np.ndarray) -> np.ndarray:
 
 
 def read(picture: np.ndarray) -> Reading:
-    """Read a (64, 64, 3) uint8 picture; raises `ArgumentError` for any other array."""
+    """Read a (64, 64, 3) uint8 image; raises `ArgumentError` for any other array."""
     if picture.shape != (SIDE, SIDE, 3) or picture.dtype != np.uint8:
         raise ArgumentError(f"picture: {picture.dtype} {picture.shape} should be uint8 {(SIDE, SIDE, 3)}")
     colour = border_colour(picture)
@@ -103,7 +103,7 @@ def read(picture: np.ndarray) -> Reading:
 
 
 def read_batch(pictures: Iterable[np.ndarray]) -> list[Reading]:
-    """Read each of N pictures, (N, 64, 64, 3) uint8; raises `ArgumentError` as `read` does."""
+    """Read each of N images, (N, 64, 64, 3) uint8; raises `ArgumentError` as `read` does."""
     return [read(picture) for picture in pictures]
 
 
@@ -129,7 +129,7 @@ def gains(difference: np.ndarray, templates: Bank) -> np.ndarray:
 def square_energy(difference: np.ndarray) -> np.ndarray:
     """Sum D² over the square of each size with its corner at each pixel: (3, 64, 64) -> (S, 64, 64).
 
-    A square that would reach out of the picture gets inf: nothing can explain enough of it. Sums come from
+    A square that would reach out of the image gets inf: nothing can explain enough of it. Sums come from
     running totals over both axes, as the difference of four corners.
     """
     totals = np.zeros((SIDE + 1, SIDE + 1))
@@ -184,7 +184,7 @@ def _axis(first: Found, second: Found) -> str:
 
 
 def score(wanted: Scene, picture: np.ndarray) -> dict[str, bool]:
-    """Mark a (64, 64, 3) uint8 picture against the scene wanted; raises `ArgumentError` as `read` does."""
+    """Mark a (64, 64, 3) uint8 image against the scene wanted; raises `ArgumentError` as `read` does."""
     return score_reading(wanted, read(picture))
 
 

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained: steps of `batch` pictures, shared among `workers`; the rest as the recipe explains."""
+    """How a model is trained: steps of `batch` images, shared among `workers`; the rest as the recipe explains."""
 
     steps: int
     batch: int
@@ -29,7 +29,7 @@ class Training:
     adversarial: float = 0.0
 
     def __post_init__(self):
-        if self.batch % self.workers:  # unequal shares would weigh their pictures unequally
+        if self.batch % self.workers:  # unequal shares would weigh their images unequally
             raise ArgumentError(f"batch = {self.batch} can't be shared equally by workers = {self.workers}")
 
 

@@ -35,7 +35,7 @@ SAMPLES = 16
 
 
 def run_vae(recipe: str, folder: Path) -> None:
-    """Train the autoencoder in folder/vae, with samples and a loss plot there, and write it to folder/model."""
+    """Train the VAE in folder/vae, with samples and a loss plot there, and write it to folder/model."""
     if "training" not in part(read_recipe(recipe), "vae"):
         return run_autoencoder(recipe, folder)
     nx, home = get_backend("mlx"), folder / "vae"
@@ -52,7 +52,7 @@ def run_vae(recipe: str, folder: Path) -> None:
 
 
 def run_autoencoder(recipe: str, folder: Path) -> None:
-    """Train the second world's autoencoder stage by stage in folder/vae, and write it to folder/model."""
+    """Train the second world's VAE stage by stage in folder/vae, and write it to folder/model."""
     nx, home, settings = get_backend("mlx"), folder / "vae", read_recipe(recipe)
     rng = np.random.default_rng(0)
     truth = render_batch([world.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)])

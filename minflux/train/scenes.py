@@ -1,7 +1,7 @@
 """A small world to learn: emoji on flat colours, with captions that say exactly what is there.
 
 A `Scene` is a background colour and one or two things. A single thing sits in the middle; two things stand
-side by side or one above the other. From a scene come its picture (`render`) and its captions (`captions`),
+side by side or one above the other. From a scene come its image (`render`) and its captions (`captions`),
 and from a caption comes the scene again (`parse`), so what a model drew can be marked right or wrong.
 
 One scene has one description: things are always listed left to right, or top to bottom. "A cat left of an
@@ -9,7 +9,7 @@ apple" and "an apple right of a cat" are therefore the same `Scene`, and holding
 
 Some combinations are never trained on (`is_held_out`): each thing on one of the backgrounds, and about one in
 twelve of the ordered pairs along each axis. A model that draws those has understood the parts, not
-memorised the pictures.
+memorised the images.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ WORDINGS = {
 
 # ------------------------------------------------------------------------------------------------ geometry
 
-SIDE = 64  # pixels of the picture, both ways
+SIDE = 64  # pixels of the image, both ways
 MIDDLE = 32
 PAIR_CENTRES = (16, 48)  # two regular things, jitter and all, exactly fill 0..64 without touching
 MAX_JITTER = 2
@@ -133,7 +133,7 @@ def without_jitter(scene: Scene) -> Scene:
     return replace(scene, offsets=())
 
 
-# ------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------------- images
 
 
 @cache
@@ -291,7 +291,7 @@ def captions(scene: Scene) -> list[str]:
 def caption(scene: Scene, rng: np.random.Generator, in_order: float | None = None) -> str:
     """Choose one of a scene's captions at random; of a pair's, with probability `in_order` one in its own order.
 
-    "A cat left of an apple" names the things in their order on the picture, "an apple right of a cat" does not.
+    "A cat left of an apple" names the things in their order on the image, "an apple right of a cat" does not.
     """
     if in_order is None or scene.axis is None:
         return _pick(rng, captions(scene))

@@ -1,4 +1,4 @@
-"""The autoencoder's loss: redraw the picture, and keep the latents near a normal distribution."""
+"""The VAE's loss: redraw the image, and keep the latents near a normal distribution."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from minflux.checkpoints.tree import tree_map
 from minflux.images import to_uint8
 from minflux.model.vae import VAEConfig, decode, encode, encode_moments
 from minflux.train import scenes
-from minflux.train.initial import initial
+from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.workers import assemble
@@ -38,12 +38,12 @@ def vae_loss(
 
 
 def pictures(scenes_drawn: list[scenes.Scene]) -> np.ndarray:
-    """Render scenes as the autoencoder sees them: (B, 64, 64, 3) float32 in [-1, 1]."""
+    """Render scenes as the VAE sees them: (B, 64, 64, 3) float32 in [-1, 1]."""
     return scenes.render_batch(scenes_drawn).astype(np.float32) / 127.5 - 1
 
 
 def train_vae(recipe: dict[str, Any], folder: Path, nx: Backend, on_sample=None) -> tuple[VAEConfig, Tree]:
-    """Train the recipe's autoencoder in `folder`, or go on with it; return its config and averaged weights.
+    """Train the recipe's VAE in `folder`, or go on with it; return its config and averaged weights.
 
     The config comes back with the shift and scale that bring its latents to mean 0 and deviation 1.
     """
@@ -60,7 +60,7 @@ def train_vae(recipe: dict[str, Any], folder: Path, nx: Backend, on_sample=None)
         assemble(how.workers),
         Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
         optimizer(part(recipe, "vae.optimizer")),
-        tree_map(nx.array, initial(vae_shapes(cfg), how.seed)),
+        tree_map(nx.array, init_weights(vae_shapes(cfg), how.seed)),
         batch,
         lambda p, image, noise: vae_loss(p, cfg, image, noise, how.kl_weight),
         on_sample and (lambda p, step: on_sample(cfg, p, step)),
@@ -80,6 +80,6 @@ def normalised(cfg: VAEConfig, p: Tree, nx: Backend, count: int = 512) -> VAECon
 
 
 def reconstruct(cfg: VAEConfig, p: Tree, nx: Backend, image: np.ndarray) -> np.ndarray:
-    """Encode and decode uint8 pictures (B, 64, 64, 3): what the autoencoder alone makes of them."""
+    """Encode and decode uint8 images (B, 64, 64, 3): what the VAE alone makes of them."""
     x = nx.array(image.astype(np.float32) / 127.5 - 1)
     return to_uint8(nx.to_numpy(decode(p, cfg, encode(p, cfg, x))))

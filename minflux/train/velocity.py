@@ -1,8 +1,8 @@
-"""Training the second world's transformer and text encoders: any size of picture, any length of text.
+"""Training the second world's transformer and text encoders: any size of image, any length of text.
 
-As in the first world a rectified flow in the autoencoder's latents, with `flow_loss`. New here:
+As in the first world a rectified flow in the VAE's latents, with `flow_loss`. New here:
 
-- Each step draws pictures of one size; the default size is half of them. The batch is as large as a step's budget of
+- Each step draws images of one size; the default size is half of them. The batch is as large as a step's budget of
   tokens allows, so that a step always costs about the same.
 - The text is padded to one of several lengths, so that the padding a pipeline adds changes nothing.
 - The pooled text is hidden from most samples. It names the things in one vector, a short cut by which the model would
@@ -28,7 +28,7 @@ from minflux.inference.text import Tokenizer
 from minflux.sampling.timesteps import Schedule
 from minflux.train.encoded import Encoded, Size, encode_all
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of, flow_loss, logit_normal
-from minflux.train.initial import initial
+from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.workers import assemble
@@ -41,7 +41,7 @@ LEAST = 4  # samples a step
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a step is drawn from: sizes of picture and lengths of text, with their shares."""
+    """What a step is drawn from: sizes of image and lengths of text, with their shares."""
 
     sizes: tuple[tuple[int, int, float], ...]  # (width, height, share); all other sizes share what is left
     text: tuple[tuple[int, float], ...]  # (tokens, share)
@@ -67,7 +67,7 @@ def batch_size(how: Training, size: Size, text: int, usual_text: int) -> int:
 
 
 def tokens_of(size: Size) -> int:
-    """Give the image tokens of a picture: one for each 16×16 pixels."""
+    """Give the image tokens of an image: one for each 16×16 pixels."""
     return (size[0] // 16) * (size[1] // 16)
 
 
@@ -114,7 +114,7 @@ def train_velocity(
 ) -> tuple[tuple, Tree]:
     """Train the recipe's transformer and text encoders in `folder`, or go on; return configs and averaged weights.
 
-    `model` holds the trained autoencoder and both tokenizers.
+    `model` holds the trained VAE and both tokenizers.
     """
     how = section(Training, part(recipe, "flow.training"))
     mixture = section(Mixture, part(recipe, "flow.mixture"))
@@ -133,7 +133,7 @@ def train_velocity(
         assemble(how.workers),
         Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
         optimizer(part(recipe, "flow.optimizer")),
-        tree_map(nx.array, initial(shapes, how.seed)),
+        tree_map(nx.array, init_weights(shapes, how.seed)),
         data.batch,
         lambda p, *arrays: flow_loss(p, configs, *arrays),
         on_sample and (lambda p, step: on_sample(configs, p, step)),

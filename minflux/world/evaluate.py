@@ -1,10 +1,10 @@
 """Five measures of a model of this world, the five that FLUX.1's announcement claims of itself.
 
-- **Prompt following**: of held-out prompts, how many pictures the reader finds right in everything.
-- **Sizes**: the same at pictures of other shapes.
+- **Prompt following**: of held-out prompts, how many images the reader finds right in everything.
+- **Sizes**: the same at images of other shapes.
 - **Typography**: of held-out signs, how many words are right in every letter.
 - **Diversity**: from other noise, how far an item moves whose place the prompt leaves open.
-- **Quality**: how much fine detail there is, against true pictures, and how well what is found fits its sprite.
+- **Quality**: how much fine detail there is, against true images, and how well what is found fits its sprite.
 
 A "drawer" is anything that takes a list of prompts with seed, width and height, and gives a picture of each: a
 `Pipeline`, or in the tests a stand-in that knows the right answers.
@@ -29,7 +29,7 @@ Size = tuple[int, int]  # width and height
 SIZES: tuple[Size, ...] = ((DEFAULT_SIDE, DEFAULT_SIDE), (96, 160), (160, 96), (64, 64))
 AT_ONCE = 25
 PROMPT_SEED = 20_000  # added to the seed, so that prompts and noise are drawn apart
-SEEDS = 8  # pictures of one prompt, for diversity
+SEEDS = 8  # images of one prompt, for diversity
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Drawn:
     marks: list[dict[str, bool]]
 
     def share(self, check: str) -> float:
-        """Return the share of pictures that pass a check."""
+        """Return the share of images that pass a check."""
         return float(np.mean([mark[check] for mark in self.marks]))
 
 
@@ -56,7 +56,7 @@ def draw(pipe: Drawer, prompts: Sequence[str], size: Size, seed: int, **how: Any
 
 
 def follow(pipe: Drawer, size: Size, count: int, seed: int = 0, kind: str | None = None, **how: Any) -> Drawn:
-    """Draw `count` held-out prompts of one size, of one kind of scene or any, and read the pictures."""
+    """Draw `count` held-out prompts of one size, of one kind of scene or any, and read the images."""
     rng = np.random.default_rng(PROMPT_SEED + seed)
     wanted = [sample(rng, *size, held_out=True, kind=kind) for _ in range(count)]
     prompts = [caption(scene, rng) for scene in wanted]
@@ -75,9 +75,9 @@ def typography(pipe: Drawer, count: int, seed: int = 0, **how: Any) -> float:
 
 @dataclass(frozen=True)
 class Diversity:
-    """How pictures of one prompt differ: the mean deviation of an item's place, and the share of pairs that are alike.
+    """How images of one prompt differ: the mean deviation of an item's place, and the share of pairs that are alike.
 
-    The deviation is in sides of the picture; the training scenes' own is 0.058, even over ±1/10. Two pictures are alike
+    The deviation is in sides of the image; the training scenes' own is 0.058, even over ±1/10. Two images are alike
     when their items lie less than a pixel apart.
     """
 
@@ -119,7 +119,7 @@ def alike(places: np.ndarray) -> float:
 def quality(drawn: Drawn) -> tuple[float, float]:
     """Return the pictures' fine detail as a share of that of the scenes wanted, and the mean share that items explain.
 
-    The first is of pictures that are all right, for an empty one has no detail; both are nan where there is none.
+    The first is of images that are all right, for an empty one has no detail; both are nan where there is none.
     """
     right = [i for i, mark in enumerate(drawn.marks) if mark["all"]]
     if not right:

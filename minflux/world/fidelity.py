@@ -1,4 +1,4 @@
-"""How near redrawn pictures come to their originals: PSNR, SSIM, and how much of the fine detail is left."""
+"""How near redrawn images come to their originals: PSNR, SSIM, and how much of the fine detail is left."""
 
 from functools import cache
 
@@ -12,7 +12,7 @@ STEADY = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # SSIM's constants
 
 @shaped
 def psnr(truth: Int[np.ndarray, "B H W 3"], redrawn: Int[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B"]:
-    """Give 10 log₁₀(255² / mean squared error) of each picture, in decibels; 100 where they are the same."""
+    """Give 10 log₁₀(255² / mean squared error) of each image, in decibels; 100 where they are the same."""
     error = truth.astype(np.float64) - redrawn
     mean = np.maximum((error * error).mean(axis=(1, 2, 3)), 255**2 * 1e-10)
     return 10 * np.log10(255**2 / mean)
@@ -20,7 +20,7 @@ def psnr(truth: Int[np.ndarray, "B H W 3"], redrawn: Int[np.ndarray, "B H W 3"])
 
 @shaped
 def ssim(truth: Int[np.ndarray, "B H W 3"], redrawn: Int[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B"]:
-    """Give each picture's structural similarity, 1 for the same, mean over channels and windows inside the picture.
+    """Give each picture's structural similarity, 1 for the same, mean over channels and windows inside the image.
 
     (2 μₓμᵧ + c₁)(2 σₓᵧ + c₂) / ((μₓ² + μᵧ² + c₁)(σₓ² + σᵧ² + c₂)), moments under a Gaussian of 11 × 11 pixels,
     deviation 1.5 (Wang et al. 2004, IEEE Transactions on Image Processing 13/4).
@@ -51,7 +51,7 @@ def kernel() -> np.ndarray:
 
 @shaped
 def sharpness(truth: Int[np.ndarray, "B H W 3"], redrawn: Int[np.ndarray, "B H W 3"]) -> float:
-    """Give the energy of the finest detail in the redrawn pictures, as a share of the originals': 1 when as sharp."""
+    """Give the energy of the finest detail in the redrawn images, as a share of the originals': 1 when as sharp."""
     return float(detail(redrawn) / detail(truth))
 
 

@@ -1,7 +1,7 @@
-"""Read a picture back into what is in it, by comparing it with everything that could be there.
+"""Read an image back into what is in it, by comparing it with everything that could be there.
 
-Let D be the picture minus its background, and Δ an item minus the background, at one place and zero elsewhere. Drawing
-that item changes the squared error between an empty background and the picture from |D|² to |D − Δ|², so it explains
+Let D be the image minus its background, and Δ an item minus the background, at one place and zero elsewhere. Drawing
+that item changes the squared error between an empty background and the image from |D|² to |D − Δ|², so it explains
 
     gain = |D|² − |D − Δ|² = 2 ⟨D, Δ⟩ − |Δ|².
 
@@ -17,7 +17,7 @@ enough of what is left.
 A sign is looked for with the mean of all letters in each of its cells; then its letters are read one by one, each as
 the one of 26 that fits best, and it counts with what it explains with them.
 
-A small model smears the finest detail, so pictures and sprites are both blurred slightly before they are compared.
+A small model smears the finest detail, so images and sprites are both blurred slightly before they are compared.
 """
 
 from collections import Counter
@@ -68,7 +68,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows: the name of its background, and the items found, most error explained first."""
+    """What an image shows: the name of its background, and the items found, most error explained first."""
 
     background: str
     found: tuple[Found, ...]
@@ -81,7 +81,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Bank:
-    """Every item of one kind at one size of picture: T templates of one width and height."""
+    """Every item of one kind at one size of image: T templates of one width and height."""
 
     names: tuple[str, ...]
     size: str
@@ -94,7 +94,7 @@ class Bank:
 
 @lru_cache(maxsize=32)
 def banks(width: int, height: int) -> tuple[Bank, ...]:
-    """Build the templates of things for a size of picture: one bank for each size of thing."""
+    """Build the templates of things for a size of image: one bank for each size of thing."""
     short = min(width, height)
     return tuple(
         _bank(tuple(THINGS), size, [render.sprite(Thing(name, size), short) for name in THINGS], width, height)
@@ -104,7 +104,7 @@ def banks(width: int, height: int) -> tuple[Bank, ...]:
 
 @lru_cache(maxsize=32)
 def sign_banks(width: int, height: int) -> tuple[Bank, ...]:
-    """Build the templates of signs that fit a size of picture: one bank, of one template, for each length of word."""
+    """Build the templates of signs that fit a size of image: one bank, of one template, for each length of word."""
     short = min(width, height)
     signs = [
         np.mean([render.sign_sprite(a * n, short) for a in ascii_uppercase], axis=0) for n in range(1, LONGEST_WORD + 1)
@@ -169,7 +169,7 @@ def ground(background: str, width: int, height: int) -> np.ndarray:
 
 
 def read(picture: np.ndarray) -> Reading:
-    """Read a (H, W, 3) uint8 picture of one of the world's sizes; raises `ArgumentError` for any other array."""
+    """Read a (H, W, 3) uint8 image of one of the world's sizes; raises `ArgumentError` for any other array."""
     _check(picture)
     height, width = picture.shape[:2]
     colours = ring_colours(picture)
@@ -186,7 +186,7 @@ def _check(picture: np.ndarray) -> None:
 
 
 def read_batch(pictures: Iterable[np.ndarray]) -> list[Reading]:
-    """Read each of several pictures, (H, W, 3) uint8; raises `ArgumentError` as `read` does."""
+    """Read each of several images, (H, W, 3) uint8; raises `ArgumentError` as `read` does."""
     return [read(picture) for picture in pictures]
 
 
@@ -328,7 +328,7 @@ def sign_candidates(softened: np.ndarray, difference: np.ndarray, background: st
 
 @shaped
 def read_letters(softened: Float[np.ndarray, "3 H W"], place: Place) -> str:
-    """Read the letters of a sign at (left, top, width, height) in a softened picture (3, H, W)."""
+    """Read the letters of a sign at (left, top, width, height) in a softened image (3, H, W)."""
     left, top, width, _ = place
     short = min(softened.shape[1:])
     w, h = letter_extent(short)
@@ -386,7 +386,7 @@ def axis_of(found: Iterable[Found], width: int, height: int) -> str:
 
 
 def score(wanted: Scene, picture: np.ndarray) -> dict[str, bool]:
-    """Mark a (H, W, 3) uint8 picture against the scene wanted; raises `ArgumentError` as `read` does."""
+    """Mark a (H, W, 3) uint8 image against the scene wanted; raises `ArgumentError` as `read` does."""
     return score_reading(wanted, read(picture))
 
 

@@ -1,14 +1,14 @@
-"""A world to learn: emoji and signs on coloured backgrounds, in pictures of any shape from 64 to 160 pixels a side.
+"""A world to learn: emoji and signs on coloured backgrounds, in images of any shape from 64 to 160 pixels a side.
 
 A `Scene` is a background and one to three items in a row or a column: things ("a cat"), or one sign with a word on it.
-The picture is divided into as many equal cells along the row or column as there are items; each item lies in its
+The image is divided into as many equal cells along the row or column as there are items; each item lies in its
 cell, moved from the cell's middle by its offset. Sides of things grow with the picture's shorter side, so a scene
 looks alike at every size.
 
 Items are always listed left to right, or top to bottom: "a cat left of an apple" and "an apple right of a cat" are the
 same scene, and holding it out holds out both. Some combinations are never trained on (`is_held_out`): each thing on
 one of the backgrounds, one in twelve of the ordered neighbours along each axis, of the things in a number, and of the
-words. A model that draws those has understood the parts, and not memorised pictures.
+words. A model that draws those has understood the parts, and not memorised images.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ TWO_COLOURED: dict[str, tuple[Colour, Colour]] = {  # above the horizon, and bel
 }
 BACKGROUNDS: dict[str, tuple[Colour, Colour]] = {name: (c, c) for name, c in PLAIN.items()} | TWO_COLOURED
 HORIZON = 0.625  # of the height
-SIZES = {"small": 9 / 32, "regular": 14 / 32, "large": 22 / 32}  # side of a thing, in shorter sides of the picture
+SIZES = {"small": 9 / 32, "regular": 14 / 32, "large": 22 / 32}  # side of a thing, in shorter sides of the image
 COUNTS = (2, 3)  # of one thing
 
 # What a relation says of its first thing: along which axis, and whether it comes second on that axis.
@@ -70,13 +70,13 @@ LONGEST_WORD = 6
 
 SIDES = range(64, 161, 16)  # what width and height may be
 DEFAULT_SIDE = 128
-FREE = 1 / 10  # how far an item may lie from its cell's middle, in sides of the picture
-LETTER = (9 / 64, 12 / 64)  # width and height of a letter on a sign, in shorter sides of the picture
+FREE = 1 / 10  # how far an item may lie from its cell's middle, in sides of the image
+LETTER = (9 / 64, 12 / 64)  # width and height of a letter on a sign, in shorter sides of the image
 FRAME = 3 / 64  # of a sign, around its letters, likewise
 
 
 def thing_side(size: str, short: int) -> int:
-    """Give the side of a thing in pixels, even, for a picture whose shorter side is `short`."""
+    """Give the side of a thing in pixels, even, for an image whose shorter side is `short`."""
     return 2 * round(SIZES[size] * short / 2)
 
 
@@ -88,7 +88,7 @@ def sign_extent(letters: int, short: int) -> tuple[int, int]:
 
 
 def letter_extent(short: int) -> tuple[int, int]:
-    """Give a letter's width and height in pixels, for a picture whose shorter side is `short`."""
+    """Give a letter's width and height in pixels, for an image whose shorter side is `short`."""
     return round(LETTER[0] * short), round(LETTER[1] * short)
 
 
@@ -112,7 +112,7 @@ class Thing:
         _one_of("size", self.size, SIZES)
 
     def extent(self, short: int) -> tuple[int, int]:
-        """Give width and height in pixels, in a picture whose shorter side is `short`."""
+        """Give width and height in pixels, in an image whose shorter side is `short`."""
         side = thing_side(self.size, short)
         return side, side
 
@@ -129,7 +129,7 @@ class Sign:
             raise ArgumentError(f"word: {self.word!r} is not one to {LONGEST_WORD} letters of A-Z")
 
     def extent(self, short: int) -> tuple[int, int]:
-        """Give width and height in pixels, in a picture whose shorter side is `short`."""
+        """Give width and height in pixels, in an image whose shorter side is `short`."""
         return sign_extent(len(self.word), short)
 
 

@@ -12,7 +12,7 @@ from minflux.checkpoints.tree import flatten, leaves, tree, tree_map
 from minflux.train import adversarial, discriminator, loop
 from minflux.train.discriminator import JudgeConfig, fold, hinge, judge, judge_shapes
 from minflux.train.loop import Plan
-from minflux.train.optimizer import AdamW, pace, start
+from minflux.train.optimizer import AdamW, init_state, schedule
 from minflux.train.workers import Team
 from tests import compare, tiny_model
 from tests.conftest import CHOSEN
@@ -188,7 +188,7 @@ def test_a_compiled_step_is_the_same_step(model):
     nx = get_backend("mlx")
     cfg, p = load_component(model, "vae", nx)
     image = nx.array(np.random.default_rng(7).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32))
-    now = {k: nx.array(x, dtype=nx.float32) for k, x in pace(AdamW(), 300, 1000).items()}
+    now = {k: nx.array(x, dtype=nx.float32) for k, x in schedule(AdamW(), 300, 1000).items()}
     steps = []
     for compiled in (True, False):
         state = adversarial.begin(nx, p, ours(nx, judge_weights())) | {"balance": nx.array(0.5, dtype=nx.float32)}
@@ -207,5 +207,5 @@ def test_a_compiled_step_is_the_same_step(model):
 def test_a_run_starts_with_a_judge_of_its_own(mlx):
     p = {"w": mlx.zeros(3, dtype=mlx.float32)}
     state = adversarial.begin(mlx, p, {"v": mlx.zeros(2, dtype=mlx.float32)})
-    assert set(state) == {*start(mlx, p), "critic", "balance"}
+    assert set(state) == {*init_state(mlx, p), "critic", "balance"}
     assert [name for name, _ in leaves(state["critic"]["m"])] == ["v"]

@@ -21,7 +21,7 @@ from minflux.model.t5 import t5_encoder
 from minflux.model.vae import resnet_block
 from minflux.train import flow as flow_training
 from minflux.train import vae as vae_training
-from minflux.train.initial import initial
+from minflux.train.init_weights import init_weights
 from tests import compare, tiny_model
 from tests.conftest import CHOSEN
 
@@ -32,14 +32,14 @@ MLX = pytest.mark.parametrize("nx", [name for name in CHOSEN if not name.startsw
 
 
 def test_initial_weights_are_the_same_for_the_same_seed():
-    first, again, other = (flatten(initial({"w": (3, 4), "b.bias": (4,)}, seed)) for seed in (1, 1, 2))
+    first, again, other = (flatten(init_weights({"w": (3, 4), "b.bias": (4,)}, seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first["w"], again["w"], strict=True)
     assert (first["w"] != other["w"]).all()
 
 
 def test_initial_matrices_keep_the_size_of_what_goes_in():
     """Deviation 1/√fan-in, where a kernel's fan-in is height · width · channels."""
-    p = initial({"w.weight": (500, 40), "k.weight": (300, 3, 3, 8), "norm.weight": (5,), "w.bias": (5,)}, seed=0)
+    p = init_weights({"w.weight": (500, 40), "k.weight": (300, 3, 3, 8), "norm.weight": (5,), "w.bias": (5,)}, seed=0)
     assert p["w"]["weight"].std() == pytest.approx(40**-0.5, rel=0.03)
     assert p["k"]["weight"].std() == pytest.approx(72**-0.5, rel=0.03)
     assert p["norm"]["weight"].tolist() == [1] * 5
@@ -49,7 +49,7 @@ def test_initial_matrices_keep_the_size_of_what_goes_in():
 def test_a_fresh_text_encoder_tells_an_order_from_another():
     """Two words exchanged, each one's own state changes by more than a tenth; with biases of 0.1 it was 2%."""
     cfg = tiny_model.T5
-    p = initial(t5_shapes(cfg), seed=0)
+    p = init_weights(t5_shapes(cfg), seed=0)
     ids = np.array([[5, 6, 7, 8, 9, 1], [8, 6, 7, 5, 9, 1]], np.int32)
     first, second = t5_encoder(p, cfg, ids)
     assert np.linalg.norm(first[0] - second[3]) > 0.1 * np.linalg.norm(first[0])
@@ -57,11 +57,11 @@ def test_a_fresh_text_encoder_tells_an_order_from_another():
 
 def test_initial_blocks_change_nothing():
     x = np.random.default_rng(0).standard_normal((1, 4, 4, 8)).astype(np.float32)
-    p = initial(vae_shapes(tiny_model.VAE), seed=0)
+    p = init_weights(vae_shapes(tiny_model.VAE), seed=0)
     np.testing.assert_array_equal(resnet_block(p["decoder"]["mid"]["block_1"], x, groups=2), x)
     cfg, zeros = tiny_model.FLUX, np.zeros((1, 6, 3), np.int32)
     img, txt, y = (np.ones(shape, np.float32) for shape in ((1, 6, 16), (1, 6, 24), (1, 16)))
-    v = flux(initial(flux_shapes(cfg), seed=0), cfg, img, zeros, txt, zeros, np.ones(1, np.float32), y)
+    v = flux(init_weights(flux_shapes(cfg), seed=0), cfg, img, zeros, txt, zeros, np.ones(1, np.float32), y)
     assert (v == 0).all()
 
 

@@ -8,8 +8,8 @@ from minflux.checkpoints.components.flux import flux_shapes
 from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.tree import flatten
 from minflux.model.flux import FluxConfig
-from minflux.train.initial import initial
-from minflux.train.optimizer import AdamW, by_muon, muon, orthogonal, pace, start, update
+from minflux.train.init_weights import init_weights
+from minflux.train.optimizer import AdamW, by_muon, init_state, muon, orthogonal, schedule, update
 from tests import compare, tiny_model
 
 
@@ -76,12 +76,13 @@ def test_what_muon_moves():
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_only_muons_weights_change_their_step(nx, momentum):
-    p = {name: nx.array(x) for name, x in flatten(initial({"conv_in.weight": (8, 8), "w.weight": (8, 8)}, 0)).items()}
+    weights = init_weights({"conv_in.weight": (8, 8), "w.weight": (8, 8)}, 0)
+    p = {name: nx.array(x) for name, x in flatten(weights).items()}
     grads = {name: nx.array(np.random.default_rng(2).standard_normal((8, 8)).astype(np.float32)) for name in p}
     steps = []
     for opt in (AdamW(muon=momentum), AdamW()):
-        now = {k: nx.array(x, dtype=nx.float32) for k, x in pace(opt, 300, 1000).items()}
-        after = update(nx, opt, start(nx, tree_of(p)), tree_of(grads), now)
+        now = {k: nx.array(x, dtype=nx.float32) for k, x in schedule(opt, 300, 1000).items()}
+        after = update(nx, opt, init_state(nx, tree_of(p)), tree_of(grads), now)
         steps.append({name: nx.to_numpy(x) for name, x in flatten(after["params"]).items()})
     np.testing.assert_array_equal(steps[0]["conv_in.weight"], steps[1]["conv_in.weight"])
     assert np.array_equal(steps[0]["w.weight"], steps[1]["w.weight"]) is (momentum == 0)

@@ -40,7 +40,7 @@ from minflux.train import checkpoint, loop, recipe, scenes
 from minflux.train import flow as flow_training
 from minflux.train import vae as vae_training
 from minflux.train.loop import Plan, train
-from minflux.train.optimizer import AdamW, clipped, learning_rate, pace, start, update
+from minflux.train.optimizer import AdamW, clip_by_global_norm, init_state, learning_rate, schedule, update
 from minflux.train.workers import Team, assemble
 from tests import compare, tiny_model
 
@@ -71,9 +71,9 @@ def test_adamw_is_torchs(nx):
     weights = {"w": torch.nn.Parameter(torch.randn(3, 4)), "b": torch.nn.Parameter(torch.randn(4))}
     groups = [{"params": [weights["w"]]}, {"params": [weights["b"]], "weight_decay": 0.0}]
     theirs = torch.optim.AdamW(groups, opt.lr, (opt.beta1, opt.beta2), opt.eps, opt.weight_decay)
-    state, average = start(nx, arrays(nx, weights)), {name: w.clone() for name, w in weights.items()}
+    state, average = init_state(nx, arrays(nx, weights)), {name: w.clone() for name, w in weights.items()}
     for step in range(8):
-        now = pace(opt, step, 8)
+        now = schedule(opt, step, 8)
         for group in theirs.param_groups:
             group["lr"] = now["lr"]
         for w in weights.values():
@@ -90,7 +90,7 @@ def test_adamw_is_torchs(nx):
 @pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
 def test_clipping_is_torchs(nx, size):
     grads = {"w": size * torch.randn(3, 4), "b": size * torch.randn(4)}
-    got, norm = clipped(nx, arrays(nx, grads), limit=1.0)
+    got, norm = clip_by_global_norm(nx, arrays(nx, grads), limit=1.0)
     weights = [torch.nn.Parameter(g.clone()) for g in grads.values()]
     for w in weights:
         w.grad = w.data.clone()
@@ -109,7 +109,7 @@ def test_the_learning_rate_rises_then_falls_to_a_hundredth():
 
 
 def test_the_average_is_short_at_first():
-    decays = [pace(AdamW(ema=0.9), step, 100)["decay"] for step in range(100)]
+    decays = [schedule(AdamW(ema=0.9), step, 100)["decay"] for step in range(100)]
     assert decays[0] == 0.1
     assert decays[8] == 0.5
     assert decays[-1] == 0.9
@@ -222,7 +222,7 @@ def test_a_stopped_run_ends_as_one_that_never_stopped(mlx, model, tmp_path, monk
 
 def test_a_checkpoint_there_and_back(nx, tmp_path):
     params = tree_map(nx.array, tiny_model.random_tree(t5_shapes(tiny_model.T5), np.random.default_rng(0)))
-    state = start(nx, params)
+    state = init_state(nx, params)
     assert checkpoint.load(tmp_path, nx) is None
     checkpoint.save(tmp_path, nx, state, 7)
     got, step = checkpoint.load(tmp_path, nx)

@@ -6,16 +6,16 @@ from minflux.checkpoints.tree import tree
 
 ZERO = (
     *("modulation.lin", "img_mod.lin", "txt_mod.lin", "adaLN_modulation.1", "final_layer.linear"),  # transformer
-    *("conv2", "proj_out"),  # autoencoder
+    *("conv2", "proj_out"),  # VAE
 )
 EMBEDDINGS = {"shared.weight": 1.0, "token_embedding.weight": 0.02, "position_embedding.weight": 0.01}
 
 
-def initial(shapes: dict[str, tuple[int, ...]], seed: int) -> dict:
+def init_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> dict:
     """Draw a weight tree for `shapes`: normal with deviation 1/√fan-in for matrices and kernels.
 
     Norm scales start at 1 and biases at 0. What feeds a gate, and what ends a residual branch, starts at 0, so that
-    every block begins as the identity (AdaLN-zero, arXiv 2212.09748): for the autoencoder that saves a third of the
+    every block begins as the identity (AdaLN-zero, arXiv 2212.09748): for the VAE that saves a third of the
     steps to a given loss (docs/log.md). Float32 NumPy arrays; deterministic in `seed`.
     """
     rng = np.random.default_rng(seed)
