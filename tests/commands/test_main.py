@@ -20,7 +20,7 @@ COMMANDS = ["", "generate", "inspect", "convert", "evaluate", "train", "train va
         ("evaluate --prompts 0", "prompts must be at least 1, got 0"),
         ("evaluate --seed -30000", "seed must be a whole number from 0 to 2^64 - 1, got -30000"),
         ("evaluate --json figures.txt", "--json must end in .json"),
-        ("train vae --recipe nonsense", "recipe 'nonsense' is no file, and none of the known ones: tiny"),
+        ("train vae --recipe nonsense", "recipe 'nonsense' is no file, and none of the known ones: second, tiny"),
         ("train flow --folder new", "new/model/vae: expected a trained autoencoder, found none"),
     ],
 )
