@@ -14,10 +14,13 @@ from typing import Any
 
 import mlx.core as mx
 
+FEW_CHANNELS = (4, 8), (2, 24)  # a tile's side, and the most channels for which it pays
+FEW_CHANNELS_IN_HALF_FLOATS = (4, 24), (2, 128)
+
 
 def suits(x: mx.array, weight: mx.array) -> bool:
     """Return whether tiles pay for this convolution: a 3×3 kernel, few channels, and a size of whole tiles."""
-    return weight.shape[1] == 3 and tile_size(*x.shape[1:]) > 1
+    return weight.shape[1] == 3 and tile_size(x) > 1
 
 
 def halves(x: mx.array) -> bool:
@@ -25,9 +28,13 @@ def halves(x: mx.array) -> bool:
     return x.shape[1] % 2 == x.shape[2] % 2 == 0 and x.shape[3] <= 128
 
 
-def tile_size(height: int, width: int, channels: int) -> int:
-    """Choose a tile's side t, larger for fewer channels; 1 means that the usual way is as good."""
-    for t, most in ((4, 8), (2, 24)):
+def tile_size(x: mx.array) -> int:
+    """Choose a tile's side t, larger for fewer channels; 1 means that the usual way is as good.
+
+    MLX's own kernel is slower in half floats, where tiles therefore pay for more channels.
+    """
+    height, width, channels = x.shape[1:]
+    for t, most in FEW_CHANNELS if x.dtype == mx.float32 else FEW_CHANNELS_IN_HALF_FLOATS:
         if height % t == 0 and width % t == 0 and channels <= most:
             return t
     return 1
@@ -73,7 +80,7 @@ def gather(matrix: mx.array, t: int, o: int) -> mx.array:
 @mx.custom_function
 def conv3x3(x: mx.array, weight: mx.array) -> mx.array:
     """Convolve (B, H, W, C) by (O, 3, 3, C), padded by 1: (B, H, W, O). H and W must be multiples of the tile."""
-    t = tile_size(*x.shape[1:])
+    t = tile_size(x)
     return from_tiles(windows(x, t) @ spread(weight, t), t, (*x.shape[:3], weight.shape[0]))
 
 
@@ -88,7 +95,7 @@ def gradients(x: mx.array, weight: mx.array, gradient: mx.array) -> tuple[mx.arr
 
     dx is the gradient convolved with the kernel turned around, and dw is the product of all windows and gradient tiles.
     """
-    t = tile_size(*x.shape[1:])
+    t = tile_size(x)
     dx: Any = conv3x3(gradient, weight[:, ::-1, ::-1].transpose(3, 1, 2, 0))
     return dx, gather(windows(x, t).T @ to_tiles(gradient, t), t, weight.shape[0])
 

@@ -41,7 +41,13 @@ def own_downsample(x, weight):
 
 @every_size
 def test_the_tile_grows_as_channels_get_fewer(size):
-    assert tiles.tile_size(*size[:3]) == SIZES[size]
+    assert tiles.tile_size(random(2, *size[:3])) == SIZES[size]
+
+
+@pytest.mark.parametrize(("channels", "t"), [(24, 4), (25, 2), (128, 2), (129, 1)])
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_half_floats_go_by_tiles_for_more_channels(channels, t, dtype):
+    assert tiles.tile_size(mx.zeros((1, 4, 4, channels), dtype=dtype)) == t
 
 
 @every_size
