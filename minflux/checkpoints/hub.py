@@ -5,6 +5,7 @@ missing, an unfinished one from its beginning.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from minflux.errors import CheckpointError
@@ -18,6 +19,8 @@ FILES = (
     *(f"{part}/{file}" for part in ("transformer", "vae", "text_encoder", "text_encoder_2")
       for file in ("config.json", "*.safetensors", "*.safetensors.index.json")),
 )  # fmt: skip
+
+SETTINGS = "minflux.json", "transformer/config.json"  # enough to know which settings of an image a model can honour
 
 
 def repository(model: str) -> str | None:
@@ -39,16 +42,17 @@ def cached(name: str) -> Path:
         ) from None
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, files: Sequence[str] = FILES) -> Path:
     """Fetch a repository's model, or what is missing of it, and return its folder in the cache.
 
+    files: patterns of the paths to fetch.
     `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they do for `huggingface_hub`. Raises `CheckpointError` that
     says what to do when the repository isn't there, is gated, or can't be reached.
     """
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except errors.GatedRepoError:
         raise CheckpointError(
             f"{name}: is gated: accept its licence on https://huggingface.co/{name}, then run `hf auth login`"

@@ -79,11 +79,9 @@ def open_model(model: str | Path, fetch: bool = False) -> Checkpoint:
 
 def locate(model: str | Path, fetch: bool = False) -> Path:
     """Return the file or folder that a model's name stands for."""
-    shipped = zoo.FOLDER / str(model)
-    if (shipped / INDEX).exists():
-        return shipped
-    if Path(model).exists():
-        return Path(model)
+    local = locate_here(model)
+    if local is not None:
+        return local
     repository = hub.repository(str(model))
     if repository is not None:
         return hub.fetch(repository) if fetch else hub.cached(repository)
@@ -92,6 +90,14 @@ def locate(model: str | Path, fetch: bool = False) -> Path:
         f"model {str(model)!r} is neither a folder nor a file nor one that ships here ({known}), nor a name on the "
         f"Hugging Face Hub ({', '.join(hub.NAMES)}, or OWNER/NAME)"
     )
+
+
+def locate_here(model: str | Path) -> Path | None:
+    """Return the path of a model that ships here or lies on this machine; None for one that may be on the Hub."""
+    shipped = zoo.FOLDER / str(model)
+    if (shipped / INDEX).exists():
+        return shipped
+    return Path(model) if Path(model).exists() else None
 
 
 # -- files ---------------------------------------------------------------------------------------------------

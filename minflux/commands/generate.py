@@ -11,9 +11,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from minflux.backend import get_backend
+from minflux.checkpoints import hub
 from minflux.checkpoints.components import TRANSFORMER
+from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
-from minflux.checkpoints.open import Checkpoint, open_model
+from minflux.checkpoints.open import Checkpoint, locate_here, open_model
 from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, ReadingBar, check_output, print_note
 from minflux.commands.png import ImageSettings, read_png_settings, save_png
 from minflux.errors import ArgumentError
@@ -24,6 +26,7 @@ from minflux.inference.flux1 import Flux1
 from minflux.inference.load import DEFAULTS, load_checkpoint, read_defaults
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning
+from minflux.model.flux import FluxConfig
 from minflux.sampling.noise import check_seed
 from minflux.sampling.solvers import SOLVERS
 
@@ -90,6 +93,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, lora, mem
     if prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
     check_settings(seeds, given)
+    check_ahead_of_fetching(model, given)
     checkpoint = open_model(model, fetch=True)
     given = complete(checkpoint, given)
     folder = default_folder() if cache else None
@@ -139,17 +143,33 @@ def check_nothing_beside(source: Path) -> None:
             raise ArgumentError(f"{name} can't be given with --from, which takes all settings from {source}")
 
 
+def check_ahead_of_fetching(model: str, given: dict[str, Any]) -> None:
+    """Fetch the settings of a model on the Hub, two small files, and raise what `complete` would raise of them.
+
+    So that nobody waits for gigabytes to be told that they can't be used in this way.
+    """
+    repository = hub.repository(model)
+    if locate_here(model) is None and repository is not None:
+        folder = hub.fetch(repository, hub.SETTINGS)
+        if (folder / TRANSFORMER.name).exists():
+            complete_for(folder, read_config(folder / TRANSFORMER.name / CONFIG, TRANSFORMER), given)
+
+
 def complete(checkpoint: Checkpoint, given: dict[str, Any]) -> dict[str, Any]:
     """Return an image's settings, completed with the model's defaults; `ArgumentError` if it can't honour them."""
     transformer = checkpoint.components.get(TRANSFORMER.name)
     if transformer is None:
         return given  # loading says what is missing
-    defaults = read_defaults(checkpoint.folder / DEFAULTS, transformer.config)
-    built_in = transformer.config.guidance_embed
-    guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, built_in)
+    return complete_for(checkpoint.folder, transformer.config, given)
+
+
+def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[str, Any]:
+    """Do as `complete` does for a model whose defaults lie in `folder`."""
+    defaults = read_defaults(folder / DEFAULTS, cfg)
+    guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, cfg.guidance_embed)
     effective(given["negative_prompt"], guidance)
     names = ["steps", "width", "height"]
-    if built_in or given["true_cfg_scale"] is None:  # otherwise the one takes the place of the other
+    if cfg.guidance_embed or given["true_cfg_scale"] is None:  # otherwise the one takes the place of the other
         names.append("guidance")
     missing = {name: getattr(defaults, name) for name in names if given[name] is None}
     return given | missing

@@ -99,6 +99,15 @@ def test_a_model_is_fetched_once_and_drawn_with(tmp_path, serving_hub, repositor
     assert {(asked.file, asked.authorization) for asked in serving_hub.asked} == {(None, None)}  # is it the newest?
 
 
+def test_what_a_model_cannot_honour_is_refused_before_a_weight_is_fetched(tmp_path, serving_hub):
+    negative = ["--negative-prompt", "rain", "--guidance", "1"]
+    done = run(tmp_path, "generate", "a cat", "--model", NAME, *negative, HF_ENDPOINT=serving_hub.url)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("minflux: negative_prompt has no effect")
+    assert set(serving_hub.fetched()) <= set(hub.SETTINGS)
+    assert "transformer/config.json" in serving_hub.fetched()
+
+
 def test_a_file_that_is_cut_off_goes_on_where_it_stopped(tmp_path, serving_hub, repository):
     size = (repository / WEIGHTS).stat().st_size
     serving_hub.cuts[WEIGHTS] = [size - 1000]
