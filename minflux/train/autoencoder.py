@@ -1,7 +1,7 @@
 """Training the VAE of the world's images, in stages: crops, then sharper crops, then whole images.
 
 A VAE is convolutional, so most of what it must learn can be learnt from pieces: a crop of 64×64 pixels around
-a thing costs a quarter of a picture of 128×128, most of which is flat colour. What crops can't teach are the means and
+a thing costs a quarter of an image of 128×128, most of which is flat colour. What crops can't teach are the means and
 variances of whole images, which its norms see, and attention over more than 64 places; so the last stage shows
 whole images of every size. Each section [vae.NAME.training] of a recipe is a stage, in the file's order; with
 `adversarial` above 0 a judge takes part (`adversarial.py`).
@@ -32,9 +32,9 @@ from minflux.world.render import render, render_batch
 
 
 @shaped
-def signed(pictures: Int[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B H W 3"]:
+def signed(images: Int[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B H W 3"]:
     """Map uint8 images to float32 in [-1, 1], as the VAE sees them."""
-    return pictures.astype(np.float32) / 127.5 - 1
+    return images.astype(np.float32) / 127.5 - 1
 
 
 def draw_size(rng: np.random.Generator, least: int = 0) -> tuple[int, int]:
@@ -46,7 +46,7 @@ def draw_size(rng: np.random.Generator, least: int = 0) -> tuple[int, int]:
 
 
 @shaped
-def whole_pictures(rng: np.random.Generator, count: int) -> Int[np.ndarray, "B H W 3"]:
+def whole_images(rng: np.random.Generator, count: int) -> Int[np.ndarray, "B H W 3"]:
     """Draw `count` images of one random size: (B, H, W, 3) uint8."""
     size = draw_size(rng)
     return render_batch([scenes.sample(rng, *size) for _ in range(count)])
@@ -54,7 +54,7 @@ def whole_pictures(rng: np.random.Generator, count: int) -> Int[np.ndarray, "B H
 
 @shaped
 def crops(rng: np.random.Generator, count: int, side: int) -> Int[np.ndarray, "B H H 3"]:
-    """Draw `count` squares out of images of any size, each around one of the picture's items: (B, side, side, 3)."""
+    """Draw `count` squares out of images of any size, each around one of the image's items: (B, side, side, 3)."""
     return np.stack([_crop(rng, scenes.sample(rng, *draw_size(rng, side)), side) for _ in range(count)])
 
 
@@ -94,7 +94,7 @@ def train_stage(
     plan = Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every)
 
     def batch(rng: np.random.Generator) -> Batch:
-        image = crops(rng, how.batch, how.crop) if how.crop else whole_pictures(rng, how.batch)
+        image = crops(rng, how.batch, how.crop) if how.crop else whole_images(rng, how.batch)
         latents = (*(n // cfg.downscale for n in image.shape[1:3]), cfg.z_channels)
         return signed(image), rng.standard_normal((how.batch, *latents), np.float32)
 
@@ -114,15 +114,13 @@ def normalised(cfg: VAEConfig, p: Tree, nx: Backend, count: int = 256) -> VAECon
     rng = np.random.default_rng(0)
     raw = []
     for _ in range(count // 16):
-        pictures = render_batch([scenes.sample(rng) for _ in range(16)])
-        raw.append(nx.to_numpy(encode_moments(p, cfg, nx.array(signed(pictures)))[0]))
+        images = render_batch([scenes.sample(rng) for _ in range(16)])
+        raw.append(nx.to_numpy(encode_moments(p, cfg, nx.array(signed(images)))[0]))
     latents = np.concatenate(raw)
     return replace(cfg, shift_factor=float(latents.mean()), scale_factor=float(1 / latents.std()))
 
 
 @shaped
-def reconstruct(
-    cfg: VAEConfig, p: Tree, nx: Backend, pictures: Int[np.ndarray, "B H W 3"]
-) -> Int[np.ndarray, "B H W 3"]:
+def reconstruct(cfg: VAEConfig, p: Tree, nx: Backend, images: Int[np.ndarray, "B H W 3"]) -> Int[np.ndarray, "B H W 3"]:
     """Encode and decode uint8 images (B, H, W, 3): what the VAE alone makes of them."""
-    return to_uint8(nx.to_numpy(decode(p, cfg, encode(p, cfg, nx.array(signed(pictures))))))
+    return to_uint8(nx.to_numpy(decode(p, cfg, encode(p, cfg, nx.array(signed(images))))))

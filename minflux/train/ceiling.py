@@ -33,7 +33,7 @@ def measure(vae: tuple[VAEConfig, Tree], nx: Backend, size: tuple[int, int], cou
     wanted = [scenes.sample(rng, *size, held_out=True) for _ in range(count)]
     truth = render_batch(wanted)
     redrawn = np.concatenate([reconstruct(*vae, nx, truth[i : i + AT_ONCE]) for i in range(0, count, AT_ONCE)])
-    marks = [reader.score(scene, picture) for scene, picture in zip(wanted, redrawn, strict=True)]
+    marks = [reader.score(scene, image) for scene, image in zip(wanted, redrawn, strict=True)]
     signs = [mark["letters"] for scene, mark in zip(wanted, marks, strict=True) if has_sign(scene)]
     return {
         "psnr": float(psnr(truth, redrawn).mean()),

@@ -24,7 +24,7 @@ class Result:
     """What was asked for and what was read: for every prompt, each check's outcome on three kinds of image."""
 
     prompts: list[str]
-    pictures: np.ndarray  # uint8 (N, H, W, 3), drawn by the model
+    images: np.ndarray  # uint8 (N, H, W, 3), drawn by the model
     drawn: list[dict[str, bool]]
     reconstructed: list[dict[str, bool]]  # the true images, through the VAE: the ceiling
     rendered: list[dict[str, bool]]  # the true images themselves: the reader's own accuracy
@@ -39,14 +39,14 @@ def evaluate(pipe: Flux1, count: int, steps: int | None = None, guidance: float 
     rng = np.random.default_rng(CAPTION_SEED + check_seed(seed))
     wanted = [scenes.sample(rng, held_out=True) for _ in range(count)]
     prompts = [scenes.caption(scene, rng) for scene in wanted]
-    pictures = []
+    images = []
     for i in tqdm(range(0, count, BATCH), desc="drawing", unit="batch"):
-        images = pipe(prompts[i : i + BATCH], seed=seed + i, steps=steps, guidance=guidance)
-        pictures += [np.asarray(image) for image in images]
+        batch = pipe(prompts[i : i + BATCH], seed=seed + i, steps=steps, guidance=guidance)
+        images += [np.asarray(image) for image in batch]
     truth = scenes.render_batch(wanted)
     through = np.concatenate([reconstruct(*pipe.vae, pipe.nx, truth[i : i + BATCH]) for i in range(0, count, BATCH)])
-    read = [[reader.score(w, p) for w, p in zip(wanted, kind, strict=True)] for kind in (pictures, through, truth)]
-    return Result(prompts, np.stack(pictures), *read)
+    read = [[reader.score(w, p) for w, p in zip(wanted, kind, strict=True)] for kind in (images, through, truth)]
+    return Result(prompts, np.stack(images), *read)
 
 
 def check_count(count: int) -> None:
@@ -86,7 +86,7 @@ def table(result: Result) -> str:
 def save_grid(result: Result, path: Path, columns: int = 8, rows: int = 4) -> None:
     """Write the first images, uncurated, as a PNG."""
     with written_whole(path) as file:
-        grid(list(result.pictures[: columns * rows]), columns, zoom=2).save(file, format="PNG")
+        grid(list(result.images[: columns * rows]), columns, zoom=2).save(file, format="PNG")
 
 
 def save_json(result: Result, path: Path) -> None:

@@ -30,7 +30,7 @@ from minflux.train import scenes
 from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, part, section
-from minflux.train.vae import pictures
+from minflux.train.vae import images
 from minflux.train.workers import Team, assemble
 
 CLIP_TOKENIZER, T5_TOKENIZER = "tokenizer", "tokenizer_2"
@@ -107,7 +107,7 @@ def _encode(vae: tuple[VAEConfig, Tree], drawn: list[scenes.Scene], nx: Backend,
     cfg, p = vae
     chunks = [drawn[i : i + 64] for i in range(0, len(drawn), 64)]
     return np.concatenate([
-        nx.to_numpy(encode(p, cfg, nx.array(pictures(chunk)))).astype(np.float16)
+        nx.to_numpy(encode(p, cfg, nx.array(images(chunk)))).astype(np.float16)
         for chunk in tqdm(chunks, desc="encoding scenes", unit="batch", disable=quiet)
     ])  # fmt: skip
 

@@ -24,9 +24,9 @@ def draw_emoji(emoji: str, font: ImageFont.FreeTypeFont) -> Image.Image:
     return canvas
 
 
-def crop_to_square(picture: Image.Image) -> Image.Image:
+def crop_to_square(image: Image.Image) -> Image.Image:
     """Cut an RGBA image to its visible part and pad that to a square, transparent around it."""
-    visible = picture.crop(picture.getchannel("A").getbbox())
+    visible = image.crop(image.getchannel("A").getbbox())
     side = max(visible.size)
     square = Image.new("RGBA", (side, side))
     square.paste(visible, ((side - visible.width) // 2, (side - visible.height) // 2))

@@ -92,26 +92,26 @@ def soften(planes: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------- reading
 
 
-def read(picture: np.ndarray) -> Reading:
+def read(image: np.ndarray) -> Reading:
     """Read a (64, 64, 3) uint8 image; raises `ArgumentError` for any other array."""
-    if picture.shape != (SIDE, SIDE, 3) or picture.dtype != np.uint8:
-        raise ArgumentError(f"picture: {picture.dtype} {picture.shape} should be uint8 {(SIDE, SIDE, 3)}")
-    colour = border_colour(picture)
+    if image.shape != (SIDE, SIDE, 3) or image.dtype != np.uint8:
+        raise ArgumentError(f"image: {image.dtype} {image.shape} should be uint8 {(SIDE, SIDE, 3)}")
+    colour = border_colour(image)
     background = nearest_background(colour)
-    difference = soften((picture - colour).transpose(2, 0, 1))
+    difference = soften((image - colour).transpose(2, 0, 1))
     return Reading(background, _find_things(difference, bank(background)))
 
 
-def read_batch(pictures: Iterable[np.ndarray]) -> list[Reading]:
+def read_batch(images: Iterable[np.ndarray]) -> list[Reading]:
     """Read each of N images, (N, 64, 64, 3) uint8; raises `ArgumentError` as `read` does."""
-    return [read(picture) for picture in pictures]
+    return [read(image) for image in images]
 
 
-def border_colour(picture: np.ndarray) -> np.ndarray:
+def border_colour(image: np.ndarray) -> np.ndarray:
     """Take the median colour of the two outermost pixels all round: (64, 64, 3) -> (3,) float32."""
     ring = np.ones((SIDE, SIDE), bool)
     ring[2:-2, 2:-2] = False
-    return np.median(picture[ring], axis=0).astype(np.float32)
+    return np.median(image[ring], axis=0).astype(np.float32)
 
 
 def nearest_background(colour: np.ndarray) -> str:
@@ -183,9 +183,9 @@ def _axis(first: Found, second: Found) -> str:
 # ------------------------------------------------------------------------------------------------- marking
 
 
-def score(wanted: Scene, picture: np.ndarray) -> dict[str, bool]:
+def score(wanted: Scene, image: np.ndarray) -> dict[str, bool]:
     """Mark a (64, 64, 3) uint8 image against the scene wanted; raises `ArgumentError` as `read` does."""
-    return score_reading(wanted, read(picture))
+    return score_reading(wanted, read(image))
 
 
 def score_reading(wanted: Scene, reading: Reading) -> dict[str, bool]:

@@ -44,7 +44,7 @@ def run_vae(recipe: str, folder: Path) -> None:
 
     def on_sample(cfg, p, step):
         pairs = zip(truth, reconstruct(cfg, p, nx, truth), strict=True)
-        grid([picture for pair in pairs for picture in pair], columns=8, zoom=2).save(home / f"step-{step}.png")
+        grid([image for pair in pairs for image in pair], columns=8, zoom=2).save(home / f"step-{step}.png")
 
     cfg, p = train_vae(read_recipe(recipe), home, nx, on_sample)
     save_component(folder / "model", "vae", cfg, p)
@@ -59,7 +59,7 @@ def run_autoencoder(recipe: str, folder: Path) -> None:
 
     def on_sample(cfg, p, stage, step):
         pairs = list(zip(truth, reconstruct_world(cfg, p, nx, truth), strict=True))
-        grid([picture for pair in pairs for picture in pair], columns=8).save(home / stage / f"step-{step}.png")
+        grid([image for pair in pairs for image in pair], columns=8).save(home / stage / f"step-{step}.png")
 
     cfg, p = train_autoencoder(settings, home, nx, on_sample)
     save_component(folder / "model", "vae", cfg, p)

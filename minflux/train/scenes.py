@@ -140,8 +140,8 @@ def without_jitter(scene: Scene) -> Scene:
 def sprite(name: str, size: str) -> np.ndarray:
     """Load a thing's sprite at a size's side S: (S, S, 4) float32 in 0..1, the last channel opacity."""
     side = SIZES[size]
-    picture = Image.open(SPRITE_FOLDER / f"{name}.png").convert("RGBA")
-    return np.asarray(picture.resize((side, side), Image.Resampling.LANCZOS), np.float32) / 255
+    image = Image.open(SPRITE_FOLDER / f"{name}.png").convert("RGBA")
+    return np.asarray(image.resize((side, side), Image.Resampling.LANCZOS), np.float32) / 255
 
 
 @cache
@@ -166,25 +166,25 @@ def centres(scene: Scene) -> list[tuple[int, int]]:
 
 def render(scene: Scene) -> np.ndarray:
     """Draw a scene: (64, 64, 3) uint8. Things never overlap, so each is pasted ready-composited."""
-    picture = np.empty((SIDE, SIDE, 3), np.uint8)
-    _paint(scene, picture)
-    return picture
+    image = np.empty((SIDE, SIDE, 3), np.uint8)
+    _paint(scene, image)
+    return image
 
 
 def render_batch(scenes: Sequence[Scene]) -> np.ndarray:
     """Draw many scenes: (N, 64, 64, 3) uint8."""
-    pictures = np.empty((len(scenes), SIDE, SIDE, 3), np.uint8)
-    for scene, picture in zip(scenes, pictures, strict=True):
-        _paint(scene, picture)
-    return pictures
+    images = np.empty((len(scenes), SIDE, SIDE, 3), np.uint8)
+    for scene, image in zip(scenes, images, strict=True):
+        _paint(scene, image)
+    return images
 
 
-def _paint(scene: Scene, picture: np.ndarray) -> None:
-    picture[:] = BACKGROUNDS[scene.background]
+def _paint(scene: Scene, image: np.ndarray) -> None:
+    image[:] = BACKGROUNDS[scene.background]
     for thing, (x, y) in zip(scene.things, centres(scene), strict=True):
         side = SIZES[thing.size]
         left, top = x - side // 2, y - side // 2
-        picture[top : top + side, left : left + side] = patch(thing.name, thing.size, scene.background)
+        image[top : top + side, left : left + side] = patch(thing.name, thing.size, scene.background)
 
 
 # ------------------------------------------------------------------------------------------ held-out split

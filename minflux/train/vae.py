@@ -37,7 +37,7 @@ def vae_loss(
     return nx.mean(nx.abs(image - drawn)) + kl_weight * kl
 
 
-def pictures(scenes_drawn: list[scenes.Scene]) -> np.ndarray:
+def images(scenes_drawn: list[scenes.Scene]) -> np.ndarray:
     """Render scenes as the VAE sees them: (B, 64, 64, 3) float32 in [-1, 1]."""
     return scenes.render_batch(scenes_drawn).astype(np.float32) / 127.5 - 1
 
@@ -52,7 +52,7 @@ def train_vae(recipe: dict[str, Any], folder: Path, nx: Backend, on_sample=None)
     side = scenes.SIDE // cfg.downscale
 
     def batch(rng: np.random.Generator) -> Batch:
-        drawn = pictures([scenes.sample(rng) for _ in range(how.batch)])
+        drawn = images([scenes.sample(rng) for _ in range(how.batch)])
         return drawn, rng.standard_normal((how.batch, side, side, cfg.z_channels), np.float32)
 
     weights = train(
@@ -73,7 +73,7 @@ def normalised(cfg: VAEConfig, p: Tree, nx: Backend, count: int = 512) -> VAECon
     rng = np.random.default_rng(0)
     raw = []
     for _ in range(count // 32):
-        mean, _ = encode_moments(p, cfg, nx.array(pictures([scenes.sample(rng) for _ in range(32)])))
+        mean, _ = encode_moments(p, cfg, nx.array(images([scenes.sample(rng) for _ in range(32)])))
         raw.append(nx.to_numpy(mean))
     latents = np.concatenate(raw)
     return replace(cfg, shift_factor=float(latents.mean()), scale_factor=float(1 / latents.std()))

@@ -6,7 +6,7 @@
 - **Diversity**: from other noise, how far an item moves whose place the prompt leaves open.
 - **Quality**: how much fine detail there is, against true images, and how well what is found fits its sprite.
 
-A "drawer" is anything that takes a list of prompts with seed, width and height, and gives a picture of each: a
+A "drawer" is anything that takes a list of prompts with seed, width and height, and gives an image of each: a
 `Pipeline`, or in the tests a stand-in that knows the right answers.
 """
 
@@ -38,7 +38,7 @@ class Drawn:
 
     wanted: list[Scene]
     prompts: list[str]
-    pictures: np.ndarray  # uint8 (N, H, W, 3)
+    images: np.ndarray  # uint8 (N, H, W, 3)
     marks: list[dict[str, bool]]
 
     def share(self, check: str) -> float:
@@ -47,12 +47,12 @@ class Drawn:
 
 
 def draw(pipe: Drawer, prompts: Sequence[str], size: Size, seed: int, **how: Any) -> np.ndarray:
-    """Draw a picture of each prompt with noise seeds `seed`, `seed` + 1, …: uint8 (N, H, W, 3)."""
-    pictures: list[np.ndarray] = []
+    """Draw an image of each prompt with noise seeds `seed`, `seed` + 1, …: uint8 (N, H, W, 3)."""
+    images: list[np.ndarray] = []
     for i in tqdm(range(0, len(prompts), AT_ONCE), desc=f"drawing {size[0]}×{size[1]}", unit="batch"):
-        images = pipe(list(prompts[i : i + AT_ONCE]), seed=seed + i, width=size[0], height=size[1], **how)
-        pictures += [np.asarray(image) for image in images]
-    return np.stack(pictures)
+        batch = pipe(list(prompts[i : i + AT_ONCE]), seed=seed + i, width=size[0], height=size[1], **how)
+        images += [np.asarray(image) for image in batch]
+    return np.stack(images)
 
 
 def follow(pipe: Drawer, size: Size, count: int, seed: int = 0, kind: str | None = None, **how: Any) -> Drawn:
@@ -60,9 +60,9 @@ def follow(pipe: Drawer, size: Size, count: int, seed: int = 0, kind: str | None
     rng = np.random.default_rng(PROMPT_SEED + seed)
     wanted = [sample(rng, *size, held_out=True, kind=kind) for _ in range(count)]
     prompts = [caption(scene, rng) for scene in wanted]
-    pictures = draw(pipe, prompts, size, seed, **how)
-    marks = [reader.score(scene, picture) for scene, picture in zip(wanted, pictures, strict=True)]
-    return Drawn(wanted, prompts, pictures, marks)
+    images = draw(pipe, prompts, size, seed, **how)
+    marks = [reader.score(scene, image) for scene, image in zip(wanted, images, strict=True)]
+    return Drawn(wanted, prompts, images, marks)
 
 
 def typography(pipe: Drawer, count: int, seed: int = 0, **how: Any) -> float:
@@ -91,8 +91,8 @@ def diversity(pipe: Drawer, prompts: int, seed: int = 0, **how: Any) -> Diversit
     places = []
     for i in range(prompts):
         prompt = plain_caption(small_thing(rng))
-        pictures = draw(pipe, [prompt] * SEEDS, SIZES[0], seed + SEEDS * i, **how)
-        found = [reading.found[0] for reading in reader.read_batch(pictures) if reading.found]
+        images = draw(pipe, [prompt] * SEEDS, SIZES[0], seed + SEEDS * i, **how)
+        found = [reading.found[0] for reading in reader.read_batch(images) if reading.found]
         places.append(np.array([(item.x, item.y) for item in found]).reshape(-1, 2))
     several = [p for p in places if len(p) > 1]
     if not several:
@@ -117,13 +117,13 @@ def alike(places: np.ndarray) -> float:
 
 
 def quality(drawn: Drawn) -> tuple[float, float]:
-    """Return the pictures' fine detail as a share of that of the scenes wanted, and the mean share that items explain.
+    """Return the images' fine detail as a share of that of the scenes wanted, and the mean share that items explain.
 
     The first is of images that are all right, for an empty one has no detail; both are nan where there is none.
     """
     right = [i for i, mark in enumerate(drawn.marks) if mark["all"]]
     if not right:
         return float("nan"), float("nan")
-    pictures = drawn.pictures[right]
-    shares = [item.share for reading in reader.read_batch(pictures) for item in reading.found]
-    return detail(pictures) / detail(render_batch([drawn.wanted[i] for i in right])), float(np.mean(shares))
+    images = drawn.images[right]
+    shares = [item.share for reading in reader.read_batch(images) for item in reading.found]
+    return detail(images) / detail(render_batch([drawn.wanted[i] for i in right])), float(np.mean(shares))

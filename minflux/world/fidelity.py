@@ -20,7 +20,7 @@ def psnr(truth: Int[np.ndarray, "B H W 3"], redrawn: Int[np.ndarray, "B H W 3"])
 
 @shaped
 def ssim(truth: Int[np.ndarray, "B H W 3"], redrawn: Int[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B"]:
-    """Give each picture's structural similarity, 1 for the same, mean over channels and windows inside the image.
+    """Give each image's structural similarity, 1 for the same, mean over channels and windows inside the image.
 
     (2 μₓμᵧ + c₁)(2 σₓᵧ + c₂) / ((μₓ² + μᵧ² + c₁)(σₓ² + σᵧ² + c₂)), moments under a Gaussian of 11 × 11 pixels,
     deviation 1.5 (Wang et al. 2004, IEEE Transactions on Image Processing 13/4).
@@ -55,9 +55,9 @@ def sharpness(truth: Int[np.ndarray, "B H W 3"], redrawn: Int[np.ndarray, "B H W
     return float(detail(redrawn) / detail(truth))
 
 
-def detail(pictures: np.ndarray) -> float:
+def detail(images: np.ndarray) -> float:
     """Sum the squares of the discrete Laplacian 4 x - left - right - up - down over all inner pixels."""
-    x = pictures.astype(np.float64)
+    x = images.astype(np.float64)
     middle = 4 * x[:, 1:-1, 1:-1]
     around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
     return np.square(middle - around).sum()

@@ -168,33 +168,33 @@ def ground(background: str, width: int, height: int) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------- reading
 
 
-def read(picture: np.ndarray) -> Reading:
+def read(image: np.ndarray) -> Reading:
     """Read a (H, W, 3) uint8 image of one of the world's sizes; raises `ArgumentError` for any other array."""
-    _check(picture)
-    height, width = picture.shape[:2]
-    colours = ring_colours(picture)
+    _check(image)
+    height, width = image.shape[:2]
+    colours = ring_colours(image)
     background = nearest_background(colours)
-    softened = soften(picture.astype(np.float32).transpose(2, 0, 1))
+    softened = soften(image.astype(np.float32).transpose(2, 0, 1))
     difference = softened - soften(_two_colours(colours, width, height))
     return Reading(background, tuple(_find(softened, difference, background)), width, height)
 
 
-def _check(picture: np.ndarray) -> None:
-    right = picture.ndim == 3 and picture.shape[2] == 3 and set(picture.shape[:2]) <= set(SIDES)
-    if not right or picture.dtype != np.uint8:
-        raise ArgumentError(f"picture: {picture.dtype} {picture.shape} should be uint8 (H, W, 3), sides of {SIDES}")
+def _check(image: np.ndarray) -> None:
+    right = image.ndim == 3 and image.shape[2] == 3 and set(image.shape[:2]) <= set(SIDES)
+    if not right or image.dtype != np.uint8:
+        raise ArgumentError(f"image: {image.dtype} {image.shape} should be uint8 (H, W, 3), sides of {SIDES}")
 
 
-def read_batch(pictures: Iterable[np.ndarray]) -> list[Reading]:
+def read_batch(images: Iterable[np.ndarray]) -> list[Reading]:
     """Read each of several images, (H, W, 3) uint8; raises `ArgumentError` as `read` does."""
-    return [read(picture) for picture in pictures]
+    return [read(image) for image in images]
 
 
 @shaped
-def ring_colours(picture: Int[np.ndarray, "H W 3"]) -> Float[np.ndarray, "2 3"]:
-    """Take the median colours of the picture's edge above and below the horizon: (2, 3) float32."""
-    horizon, gap = round(HORIZON * len(picture)), 3
-    above, below = picture[: horizon - gap], picture[horizon + gap :]
+def ring_colours(image: Int[np.ndarray, "H W 3"]) -> Float[np.ndarray, "2 3"]:
+    """Take the median colours of the image's edge above and below the horizon: (2, 3) float32."""
+    horizon, gap = round(HORIZON * len(image)), 3
+    above, below = image[: horizon - gap], image[horizon + gap :]
     edges = [np.concatenate([part[:, 0], part[:, -1], line]) for part, line in ((above, above[0]), (below, below[-1]))]
     return np.array([np.median(edge, axis=0) for edge in edges], np.float32)
 
@@ -379,15 +379,15 @@ def as_scene(reading: Reading) -> Scene | None:
 
 
 def axis_of(found: Iterable[Found], width: int, height: int) -> str:
-    """Tell along which axis items are further apart, as a share of the picture's sides."""
+    """Tell along which axis items are further apart, as a share of the image's sides."""
     places = np.array([(item.x / width, item.y / height) for item in found])
     across, down = np.ptp(places, axis=0)
     return "horizontal" if across > down else "vertical"
 
 
-def score(wanted: Scene, picture: np.ndarray) -> dict[str, bool]:
+def score(wanted: Scene, image: np.ndarray) -> dict[str, bool]:
     """Mark a (H, W, 3) uint8 image against the scene wanted; raises `ArgumentError` as `read` does."""
-    return score_reading(wanted, read(picture))
+    return score_reading(wanted, read(image))
 
 
 def score_reading(wanted: Scene, reading: Reading) -> dict[str, bool]:

@@ -84,31 +84,31 @@ def sprite(item: Item, short: int) -> Float[np.ndarray, "H W 4"]:
 def background(name: str, width: int, height: int) -> Int[np.ndarray, "H W 3"]:
     """Draw a background alone: (height, width, 3) uint8, the second colour from the horizon down."""
     above, below = BACKGROUNDS[name]
-    picture = np.empty((height, width, 3), np.uint8)
+    image = np.empty((height, width, 3), np.uint8)
     horizon = round(HORIZON * height)
-    picture[:horizon], picture[horizon:] = above, below
-    return picture
+    image[:horizon], image[horizon:] = above, below
+    return image
 
 
 @shaped
 def render(scene: Scene) -> Int[np.ndarray, "H W 3"]:
     """Draw a scene: (height, width, 3) uint8. Items never overlap."""
-    picture = np.empty((scene.height, scene.width, 3), np.uint8)
-    _paint(scene, picture)
-    return picture
+    image = np.empty((scene.height, scene.width, 3), np.uint8)
+    _paint(scene, image)
+    return image
 
 
 @shaped
 def render_batch(scenes: Sequence[Scene]) -> Int[np.ndarray, "N H W 3"]:
     """Draw many scenes of one width and height: (N, height, width, 3) uint8."""
-    pictures = np.empty((len(scenes), scenes[0].height, scenes[0].width, 3), np.uint8)
-    for scene, picture in zip(scenes, pictures, strict=True):
-        _paint(scene, picture)
-    return pictures
+    images = np.empty((len(scenes), scenes[0].height, scenes[0].width, 3), np.uint8)
+    for scene, image in zip(scenes, images, strict=True):
+        _paint(scene, image)
+    return images
 
 
-def _paint(scene: Scene, picture: np.ndarray) -> None:
-    picture[:] = background(scene.background, scene.width, scene.height)
+def _paint(scene: Scene, image: np.ndarray) -> None:
+    image[:] = background(scene.background, scene.width, scene.height)
     for item, (left, top, width, height) in zip(scene.items, boxes(scene), strict=True):
-        rgba, place = sprite(item, scene.short), picture[top : top + height, left : left + width]
+        rgba, place = sprite(item, scene.short), image[top : top + height, left : left + width]
         place[:] = rgba[..., :3] + (1 - rgba[..., 3:]) * place + 0.5

@@ -2,7 +2,7 @@
 
 A `Scene` is a background and one to three items in a row or a column: things ("a cat"), or one sign with a word on it.
 The image is divided into as many equal cells along the row or column as there are items; each item lies in its
-cell, moved from the cell's middle by its offset. Sides of things grow with the picture's shorter side, so a scene
+cell, moved from the cell's middle by its offset. Sides of things grow with the image's shorter side, so a scene
 looks alike at every size.
 
 Items are always listed left to right, or top to bottom: "a cat left of an apple" and "an apple right of a cat" are the
@@ -139,7 +139,7 @@ Offsets = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three items on a background, listed left to right or top to bottom, in a picture of width × height.
+    """One to three items on a background, listed left to right or top to bottom, in an image of width × height.
 
     `offsets` holds (right, down) in whole pixels for each item, from the middle of its cell; left empty, it becomes
     zeros. Raises `ArgumentError` for a scene that this world doesn't have.

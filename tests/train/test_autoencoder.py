@@ -11,7 +11,7 @@ from minflux.errors import ArgumentError
 from minflux.images import to_uint8
 from minflux.model.vae import VAEConfig, encode
 from minflux.train import autoencoder, checkpoint, loop
-from minflux.train.autoencoder import crops, draw_size, reconstruct, stages, train_autoencoder, whole_pictures
+from minflux.train.autoencoder import crops, draw_size, reconstruct, stages, train_autoencoder, whole_images
 from minflux.train.recipe import part, read_recipe, section
 from minflux.world import scenes
 from minflux.world.render import render_batch
@@ -69,24 +69,24 @@ def test_sizes_are_the_default_half_of_the_time_and_any_others():
 
 
 def test_crops_show_items():
-    """Squares out of larger pictures, of which hardly any is background alone."""
-    pictures = crops(np.random.default_rng(0), 60, 32)
-    assert pictures.shape == (60, 32, 32, 3)
-    assert pictures.dtype == np.uint8
-    colours = [len(np.unique(picture.reshape(-1, 3), axis=0)) for picture in pictures]
+    """Squares out of larger images, of which hardly any is background alone."""
+    images = crops(np.random.default_rng(0), 60, 32)
+    assert images.shape == (60, 32, 32, 3)
+    assert images.dtype == np.uint8
+    colours = [len(np.unique(image.reshape(-1, 3), axis=0)) for image in images]
     assert np.mean(np.array(colours) > 2) > 0.95
 
 
-def test_large_crops_are_out_of_pictures_that_are_as_large():
+def test_large_crops_are_out_of_images_that_are_as_large():
     rng = np.random.default_rng(0)
     assert {min(draw_size(rng, 96)) for _ in range(300)} == {96, 112, 128, 144, 160}
     assert crops(rng, 8, 144).shape == (8, 144, 144, 3)
 
 
-def test_whole_pictures_have_one_size():
-    pictures = whole_pictures(np.random.default_rng(3), 5)
-    assert pictures.shape[0] == 5
-    assert set(pictures.shape[1:3]) <= set(scenes.SIDES)
+def test_whole_images_have_one_size():
+    images = whole_images(np.random.default_rng(3), 5)
+    assert images.shape[0] == 5
+    assert set(images.shape[1:3]) <= set(scenes.SIDES)
 
 
 def test_stages_are_in_the_recipes_order():
@@ -135,15 +135,15 @@ def test_latents_are_brought_to_mean_0_and_deviation_1(tmp_path):
 def test_reconstruction_is_uint8_of_any_size(tmp_path):
     nx = get_backend("numpy")
     cfg, p = load_component(tiny_model.make(tmp_path), "vae", nx)
-    pictures = render_batch([scenes.sample(np.random.default_rng(0), 80, 64)])
-    got = reconstruct(cfg, p, nx, pictures)
-    assert got.shape == pictures.shape
+    images = render_batch([scenes.sample(np.random.default_rng(0), 80, 64)])
+    got = reconstruct(cfg, p, nx, images)
+    assert got.shape == images.shape
     assert got.dtype == np.uint8
 
 
-def test_signed_pictures_come_back():
-    pictures = render_batch([scenes.sample(np.random.default_rng(1))])
-    np.testing.assert_array_equal(to_uint8(autoencoder.signed(pictures)), pictures)
+def test_signed_images_come_back():
+    images = render_batch([scenes.sample(np.random.default_rng(1))])
+    np.testing.assert_array_equal(to_uint8(autoencoder.signed(images)), images)
 
 
 def test_the_recipe_is_of_an_f8_autoencoder_with_16_channels():

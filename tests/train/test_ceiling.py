@@ -11,19 +11,19 @@ from tests import tiny_model
 
 
 def measured(monkeypatch, redraw, count=12):
-    monkeypatch.setattr(ceiling, "reconstruct", lambda cfg, p, nx, pictures: redraw(pictures))
+    monkeypatch.setattr(ceiling, "reconstruct", lambda cfg, p, nx, images: redraw(images))
     return ceiling.measure((None, None), get_backend("numpy"), (96, 64), count)
 
 
 def test_an_autoencoder_that_changes_nothing(monkeypatch):
-    found = measured(monkeypatch, lambda pictures: pictures)
+    found = measured(monkeypatch, lambda images: images)
     assert found["psnr"] == pytest.approx(100)
     assert [found[key] for key in ("ssim", "sharpness", "all", "letters")] == pytest.approx([1, 1, 1, 1])
 
 
 def test_an_autoencoder_that_draws_backgrounds_alone(monkeypatch):
-    def empty(pictures):
-        return np.broadcast_to(pictures[:, :1, :1], pictures.shape).copy()
+    def empty(images):
+        return np.broadcast_to(images[:, :1, :1], images.shape).copy()
 
     found = measured(monkeypatch, empty)
     assert found["psnr"] < 25

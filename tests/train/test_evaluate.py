@@ -24,12 +24,12 @@ def test_a_random_model_draws_nothing_right(measured):
 
 
 def test_prompts_are_held_out_and_the_same_each_time(model, measured, monkeypatch):
-    """Nor do the pictures depend on how many are drawn at once."""
+    """Nor do the images depend on how many are drawn at once."""
     assert all(scenes.is_held_out(scenes.parse(prompt)) for prompt in measured.prompts)
     monkeypatch.setattr(evaluation, "BATCH", 2)
     again = evaluation.evaluate(minflux.load(model), 3, steps=1, guidance=1.0)
     assert again.prompts == measured.prompts
-    assert np.abs(again.pictures.astype(int) - measured.pictures).max() <= 1
+    assert np.abs(again.images.astype(int) - measured.images).max() <= 1
     assert again.rendered == measured.rendered
 
 
@@ -40,7 +40,7 @@ def test_the_table_of_figures(measured):
     assert rows[-1] == "| all | 0.0% (0.0 to 56.1) | 0.0% | 100.0% |"
 
 
-def test_figures_and_pictures_are_written(measured, tmp_path):
+def test_figures_and_images_are_written(measured, tmp_path):
     evaluation.save_json(measured, tmp_path / "figures.json")
     evaluation.save_grid(measured, tmp_path / "grid.png", columns=2)
     written = json.loads((tmp_path / "figures.json").read_text())

@@ -1,4 +1,4 @@
-"""The reader, measured: on fresh pictures, on damaged ones, and on pictures that are wrong."""
+"""The reader, measured: on fresh images, on damaged ones, and on images that are wrong."""
 
 from itertools import islice
 
@@ -19,26 +19,26 @@ def fresh():
     return [scene for held_out in (False, True) for scene, _ in islice(scenes.stream(11, held_out), 200)]
 
 
-def blurred(picture):
+def blurred(image):
     """Blur (64, 64, 3) uint8 by (1 2 1)/4 each way."""
-    padded = np.pad(picture.astype(float), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    padded = np.pad(image.astype(float), ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
     return np.rint((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4).astype(np.uint8)
 
 
-def noisy(picture):
+def noisy(image):
     """Add Gaussian noise of 8/255 to (64, 64, 3) uint8, the same noise every time."""
-    noise = np.random.default_rng(0).normal(0, 8, picture.shape)
-    return np.rint(np.clip(picture + noise, 0, 255)).astype(np.uint8)
+    noise = np.random.default_rng(0).normal(0, 8, image.shape)
+    return np.rint(np.clip(image + noise, 0, 255)).astype(np.uint8)
 
 
 # ----------------------------------------------------------------------------------------------- how exact
 
 # All three were measured at 400 of 400 exact. `low`, the least share of its square that any thing explained,
-# was 1.00, 0.98 and 0.90: far enough above `reader.ENOUGH` that no picture was close to being missed.
+# was 1.00, 0.98 and 0.90: far enough above `reader.ENOUGH` that no image was close to being missed.
 
 
-@pytest.mark.parametrize(("damage", "low"), [(lambda picture: picture, 0.999), (noisy, 0.95), (blurred, 0.85)])
+@pytest.mark.parametrize(("damage", "low"), [(lambda image: image, 0.999), (noisy, 0.95), (blurred, 0.85)])
 def test_the_reader_is_exact_on_rendered_scenes(fresh, damage, low):
     readings = reader.read_batch([damage(scenes.render(scene)) for scene in fresh])
     right = [
@@ -82,11 +82,11 @@ def test_square_energy_is_the_sum_over_each_square():
         assert np.isinf(energy[s, 64 - side + 1, 0])
 
 
-# --------------------------------------------------------------------------------- wrong pictures are wrong
+# --------------------------------------------------------------------------------- wrong images are wrong
 
 
 def marks_missed(wanted, drawn):
-    """Name the checks, apart from "all", that a picture of `drawn` fails when `wanted` was asked for."""
+    """Name the checks, apart from "all", that an image of `drawn` fails when `wanted` was asked for."""
     marks = reader.score(wanted, scenes.render(drawn))
     assert marks["all"] == all(marks[check] for check in reader.CHECKS[:-1])
     return {check for check in reader.CHECKS[:-1] if not marks[check]}
@@ -109,48 +109,48 @@ def test_a_wrong_pair_misses_the_marks_it_should(drawn, missed):
 
 
 def test_a_single_thing_must_be_near_the_middle():
-    picture = scenes.render(SINGLE)
-    assert reader.score(SINGLE, np.roll(picture, 5, axis=1))["all"]
-    off = reader.score(SINGLE, np.roll(picture, 8, axis=1))
+    image = scenes.render(SINGLE)
+    assert reader.score(SINGLE, np.roll(image, 5, axis=1))["all"]
+    off = reader.score(SINGLE, np.roll(image, 8, axis=1))
     assert [check for check, passed in off.items() if not passed] == ["where", "all"]
 
 
 def test_an_extra_thing_is_counted():
-    picture = scenes.render(PAIR)
-    picture[46:64, 23:41] = scenes.patch("star", "small", "blue")
-    marks = reader.score(PAIR, picture)
+    image = scenes.render(PAIR)
+    image[46:64, 23:41] = scenes.patch("star", "small", "blue")
+    marks = reader.score(PAIR, image)
     assert marks["where"]
     assert marks["size"]
     assert not marks["count"]
     assert not marks["things"]
-    assert reader.as_scene(reader.read(picture)) is None
+    assert reader.as_scene(reader.read(image)) is None
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
-@pytest.mark.parametrize("damage", [lambda picture: picture, noisy])
-def test_a_blank_picture_reads_as_no_things(background, damage):
+@pytest.mark.parametrize("damage", [lambda image: image, noisy])
+def test_a_blank_image_reads_as_no_things(background, damage):
     blank = np.full((64, 64, 3), BACKGROUNDS[background], np.uint8)
     reading = reader.read(damage(blank))
     assert reading == reader.Reading(background, ())
     assert reader.as_scene(reading) is None
 
 
-def test_no_picture_of_noise_reads_as_a_thing():
-    pictures = np.random.default_rng(3).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
-    assert all(not reading.found for reading in reader.read_batch(pictures))
+def test_no_image_of_noise_reads_as_a_thing():
+    images = np.random.default_rng(3).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
+    assert all(not reading.found for reading in reader.read_batch(images))
 
 
 def test_half_a_thing_is_no_thing():
     """Measured: none of the 24 is taken for itself with its right half painted over."""
     for name in scenes.THINGS:
-        picture = scenes.render(Scene("white", (Thing(name, "large"),)))
-        picture[:, 32:] = BACKGROUNDS["white"]
-        assert (name, "large") not in [(thing.name, thing.size) for thing in reader.read(picture).found]
+        image = scenes.render(Scene("white", (Thing(name, "large"),)))
+        image[:, 32:] = BACKGROUNDS["white"]
+        assert (name, "large") not in [(thing.name, thing.size) for thing in reader.read(image).found]
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((64, 64, 3)), np.zeros((32, 32, 3), np.uint8)])
 def test_any_other_array_is_refused_by_name(wrong):
-    with pytest.raises(ArgumentError, match="picture"):
+    with pytest.raises(ArgumentError, match="image"):
         reader.read(wrong)
 
 

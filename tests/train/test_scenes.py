@@ -1,4 +1,4 @@
-"""The emoji-scenes world: pictures, captions and the held-out split."""
+"""The emoji-scenes world: images, captions and the held-out split."""
 
 from itertools import islice, product
 
@@ -55,7 +55,7 @@ def test_what_the_world_does_not_have_is_refused_by_name(build, names):
         build()
 
 
-# ------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------------- images
 
 
 def test_sprites_load_without_the_font(monkeypatch):
@@ -83,10 +83,10 @@ def test_every_sprite_can_be_told_from_its_background_and_from_every_other():
 
 
 @given(any_scene())
-def test_a_picture_is_its_things_on_flat_colour(scene):
-    picture = scenes.render(scene)
-    assert picture.shape == (64, 64, 3)
-    assert picture.dtype == np.uint8
+def test_a_image_is_its_things_on_flat_colour(scene):
+    image = scenes.render(scene)
+    assert image.shape == (64, 64, 3)
+    assert image.dtype == np.uint8
     inside = np.zeros((64, 64), int)
     for thing, (x, y) in zip(scene.things, scenes.centres(scene), strict=True):
         half = SIZES[thing.size] // 2
@@ -94,16 +94,16 @@ def test_a_picture_is_its_things_on_flat_colour(scene):
         assert half <= y <= 64 - half
         inside[y - half : y + half, x - half : x + half] += 1
     assert inside.max() == 1  # things never overlap
-    assert (picture[inside == 0] == BACKGROUNDS[scene.background]).all()
-    assert (picture[inside == 1] != BACKGROUNDS[scene.background]).any()
+    assert (image[inside == 0] == BACKGROUNDS[scene.background]).all()
+    assert (image[inside == 1] != BACKGROUNDS[scene.background]).any()
 
 
-def test_a_batch_is_its_pictures():
+def test_a_batch_is_its_images():
     batch = [scene for scene, _ in islice(scenes.stream(5), 20)]
     np.testing.assert_array_equal(scenes.render_batch(batch), [scenes.render(scene) for scene in batch])
 
 
-def test_jitter_moves_the_picture_by_whole_pixels():
+def test_jitter_moves_the_image_by_whole_pixels():
     still = scenes.render(Scene("pink", (Thing("cat"),)))
     moved = scenes.render(Scene("pink", (Thing("cat"),), None, ((2, -1),)))
     np.testing.assert_array_equal(np.roll(still, (-1, 2), axis=(0, 1)), moved)
@@ -235,7 +235,7 @@ def test_the_random_caption_is_one_of_the_captions(seed):
 
 @pytest.mark.parametrize("in_order", [0.0, 0.75, 1.0])
 @pytest.mark.parametrize(("axis", "word"), [("horizontal", "left of"), ("vertical", ("above", "over"))])
-def test_captions_in_the_order_of_the_picture(in_order, axis, word):
+def test_captions_in_the_order_of_the_image(in_order, axis, word):
     scene = scenes.Scene("blue", (scenes.Thing("cat"), scenes.Thing("apple")), axis)
     rng = np.random.default_rng(0)
     drawn = [scenes.caption(scene, rng, in_order) for _ in range(400)]

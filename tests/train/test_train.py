@@ -296,14 +296,14 @@ def test_latents_are_brought_to_mean_0_and_deviation_1(model):
     cfg, p = load_component(model, "vae", nx)
     cfg = vae_training.normalised(replace(cfg, shift_factor=5.0, scale_factor=7.0), p, nx, count=32)
     rng = np.random.default_rng(0)
-    latents = encode(p, cfg, vae_training.pictures([scenes.sample(rng) for _ in range(32)]))
+    latents = encode(p, cfg, vae_training.images([scenes.sample(rng) for _ in range(32)]))
     assert latents.mean() == pytest.approx(0, abs=1e-5)
     assert latents.std() == pytest.approx(1, rel=1e-5)
 
 
-def test_pictures_are_scenes_from_minus_1_to_1():
+def test_images_are_scenes_from_minus_1_to_1():
     drawn = [scenes.sample(np.random.default_rng(seed)) for seed in range(4)]
-    got = vae_training.pictures(drawn)
+    got = vae_training.images(drawn)
     assert got.dtype == np.float32
     np.testing.assert_array_equal(to_uint8(got), scenes.render_batch(drawn))
 
@@ -326,7 +326,7 @@ def test_scenes_are_encoded_once(model, tmp_path, monkeypatch):
     nx, rng = get_backend("numpy"), np.random.default_rng(0)
     vae, drawn = load_component(model, "vae", nx), [scenes.sample(rng) for _ in range(5)]
     first = flow_training.encode_scenes(vae, drawn, tmp_path, nx, Team())
-    expected = encode(vae[1], vae[0], vae_training.pictures(drawn))
+    expected = encode(vae[1], vae[0], vae_training.images(drawn))
     np.testing.assert_allclose(first, expected, rtol=1e-3, atol=1e-4)  # float16
     fewer = flow_training.encode_scenes(vae, drawn[:3], tmp_path, nx, Team())
     np.testing.assert_array_equal(fewer, first[:3])

@@ -26,13 +26,13 @@ def answers(monkeypatch):
     return known
 
 
-def knowing(answers, change=lambda picture: picture, calls=None):
+def knowing(answers, change=lambda image: image, calls=None):
     def pipe(prompts, seed, width, height, **how):
         if calls is not None:
             calls.append((len(prompts), seed, width, height, how))
-        pictures = [change(render.render(answers[prompt])) for prompt in prompts]
-        assert all(picture.shape == (height, width, 3) for picture in pictures)
-        return pictures
+        images = [change(render.render(answers[prompt])) for prompt in prompts]
+        assert all(image.shape == (height, width, 3) for image in images)
+        return images
 
     return pipe
 
@@ -70,8 +70,8 @@ def test_typography_is_of_signs_alone(answers):
 
 
 def test_blur_costs_quality_before_it_costs_anything_else(answers):
-    def blur(picture):
-        soft = picture.astype(int)
+    def blur(image):
+        soft = image.astype(int)
         around = [np.roll(soft, shift, axis=(0, 1)) for shift in ((0, 0), (1, 0), (0, 1), (1, 1))]
         return (sum(around) // 4).astype(np.uint8)
 
@@ -80,7 +80,7 @@ def test_blur_costs_quality_before_it_costs_anything_else(answers):
     assert 0.02 < quality(drawn)[0] < 0.5
 
 
-def test_the_same_picture_every_time_has_no_diversity(answers):
+def test_the_same_image_every_time_has_no_diversity(answers):
     assert diversity(knowing(answers), 2) == Diversity(0, 1)
     assert diversity(empty, 2) == Diversity(0, 1)
 

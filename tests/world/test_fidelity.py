@@ -1,4 +1,4 @@
-"""PSNR, SSIM and sharpness: held to their definitions on pictures small enough to go through pixel by pixel."""
+"""PSNR, SSIM and sharpness: held to their definitions on images small enough to go through pixel by pixel."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_psnr_of_no_error_is_100():
 
 
 def ssim_by_definition(x: np.ndarray, y: np.ndarray) -> float:
-    """One picture, each window and channel in turn."""
+    """One image, each window and channel in turn."""
     x, y = x.astype(float), y.astype(float)
     line = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)
     weights = np.outer(line, line) / np.outer(line, line).sum()
@@ -50,12 +50,12 @@ def test_ssim_is_its_definition():
 
 def test_the_detail_of_one_bright_pixel():
     """Its Laplacian is 4 at the pixel, -1 at its four neighbours: 20 in squares."""
-    picture = np.zeros((1, 7, 7, 3), np.uint8)
-    picture[0, 3, 3, 0] = 10
-    assert detail(picture) == pytest.approx(20 * 100)
+    image = np.zeros((1, 7, 7, 3), np.uint8)
+    image[0, 3, 3, 0] = 10
+    assert detail(image) == pytest.approx(20 * 100)
 
 
-def test_a_blurred_picture_is_less_sharp():
+def test_a_blurred_image_is_less_sharp():
     blurred = ((PICTURES[:, :, :-1].astype(int) + PICTURES[:, :, 1:]) // 2).astype(np.uint8)
     assert sharpness(PICTURES[:, :, 1:], blurred) < 0.7
     assert sharpness(PICTURES, PICTURES) == 1

@@ -1,4 +1,4 @@
-"""The second world's reader, measured: on fresh pictures of every size, on damaged ones, and on wrong ones."""
+"""The second world's reader, measured: on fresh images of every size, on damaged ones, and on wrong ones."""
 
 import numpy as np
 import pytest
@@ -14,21 +14,21 @@ STARS = Scene("sky over grass", (Thing("star", "small"),) * 3, "horizontal")
 SIGNED = Scene("white", (Sign("HELLO"), Thing("dog")), "vertical")
 
 
-def blurred(picture):
+def blurred(image):
     """Blur (H, W, 3) uint8 by (1 2 1)/4 each way."""
-    padded = np.pad(picture.astype(float), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    padded = np.pad(image.astype(float), ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
     return np.rint((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4).astype(np.uint8)
 
 
-def noisy(picture):
+def noisy(image):
     """Add Gaussian noise of 8/255 to (H, W, 3) uint8, the same noise every time."""
-    noise = np.random.default_rng(0).normal(0, 8, picture.shape)
-    return np.rint(np.clip(picture + noise, 0, 255)).astype(np.uint8)
+    noise = np.random.default_rng(0).normal(0, 8, image.shape)
+    return np.rint(np.clip(image + noise, 0, 255)).astype(np.uint8)
 
 
-def whole(picture):
-    return picture
+def whole(image):
+    return image
 
 
 # ----------------------------------------------------------------------------------------------- how exact
@@ -91,11 +91,11 @@ def test_square_energy_is_the_sum_over_each_rectangle():
     assert np.isinf(energy[52, 63])
 
 
-# --------------------------------------------------------------------------------- wrong pictures are wrong
+# --------------------------------------------------------------------------------- wrong images are wrong
 
 
 def marks_missed(wanted, drawn):
-    """Name the checks, apart from "all", that a picture of `drawn` fails when `wanted` was asked for."""
+    """Name the checks, apart from "all", that an image of `drawn` fails when `wanted` was asked for."""
     marks = reader.score(wanted, render.render(drawn))
     assert marks["all"] == all(marks[check] for check in reader.CHECKS[:-1])
     return {check for check in reader.CHECKS[:-1] if not marks[check]}
@@ -124,47 +124,47 @@ CASES = [
 
 
 @pytest.mark.parametrize(("wanted", "drawn", "missed"), CASES)
-def test_a_wrong_picture_misses_the_marks_it_should(wanted, drawn, missed):
+def test_a_wrong_image_misses_the_marks_it_should(wanted, drawn, missed):
     assert marks_missed(wanted, drawn) == missed
 
 
 def test_a_single_thing_must_be_near_the_middle():
-    picture = render.render(Scene("pink", (Thing("owl"),)))
+    image = render.render(Scene("pink", (Thing("owl"),)))
     for shift, near in ((16, True), (24, False)):
-        assert reader.score(Scene("pink", (Thing("owl"),)), np.roll(picture, shift, axis=1))["where"] is near
+        assert reader.score(Scene("pink", (Thing("owl"),)), np.roll(image, shift, axis=1))["where"] is near
 
 
 def test_a_thing_too_many_is_seen():
-    picture = render.render(PAIR)
-    picture[90:126, 46:82] = render.render(Scene("blue", (Thing("star", "small"),)))[46:82, 46:82]
-    marks = reader.score(PAIR, picture)
+    image = render.render(PAIR)
+    image[90:126, 46:82] = render.render(Scene("blue", (Thing("star", "small"),)))[46:82, 46:82]
+    marks = reader.score(PAIR, image)
     assert (marks["where"], marks["size"], marks["count"], marks["things"]) == (True, True, False, False)
-    assert reader.as_scene(reader.read(picture)) is None
+    assert reader.as_scene(reader.read(image)) is None
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
 @pytest.mark.parametrize("damage", [whole, noisy, blurred])
-def test_an_empty_picture_reads_as_no_items(background, damage):
+def test_an_empty_image_reads_as_no_items(background, damage):
     reading = reader.read(damage(render.background(background, 96, 80)))
     assert reading == reader.Reading(background, (), 96, 80)
     assert reader.as_scene(reading) is None
 
 
-def test_no_picture_of_noise_reads_as_an_item():
-    pictures = np.random.default_rng(3).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
-    assert all(not reading.found for reading in reader.read_batch(pictures))
+def test_no_image_of_noise_reads_as_an_item():
+    images = np.random.default_rng(3).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
+    assert all(not reading.found for reading in reader.read_batch(images))
 
 
 def test_half_a_thing_is_no_thing():
     for name in THINGS:
-        picture = render.render(Scene("gray", (Thing(name, "large"),), width=64, height=64))
-        picture[:, 32:] = BACKGROUNDS["gray"][0]
-        assert (name, "large") not in [(item.name, item.size) for item in reader.read(picture).found]
+        image = render.render(Scene("gray", (Thing(name, "large"),), width=64, height=64))
+        image[:, 32:] = BACKGROUNDS["gray"][0]
+        assert (name, "large") not in [(item.name, item.size) for item in reader.read(image).found]
 
 
 @pytest.mark.parametrize(
     "wrong", [np.zeros((64, 64, 3)), np.zeros((32, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)]
 )
 def test_any_other_array_is_refused_by_name(wrong):
-    with pytest.raises(ArgumentError, match="picture"):
+    with pytest.raises(ArgumentError, match="image"):
         reader.read(wrong)

@@ -1,4 +1,4 @@
-"""The second world: its pictures at every size, and its held-out split."""
+"""The second world: its images at every size, and its held-out split."""
 
 from itertools import islice, pairwise, product
 
@@ -74,7 +74,7 @@ def test_what_the_world_does_not_have_is_refused_by_name(build, names):
         build()
 
 
-# ------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------------- images
 
 
 def test_sprites_load_without_a_font(monkeypatch):
@@ -113,22 +113,22 @@ def test_every_letter_can_be_told_from_every_other_at_the_smallest_size():
 
 
 @given(any_scene())
-def test_a_picture_is_its_items_on_its_background(scene):
-    picture = render.render(scene)
-    assert picture.shape == (scene.height, scene.width, 3)
-    assert picture.dtype == np.uint8
-    inside = np.zeros(picture.shape[:2], int)
+def test_a_image_is_its_items_on_its_background(scene):
+    image = render.render(scene)
+    assert image.shape == (scene.height, scene.width, 3)
+    assert image.dtype == np.uint8
+    inside = np.zeros(image.shape[:2], int)
     for left, top, width, height in scenes.boxes(scene):
         assert min(left, top) >= 0
         assert left + width <= scene.width
         assert top + height <= scene.height
         inside[top : top + height, left : left + width] += 1
-        assert (picture != render.background(scene.background, scene.width, scene.height))[
+        assert (image != render.background(scene.background, scene.width, scene.height))[
             top : top + height, left : left + width
         ].any()
     assert inside.max() == 1  # items never overlap
     ground = render.background(scene.background, scene.width, scene.height)
-    np.testing.assert_array_equal(picture[inside == 0], ground[inside == 0])
+    np.testing.assert_array_equal(image[inside == 0], ground[inside == 0])
 
 
 @given(any_scene())
@@ -138,16 +138,16 @@ def test_offsets_move_items_by_whole_pixels(scene):
         assert (x - x0, y - y0) == offset
 
 
-def test_a_batch_is_its_pictures():
+def test_a_batch_is_its_images():
     batch = [scene for scene, _ in islice(captions.stream(5, width=96, height=64), 20)]
     np.testing.assert_array_equal(render.render_batch(batch), [render.render(scene) for scene in batch])
 
 
 def test_a_two_coloured_background_changes_at_the_horizon():
-    picture = render.background("sky over grass", 64, 80)
+    image = render.background("sky over grass", 64, 80)
     above, below = TWO_COLOURED["sky over grass"]
-    assert (picture[:50] == above).all()
-    assert (picture[50:] == below).all()
+    assert (image[:50] == above).all()
+    assert (image[50:] == below).all()
 
 
 # ---------------------------------------------------------------------------------------- sampling and split
