@@ -33,7 +33,7 @@ def main() -> None:
     """Generate the images, write them, and print the table."""
     result = evaluate(minflux.load("tiny"), COUNT)
     FOLDER.mkdir(exist_ok=True)
-    for i, pixels in enumerate(result.pictures, 1):
+    for i, pixels in enumerate(result.images, 1):
         image = Image.fromarray(pixels)
         size = image.width * ZOOM, image.height * ZOOM
         image.resize(size, Image.Resampling.NEAREST).save(FOLDER / f"held-out-{i}.png", optimize=True)
