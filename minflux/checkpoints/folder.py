@@ -14,6 +14,7 @@ from typing import Any
 
 from minflux.arrays import Tree
 from minflux.checkpoints.components import COMPONENTS, Component
+from minflux.checkpoints.foreign import refuse_quantised_config
 from minflux.checkpoints.formats.json_files import read_json, write_json
 from minflux.checkpoints.formats.safetensors import PICKLE, Stored, contents, joined_contents, write_safetensors
 from minflux.checkpoints.tree import flatten
@@ -32,7 +33,9 @@ DEEPEST = 1000  # blocks; a damaged config could ask for a billion
 def read_config(path: Path, component: Component) -> Any:
     """Read a component's config.json; its errors name the file."""
     try:
-        config = component.read_config(read_json(path))
+        content = read_json(path)
+        refuse_quantised_config(path, content)
+        config = component.read_config(content)
         check_depth(config)
         return config
     except CheckpointError as error:

@@ -25,7 +25,7 @@ SETTINGS = "minflux.json", "transformer/config.json"  # enough to know which set
 
 def repository(model: str) -> str | None:
     """Return the repository that a name stands for, "schnell", "dev" or OWNER/NAME; None if it is none of these."""
-    is_name = REPOSITORY.fullmatch(model) and not model.endswith(".safetensors")
+    is_name = REPOSITORY.fullmatch(model) and not model.endswith((".safetensors", ".gguf"))
     return NAMES.get(model) or (model if is_name else None)
 
 

@@ -1,10 +1,11 @@
 """LoRA: a small change to some of a model's matrices, W + scale · (α / r) · B A, with A (r, in) and B (out, r).
 
-Three families of names are in use:
+Four families of names are in use:
 
     transformer.transformer_blocks.0.attn.to_q.lora_A.weight    PEFT's and diffusers'
     lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight     kohya's, with an α beside each pair
     double_blocks.0.img_attn.qkv.lora_A.weight                  BFL's
+    double_blocks.0.processor.qkv_lora1.down.weight             XLabs'
 
 In all of them a key is a prefix, the name of a module under BFL's or diffusers' names (kohya's with underscores for
 dots), and the role it plays. `read_lora` takes keys apart so, and says which it can't place.
@@ -26,7 +27,7 @@ from minflux.arrays import Array
 from minflux.backend import backend_of, get_backend
 from minflux.checkpoints.components import COMPONENTS, Component
 from minflux.checkpoints.components.flux import exchanged
-from minflux.checkpoints.components.renaming import joint_rows, parts_of
+from minflux.checkpoints.components.renaming import joint_rows, parts_of, rename
 from minflux.checkpoints.formats.dtypes import FLOATS
 from minflux.checkpoints.formats.json_files import parse_json
 from minflux.checkpoints.formats.safetensors import Stored, contents, read_array, read_metadata
@@ -35,8 +36,8 @@ from minflux.checkpoints.quantise import SCALES, holds_packed, stem_of
 from minflux.errors import ArgumentError, CheckpointError
 
 ROLES = {
-    "down": ("lora_A.weight", "lora_A.default.weight", "lora_down.weight", "lora.down.weight"),
-    "up": ("lora_B.weight", "lora_B.default.weight", "lora_up.weight", "lora.up.weight"),
+    "down": ("lora_A.weight", "lora_A.default.weight", "lora_down.weight", "lora.down.weight", "down.weight"),
+    "up": ("lora_B.weight", "lora_B.default.weight", "lora_up.weight", "lora.up.weight", "up.weight"),
     "bias": ("lora_B.bias",),
     "alpha": ("alpha",),
 }
@@ -45,15 +46,30 @@ OTHERS = ("dora_scale", "lora_magnitude_vector", "hada_w1", "lokr_w1", "oft_bloc
 
 @dataclass(frozen=True)
 class Module:
-    """A matrix that a LoRA may change: its component, our name of it, and which part of a joint matrix it is.
+    """A matrix that a LoRA may change: its component, our name of it, and which parts of a joint matrix it has.
 
-    `exchanged` marks the module whose halves lie the other way round in the file: diffusers' final modulation.
+    `parts` is None for a whole matrix. `exchanged` marks the module whose halves lie the other way round in the file:
+    diffusers' final modulation.
     """
 
     component: str
     stem: str
-    part: int | None = None
+    parts: range | None = None
     exchanged: bool = False
+
+    def rows(self, columns: int) -> slice:
+        """Return the rows of our matrix, of so many columns, that are the module's."""
+        if self.parts is None:
+            return slice(None)
+        count = parts_of(self.stem, COMPONENTS[self.component].joints)
+        first, last = (joint_rows(part, count, columns) for part in (self.parts[0], self.parts[-1]))
+        return slice(first.start, last.stop)
+
+    def overlaps(self, other: "Module") -> bool:
+        """Return whether two modules share rows of a matrix."""
+        if (self.component, self.stem) != (other.component, other.stem):
+            return False
+        return self.parts is None or other.parts is None or bool(set(self.parts) & set(other.parts))
 
 
 @dataclass(frozen=True)
@@ -72,11 +88,7 @@ class Change:
     @property
     def rows(self) -> slice:
         """Return the rows of our matrix that the change is for."""
-        module = self.module
-        if module.part is None:
-            return slice(None)
-        count = parts_of(module.stem, COMPONENTS[module.component].joints)
-        return joint_rows(module.part, count, columns=self.down.shape[1])
+        return self.module.rows(columns=self.down.shape[1])
 
 
 # -- reading -------------------------------------------------------------------------------------------------
@@ -165,14 +177,15 @@ def place_keys(path: Path, found: dict[str, Stored], known: dict[str, dict[str, 
 
 
 def check_once(path: Path, placed: Placed) -> None:
-    """Raise `CheckpointError` when a file changes a joint matrix as a whole and in parts: both would be added."""
-    whole = {(module.component, module.stem): spelled for module, spelled in placed if module.part is None}
+    """Raise `CheckpointError` when a file changes the same rows of a joint matrix twice: both would be added."""
+    matrices: dict[tuple[str, str], list[tuple[Module, str]]] = defaultdict(list)
     for module, spelled in placed:
-        other = whole.get((module.component, module.stem))
-        if module.part is not None and other is not None:
-            raise CheckpointError(
-                f"{path}: {spelled} and {other} change the same matrix under two namings; remove one of them"
-            )
+        for before, other in matrices[module.component, module.stem]:
+            if before.overlaps(module):
+                raise CheckpointError(
+                    f"{path}: {spelled} and {other} change the same matrix under two namings; remove one of them"
+                )
+        matrices[module.component, module.stem].append((module, spelled))
 
 
 def place(key: str, known: dict[str, dict[str, Module]]) -> tuple[Module | None, str, str]:
@@ -202,11 +215,31 @@ def modules(component: Component, config: Any) -> dict[str, Module]:
     for naming in component.namings if component.lora_prefixes else ():
         for name, shape in component.file_shapes(naming, config).items():
             if name.endswith(".weight") and len(shape) == 2:
-                stem, _, part = stem_of(naming.our_part(name, config)).partition("@")
-                module = Module(component.name, stem, int(part) if part else None, stem in naming.exchanged)
                 spelled = stem_of(name)
+                module = as_module(component, stem_of(naming.our_part(name, config)), naming.exchanged)
                 table[spelled] = table[spelled.replace(".", "_")] = module
+    for name in component.shapes(config) if component.lora_rules else ():
+        table |= under_lora_rules(component, stem_of(name))
     return table
+
+
+def under_lora_rules(component: Component, stem: str) -> dict[str, Module]:
+    """Map the names that LoRA files alone have for a module of ours, or for parts of it."""
+    found = {}
+    for theirs, ours in component.lora_rules:
+        whole, _, parts = ours.partition("@")
+        spelled = rename(stem, [(whole, theirs)])
+        if spelled != stem:
+            found[spelled] = as_module(component, f"{stem}@{parts}" if parts else stem)
+    return found
+
+
+def as_module(component: Component, text: str, exchanged: Sequence[str] = ()) -> Module:
+    """Make a module of our name for it, which may end in the parts of a joint matrix: "qkv@1", "linear1@0-2"."""
+    stem, _, parts = text.partition("@")
+    first, _, last = parts.partition("-")
+    span = range(int(first), int(last or first) + 1) if parts else None
+    return Module(component.name, stem, span, stem in exchanged)
 
 
 # -- how strong ----------------------------------------------------------------------------------------------
@@ -263,12 +296,9 @@ class Matrix:
     @property
     def shape(self) -> tuple[int, int]:
         """Return the shape of the matrix: of a part of a joint matrix, that part's."""
-        component, module = COMPONENTS[self.module.component], self.module
-        rows, columns = component.shapes(self.config)[f"{module.stem}.weight"]
-        if module.part is None:
-            return rows, columns
-        part = joint_rows(module.part, parts_of(module.stem, component.joints), columns)
-        return len(range(rows)[part]), columns
+        shapes = COMPONENTS[self.module.component].shapes(self.config)
+        rows, columns = shapes[f"{self.module.stem}.weight"]
+        return len(range(rows)[self.module.rows(columns)]), columns
 
     @property
     def has_bias(self) -> bool:

@@ -16,12 +16,14 @@ from minflux.checkpoints.components import COMPONENTS, Component
 from minflux.checkpoints.detect import as_component, find_components
 from minflux.checkpoints.family import PIPELINES, REDUX, likely_variant, redux_notes
 from minflux.checkpoints.folder import CONFIG, OWN_FILE, folder_contents, read_config
+from minflux.checkpoints.foreign import refuse_quantised
 from minflux.checkpoints.formats.json_files import read_json
 from minflux.checkpoints.formats.safetensors import Stored, contents
 from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import ArgumentError, CheckpointError
 
 INDEX = "model_index.json"
+WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
 SHOWN = 5  # names listed in a message
 
 
@@ -106,6 +108,7 @@ def locate_here(model: str | Path) -> Path | None:
 def open_file(path: Path) -> Checkpoint:
     """Open one file, or an index of shards, that holds one component or several."""
     tensors = contents(path)
+    refuse_quantised(path, tensors)
     if REDUX in tensors:
         return Checkpoint(path, path.parent, [], notes=redux_notes(tensors))
     found, unexpected = find_components(path, tensors)
@@ -162,6 +165,7 @@ def read_component(folder: Path, component: Component) -> tuple[StoredComponent,
     """Open a component's folder; return it, and the names there that belong to other components."""
     config = read_config(folder / CONFIG, component)
     path, tensors = folder_contents(folder, component.stem)
+    refuse_quantised(path, tensors)
     usual = component.own_naming if path.name == OWN_FILE else component.folder_naming
     stored, others = as_component(path, tensors, component, usual)
     return replace(stored, config=config), others
@@ -184,19 +188,26 @@ def open_folder(folder: Path) -> Checkpoint:
                 unexpected[stored.path] = others
             except CheckpointError as error:
                 broken[name] = error
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.gguf")]):
         try:
             single = open_file(path)
             found += single.found
             unexpected |= single.unexpected_keys
         except CheckpointError as error:
             broken[path.name] = error
+    elsewhere = {stored.name for stored in found if stored.path.parent == folder}  # beside a folder of a config alone
+    broken = {name: error for name, error in broken.items() if name not in elsewhere or has_weights(folder / name)}
     if not found:
         raise first_of(broken) or CheckpointError(
             f"{folder}: holds no part of FLUX.1: no component's folder, no .safetensors file"
         )
     notes = index_notes(index) or likely_variant(folder, found)
     return Checkpoint(folder, folder, found, broken, unexpected, notes, index)
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a component's folder holds any weights, in whatever format."""
+    return any(path.suffix in WEIGHT_SUFFIXES for path in folder.iterdir())
 
 
 def redux_in(folder: Path) -> dict[str, Stored]:

@@ -35,7 +35,7 @@ def read_weight(stored: StoredComponent, name: str, nx: Backend, dtype: str | No
     """
     for copy in stored.copies.get(name, ()):
         copy.check()
-    array = read_array(stored.tensors[name], nx, dtype)
+    array = read_array(stored.tensors[name], nx, stored.loaded_dtype(name, dtype))
     if name in stored.scales:
         array = (array * read_scale(stored, name, nx)).astype(array.dtype)
     if not bool(backend_of(array).xp.isfinite(array).all()):

@@ -113,6 +113,15 @@ class StoredComponent:
         shape = matrix_shape(name, self.tensors) if is_packed(name, self.tensors) else self.tensors[name].shape
         return math.prod(shape)
 
+    def loaded_dtype(self, name: str, dtype: str | None) -> str | None:
+        """Return the dtype in which a float is loaded when `dtype` is asked for, or None, its own.
+
+        It is that dtype, but float32 in place of float16 where the component can't compute in it.
+        """
+        is_half = dtype == "float16" or (dtype is None and self.tensors[name].dtype == "F16")
+        keeps_wide = self.component.never_float16.search(self.naming.our_name(name, self.config))
+        return "float32" if is_half and keeps_wide else dtype
+
     # -- what is wrong -----------------------------------------------------------------------------------------
 
     def expected(self) -> Shapes:
@@ -161,13 +170,18 @@ class StoredComponent:
 
     # -- what it was -------------------------------------------------------------------------------------------
 
+    @property
+    def scales_by_name(self) -> dict[str, Stored]:
+        """Return the scales of float8 weights, each under a name of its own."""
+        return {f"{name} scale": stored for name, stored in self.scales.items()}
+
     def fingerprint(self) -> list[str]:
         """List all that tells this component from another without reading its weights.
 
         Its config; each weight's name, dtype, shape and place; each file's path, size and time of change. So a file
         that was changed in place, and its time and size set back, is taken for the same.
         """
-        everything = self.tensors | {f"{name} scale": stored for name, stored in self.scales.items()}
+        everything = self.tensors | self.scales_by_name
         lines = [repr(self.config), self.naming.name]
         lines += [f"{name} {s.path.name} {s.dtype} {s.shape} {s.start}" for name, s in sorted(everything.items())]
         for path in sorted({stored.path.resolve() for stored in everything.values()}):

@@ -1,5 +1,7 @@
 """`minflux generate`: a prompt to a PNG, under a progress bar, with previews of the way."""
 
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,22 +17,24 @@ from minflux.checkpoints import hub
 from minflux.checkpoints.components import TRANSFORMER
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
+from minflux.checkpoints.hashes import hash_file, hash_model
+from minflux.checkpoints.lora import parse
 from minflux.checkpoints.open import Checkpoint, locate_here, open_model
 from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, ReadingBar, check_output, print_note
 from minflux.commands.png import ImageSettings, read_png_settings, save_png
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, CheckpointError
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
 from minflux.inference.cache import default_folder
 from minflux.inference.flux1 import Flux1
-from minflux.inference.load import DEFAULTS, load_checkpoint, read_defaults
+from minflux.inference.load import DEFAULTS, load_checkpoint, read_defaults, take_components
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning
 from minflux.model.flux import FluxConfig
 from minflux.sampling.noise import check_seed
 from minflux.sampling.solvers import SOLVERS
 
-BESIDE_FROM = ("source", "out", "preview", "memory", "cache")  # what may be given with --from
+BESIDE_FROM = ("source", "out", "preview", "memory", "cache", "anyway", "yes")  # what may be given with --from
 
 
 def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
@@ -65,6 +69,8 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
 @click.option("--out", type=FILE, default="minflux.png", show_default=True, help="Of several seeds, each adds its own.")
 @click.option("--preview", type=FILE, help="Each step's denoised image: a .gif, or a .png strip.")
 @click.option("--from", "source", type=FILE, help="Generate an image of minflux again from its PNG, to the bit.")
+@click.option("--anyway", is_flag=True, help="With --from: also where the model or a LoRA is no longer the same.")
+@click.option("--yes", is_flag=True, help="With --from: fetch the model that the PNG names, without asking.")
 @LORA
 @click.option(
     "--memory",
@@ -74,7 +80,7 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     help="How weights are held: all at once, each part while it works, or each matrix while it works.",
 )
 @click.option("--cache", is_flag=True, help="Keep the encoded prompt on disk, for the next time.")
-def command(prompt, model, backend, seeds, size, out, preview, source, lora, memory, cache, **given):
+def command(prompt, model, backend, seeds, size, out, preview, source, anyway, yes, lora, memory, cache, **given):
     """Generate an image of PROMPT, as a PNG that carries its own settings.
 
     \b
@@ -85,21 +91,28 @@ def command(prompt, model, backend, seeds, size, out, preview, source, lora, mem
     """
     given |= {"width": size[0], "height": size[1]}
     check_files(out, preview)
+    png = None
     if source is not None:
         check_nothing_beside(source)
         png = read_png_settings(source)
+        ask_before_fetching(source, png, yes)
         prompt, model, backend, lora, seeds = png.prompt, png.model, png.backend, png.lora, [png.seed]
         given = {name: getattr(png, name) for name in given}
+    elif anyway or yes:
+        raise ArgumentError("--anyway and --yes go with --from")
     if prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
     check_settings(seeds, given)
     check_ahead_of_fetching(model, given)
     checkpoint = open_model(model, fetch=True)
     given = complete(checkpoint, given)
+    hashes = hash_inputs(checkpoint, lora)
+    if png is not None:
+        check_unchanged(source, png, hashes, anyway)
     folder = default_folder() if cache else None
     how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
-    jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given, lora=pipe.lora) for seed in seeds]
+    jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given, lora=pipe.lora, hashes=hashes) for seed in seeds]
     generate(pipe, jobs, out, preview)
 
 
@@ -141,6 +154,44 @@ def check_nothing_beside(source: Path) -> None:
         if given and param.name not in BESIDE_FROM:
             name = param.opts[0] if param.opts[0].startswith("-") else "PROMPT"
             raise ArgumentError(f"{name} can't be given with --from, which takes all settings from {source}")
+
+
+def ask_before_fetching(source: Path, png: ImageSettings, yes: bool) -> None:
+    """Ask before fetching the model that a PNG, perhaps a stranger's, names; raises `ArgumentError` at a no."""
+    repository = hub.repository(png.model)
+    if yes or locate_here(png.model) is not None or repository is None:
+        return
+    try:
+        hub.cached(repository)
+    except CheckpointError:
+        question = f"{source} names the model {repository!a}, which is not here. Fetch it from the Hugging Face Hub?"
+        if not (sys.stdin.isatty() and click.confirm(question, err=True)):
+            raise ArgumentError(
+                f"--from: {source} names the model {repository!a}, which is not here; with --yes it is fetched"
+            ) from None
+
+
+def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str]) -> dict[str, str]:
+    """Hash the model and each LoRA, as an image's settings hold them."""
+    with warnings.catch_warnings(action="ignore"):  # loading warns
+        components = take_components(checkpoint)
+    files = {text: parse(text)[0] for text in lora}
+    hashes = {text: hash_file(path) for text, path in files.items() if path.is_file()}  # loading says which is missing
+    return {"model": hash_model(checkpoint.folder, components)} | hashes
+
+
+def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], anyway: bool) -> None:
+    """Raise `ArgumentError` when the model or a LoRA is not what an image was made with; warn of it with `anyway`.
+
+    A PNG of an earlier minflux holds no hashes, and nothing can be said.
+    """
+    for name, value in png.hashes.items():
+        if hashes.get(name, value) != value:
+            what = f"the model {png.model!a}" if name == "model" else f"the LoRA {name!a}"
+            line = f"{what} is no longer the one that {source} was made with"
+            if not anyway:
+                raise ArgumentError(f"--from: {line}: put that one back, or get another image with --anyway")
+            print_note(f"{line}: this is another image")
 
 
 def check_ahead_of_fetching(model: str, given: dict[str, Any]) -> None:

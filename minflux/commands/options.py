@@ -12,7 +12,7 @@ MODEL = click.option(
     "--model",
     default="tiny",
     show_default=True,
-    help="A model that ships here, a folder or file, or on the Hugging Face Hub schnell, dev or OWNER/NAME.",
+    help="A model that ships here, a folder, a .safetensors or .gguf file, or schnell, dev or OWNER/NAME on the Hub.",
 )
 BACKEND = click.option(
     "--backend",

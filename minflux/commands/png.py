@@ -1,7 +1,7 @@
 """A PNG that remembers how it was generated."""
 
 import json
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -29,6 +29,7 @@ class ImageSettings:
     lora: tuple[str, ...] = ()
     true_cfg_scale: float | None = None
     solver: str = "euler"
+    hashes: dict[str, str] = field(default_factory=dict)  # of the model, and of each LoRA as `lora` names it
 
 
 def save_png(image: Image.Image, path: Path, settings: ImageSettings) -> None:
@@ -56,5 +57,8 @@ def read_png_settings(path: Path) -> ImageSettings:
 
 def parse_settings(values: dict) -> ImageSettings:
     """Return settings from a PNG's JSON; raises `KeyError` where one lacks that has no default."""
-    given = {f.name: values[f.name] for f in fields(ImageSettings) if f.default is MISSING or f.name in values}
-    return ImageSettings(**given | {"lora": tuple(given.get("lora", ()))})
+    needed = [f.name for f in fields(ImageSettings) if f.default is MISSING and f.default_factory is MISSING]
+    known = [f.name for f in fields(ImageSettings) if f.name in values]
+    given = {name: values[name] for name in dict.fromkeys([*needed, *known])}
+    hashes = {str(name): str(value) for name, value in given.get("hashes", {}).items()}
+    return ImageSettings(**given | {"lora": tuple(given.get("lora", ())), "hashes": hashes})

@@ -19,7 +19,7 @@ from minflux.checkpoints.tree import tree_map
 from minflux.errors import ArgumentError
 from minflux.images import to_uint8
 from minflux.inference.cache import Cache
-from minflux.inference.pipeline import Conditioning, Pipeline
+from minflux.inference.pipeline import Conditioning, Pipeline, check_finite
 from minflux.inference.text import PromptTruncated, Tokenizer
 from minflux.model.clip import CLIPConfig, clip_encoder
 from minflux.model.flux import FluxConfig, condition, velocity
@@ -102,6 +102,7 @@ class Flux1(Pipeline):
         _, y = clip_encoder(clip, clip_cfg, self.nx.array(clip_ids), self._compute)
         txt = t5_encoder(t5, t5_cfg, self.nx.array(t5_ids), self._compute)
         self.nx.eval(txt, y)
+        check_finite(self.nx, "the text encoders", txt, y)
         return txt, y
 
     # -- velocity ----------------------------------------------------------------------------------------------

@@ -122,14 +122,15 @@ def stages(components: Components, mode: str, itemsize: int | None = 4, blockwis
     on MLX (`blockwise`) a block. For a moment such a weight is there twice: as it is stored, at most as wide, and as it
     is used. So is a matrix that is read for the steps; and a quantised one that is kept is a float one too while it is
     multiplied by.
-    itemsize: bytes of a loaded float; None keeps the file's own, except that float8 takes 2 and float64 takes 4.
+    itemsize: bytes of a loaded float; None keeps the file's own, except that float8 takes 2 and float64 takes 4. Of 2
+    bytes, which may be float16, weights that stay float32 in its place count as 4.
     """
     kept = Counter[str]()
     temporary: dict[str, Counter[str]] = {"text": Counter(), "steps": Counter(), "decode": Counter()}
     for stored in components.values():
         loaded = temporary[stored.component.stage]
         for name, ours in stored.our_names.items():
-            wide = stored.numbers(name) * (itemsize or own_itemsize(stored, name))
+            wide = stored.numbers(name) * loaded_itemsize(stored, name, itemsize)
             when = when_read(mode, stored.component, ours)
             if when == "use":
                 loaded[f"{stored.name} {block_of(ours) if blockwise else ours}"] += 2 * wide
@@ -144,10 +145,17 @@ def stages(components: Components, mode: str, itemsize: int | None = 4, blockwis
     }
 
 
+def loaded_itemsize(stored: StoredComponent, name: str, itemsize: int | None) -> int:
+    """Return the bytes a loaded number takes, for `itemsize` as in `stages`."""
+    if itemsize == 2:
+        return 4 if stored.loaded_dtype(name, "float16") == "float32" else 2
+    return itemsize or own_itemsize(stored, name)
+
+
 def own_itemsize(stored: StoredComponent, name: str) -> int:
     """Return the bytes a loaded number takes in its own dtype; a quantised matrix counts in its scales' dtype."""
     counted = stored.tensors.get(f"{stem_of(name)}.{SCALES}", stored.tensors[name])
-    return 4 if counted.dtype in ("F32", "F64") else 2
+    return 4 if counted.dtype in ("F32", "F64") or stored.loaded_dtype(name, None) == "float32" else 2
 
 
 def count_numbers(stored: StoredComponent) -> int:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from minflux.arrays import Array
 from minflux.backend import Backend
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, MinfluxError
 from minflux.images import from_uint8
 from minflux.inference.arguments import (
     check_guidance,
@@ -344,7 +344,19 @@ class Pipeline(ABC):
     def _follow(self, text: Conditioning, plan: SamplingPlan, x: Array, on_block: OnBlock | None) -> Iterator[Step]:
         """Follow the velocity from `x`; the weights it holds are freed with it, when the last step is done."""
         ahead = visited_timesteps(plan.solver, plan.timesteps)
-        yield from plan.solver(self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block), x, plan.timesteps)
+        velocity = self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block)
+        for number, step in enumerate(plan.solver(velocity, x, plan.timesteps), start=1):
+            check_finite(self.nx, f"step {number} of {len(plan.timesteps) - 1}", step.x)
+            yield step
+
+
+def check_finite(nx: Backend, where: str, *arrays: Array) -> None:
+    """Raise `MinfluxError` that names the place where NaN or infinity first appears."""
+    if not all(bool(nx.xp.isfinite(array).all()) for array in arrays):
+        raise MinfluxError(
+            f"{where}: the numbers came out as NaN or infinity; load with dtype float32, and use smaller scales of "
+            "LoRAs and guidance"
+        )
 
 
 def matching(text: Conditioning, guidance: Guidance, asked: bool) -> Conditioning:

@@ -81,7 +81,10 @@ def self_attention(p: Tree, x: Float[Array, "B T D"], bias: Array, head_dim: int
 
 @shaped
 def gated_mlp(p: Tree, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """Compute wo(gelu(wi_0 x) · wi_1 x) (Shazeer 2020, arXiv 2002.05202)."""
+    """Compute wo(gelu(wi_0 x) · wi_1 x) (Shazeer 2020, arXiv 2002.05202).
+
+    In a float16 model the weights of wo are float32, and so is the result, for T5-XXL's exceeds float16's 65504.
+    """
     gate = linear(x, **p["wi_0"])  # (B, T, d_ff)
     gate = backend_of(x).gelu(gate)
     hidden = gate * linear(x, **p["wi_1"])
@@ -99,9 +102,9 @@ def t5_block(p: Tree, cfg: T5Config, x: Float[Array, "B T D"], bias: Array) -> F
 
 
 def norm(p: Tree, cfg: T5Config, x: Array) -> Array:
-    """Apply RMSNorm, which T5's files call a layer norm."""
-    nx = backend_of(x)
-    return nx.rms_norm(x, p["weight"], cfg.layer_norm_epsilon)
+    """Apply RMSNorm, which T5's files call a layer norm; the result has its weight's dtype."""
+    nx, weight = backend_of(x), p["weight"]
+    return nx.rms_norm(x, weight, cfg.layer_norm_epsilon).astype(weight.dtype)
 
 
 @shaped

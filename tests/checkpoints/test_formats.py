@@ -134,7 +134,7 @@ GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     [
         (pickle.dumps({"x": [1.0] * 99}), "is a Python pickle, which can run code when opened"),
         (b"PK\x03\x04" + bytes(99), "is a PyTorch pickle"),
-        (b"GGUF" + bytes(99), "is a GGUF file"),
+        (b"GGUF" + bytes(99), "is cut short, or no GGUF file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
         (b"", "is no safetensors file"),
         (b"hello, world, this is a text", "is no safetensors file"),

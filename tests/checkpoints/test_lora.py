@@ -10,11 +10,14 @@ import safetensors.torch
 import torch
 from click.testing import CliRunner
 from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.loaders.lora_conversion_utils import _convert_xlabs_flux_lora_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 
 import minflux
 from minflux.backend import get_backend
 from minflux.checkpoints import lora
+from minflux.checkpoints.components import COMPONENTS
+from minflux.checkpoints.components.flux import flux_shapes
 from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
 from minflux.checkpoints.formats.safetensors import contents, write_safetensors
 from minflux.checkpoints.lora import add_loras, read_lora
@@ -232,6 +235,78 @@ def test_the_scale_is_what_follows_the_last_colon(tmp_path):
     file = tmp_path / "a:2"
     file.touch()
     assert [scale for _, scale in map(lora.parse, ["a:b.safetensors:-0.5", "b", str(file)])] == [-0.5, 1.0, 1.0]
+
+
+# -- other spellings -----------------------------------------------------------------------------------------
+
+
+def xlabs_lora() -> dict[str, np.ndarray]:
+    """A LoRA of every module that XLabs' trainer changes, in one double and one single block of the small model."""
+    d, arrays = tiny_model.FLUX.hidden_size, {}
+    shapes = {"qkv_lora1": (3 * d, d), "qkv_lora2": (3 * d, d), "proj_lora1": (d, d), "proj_lora2": (d, d)}
+    stems = {f"double_blocks.0.processor.{name}": shape for name, shape in shapes.items()}
+    stems |= {
+        "single_blocks.0.processor.qkv_lora": (3 * d, d),
+        "single_blocks.0.processor.proj_lora": (d, d + int(d * tiny_model.FLUX.mlp_ratio)),
+    }
+    for i, (stem, shape) in enumerate(stems.items()):
+        rng = np.random.default_rng(i)
+        arrays[f"{stem}.down.weight"] = rng.standard_normal((2, shape[1]), np.float32)
+        arrays[f"{stem}.up.weight"] = rng.standard_normal((shape[0], 2), np.float32)
+    return arrays
+
+
+def sums(path) -> dict[str, np.ndarray]:
+    """What a LoRA adds to each matrix of the small model."""
+    shapes = {n: s for n, s in flux_shapes(tiny_model.FLUX).items() if n.endswith(".weight")}
+    changes = read_lora(path, CONFIGS)
+    flat = add_loras({name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, changes)
+    return {name: array for name, array in flat.items() if array.any()}
+
+
+def test_xlabs_names_are_what_diffusers_takes_them_for(tmp_path):
+    write_safetensors(tmp_path / "x.safetensors", xlabs_lora())
+    theirs = _convert_xlabs_flux_lora_to_diffusers({k: torch.from_numpy(v) for k, v in xlabs_lora().items()})
+    arrays = {k if k.startswith("transformer.") else f"transformer.{k}": v.numpy() for k, v in theirs.items()}
+    write_safetensors(tmp_path / "d.safetensors", arrays)
+    ours, expected = sums(tmp_path / "x.safetensors"), sums(tmp_path / "d.safetensors")
+    assert ours.keys() == expected.keys()
+    assert len(ours) == 6
+    for name, array in ours.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_parts_that_two_names_share_are_refused(tmp_path):
+    """XLabs' q, k, v of a single block, beside PEFT's k."""
+    d = tiny_model.FLUX.hidden_size
+    part = {"lora_A.weight": np.ones((2, d), np.float32), "lora_B.weight": np.ones((d, 2), np.float32)}
+    arrays = xlabs_lora() | {f"transformer.single_transformer_blocks.0.attn.to_k.{r}": x for r, x in part.items()}
+    write_safetensors(tmp_path / "l.safetensors", arrays)
+    with pytest.raises(CheckpointError, match=r"change the same matrix under two namings"):
+        read_lora(tmp_path / "l.safetensors", CONFIGS)
+    beside = {name.replace("attn.to_k", "proj_mlp"): x for name, x in arrays.items()}
+    beside = {n: np.ones((4 * d, 2), np.float32) if "proj_mlp.lora_B" in n else x for n, x in beside.items()}
+    write_safetensors(tmp_path / "m.safetensors", beside)
+    assert len(read_lora(tmp_path / "m.safetensors", CONFIGS)) == 7
+
+
+@pytest.mark.parametrize(
+    ("stem", "component", "ours"),
+    [
+        ("base_model.model.double_blocks.0.img_attn.proj", "transformer", "double_blocks.0.img_attn.proj"),
+        ("transformer.base_model.model.proj_out", "transformer", "final_layer.linear"),
+        ("base_model.model.transformer.x_embedder", "transformer", "img_in"),
+        ("lycoris_transformer_blocks_0_attn_to_out_0", "transformer", "double_blocks.0.img_attn.proj"),
+        ("text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1", "text_encoder", None),
+        ("text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.k", "text_encoder_2", None),
+        ("lora_te3_encoder_block_0_layer_0_SelfAttention_k", "text_encoder_2", None),
+    ],
+)
+def test_every_prefix_in_use(stem, component, ours):
+    known = {name: lora.modules(COMPONENTS[name], config) for name, config in CONFIGS.items()}
+    module, spelled, role = lora.place(f"{stem}.lora_down.weight", known)
+    assert (module.component, spelled, role) == (component, stem, "down")
+    assert ours in (None, module.stem)
 
 
 # -- the command ---------------------------------------------------------------------------------------------

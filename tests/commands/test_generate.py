@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
-from PIL import Image, ImageSequence
+from PIL import Image, ImageSequence, PngImagePlugin
 
 import minflux
+from minflux.checkpoints import hub
+from minflux.checkpoints.formats.safetensors import write_safetensors
 from minflux.commands import png
 from tests import tiny_model
 from tests.commands.runner import assert_refused, pixels, run
 
-NEWER = ("true_cfg_scale", "solver")  # settings that older PNGs lack
+NEWER = ("true_cfg_scale", "solver", "hashes")  # settings that older PNGs lack
 
 
 def draw(model: str, *args: object) -> Result:
@@ -48,7 +51,9 @@ def test_the_image_is_the_pipelines(here, model):
 
 def test_the_picture_carries_all_its_settings(here, model):
     draw(model, "--seed", 7)
-    assert settings("minflux.png") == {
+    found = settings("minflux.png")
+    assert {name: len(value) for name, value in found.pop("hashes").items()} == {"model": 64}
+    assert found == {
         "prompt": "a cat", "model": str(model), "backend": "numpy", "seed": 7, "steps": 2, "guidance": 2.0,
         "negative_prompt": None, "width": 64, "height": 64, "lora": [], "true_cfg_scale": None, "solver": "euler",
         "version": minflux.__version__,
@@ -82,7 +87,8 @@ def test_from_an_older_png_means_euler(here, model):
 def test_a_png_knows_its_solver_and_scale(here, tmp_path_factory):
     dev = str(tiny_model.make(tmp_path_factory.mktemp("dev") / "model", guidance=True))
     draw(dev, "--solver", "heun", "--true-cfg-scale", 3, "--negative-prompt", "a hat", "--seed", 5)
-    assert {name: settings("minflux.png")[name] for name in NEWER} == {"true_cfg_scale": 3.0, "solver": "heun"}
+    found = settings("minflux.png")
+    assert (found["true_cfg_scale"], found["solver"]) == (3.0, "heun")
     result = run("generate", "--from", "minflux.png", "--out", "again.png")
     assert result.exit_code == 0, result.output
     np.testing.assert_array_equal(pixels("again.png"), pixels("minflux.png"), strict=True)
@@ -247,3 +253,64 @@ def test_ctrl_c_leaves_no_file(here, model):
     assert rest.splitlines()[-1] == b"minflux: stopped"
     assert b"Traceback" not in seen + rest
     assert os.listdir() == []
+
+
+# -- an image again, after something has changed ---------------------------------------------------------------
+
+
+def change_one_number(path):
+    """Write a file again with its last byte but one changed."""
+    raw = bytearray(path.read_bytes())
+    raw[-2] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("changed", ["transformer/diffusion_pytorch_model.safetensors", "tokenizer_2/tokenizer.json"])
+def test_from_says_that_the_model_has_changed(here, model, changed):
+    folder = shutil.copytree(model, here / "model")
+    assert run("generate", "a cat", "--model", "model", "--steps", 1).exit_code == 0
+    path = folder / changed
+    if path.suffix == ".json":
+        path.write_text(path.read_text() + " ")
+    else:
+        change_one_number(path)
+    assert_refused(
+        run("generate", "--from", "minflux.png", "--out", "again.png"),
+        "the model 'model' is no longer the one that minflux.png was made with",
+    )
+    result = run("generate", "--from", "minflux.png", "--out", "again.png", "--anyway")
+    assert result.exit_code == 0
+    assert "this is another image" in result.output
+
+
+def test_from_knows_a_copy_of_the_model(here, model):
+    shutil.copytree(model, here / "model")
+    assert run("generate", "a cat", "--model", "model", "--steps", 1).exit_code == 0
+    shutil.rmtree(here / "model")
+    shutil.copytree(model, here / "model")
+    assert run("generate", "--from", "minflux.png", "--out", "again.png").exit_code == 0
+
+
+def test_from_says_that_a_lora_has_changed(here, model):
+    for value in (1.0, 2.0):
+        pair = {"lora_A.weight": np.full((1, 32), value, np.float32), "lora_B.weight": np.ones((16, 1), np.float32)}
+        write_safetensors(here / "l.safetensors", {f"transformer.proj_out.{role}": x for role, x in pair.items()})
+        if value == 1.0:
+            assert run("generate", "a cat", "--model", model, "--steps", 1, "--lora", "l.safetensors").exit_code == 0
+    assert_refused(run("generate", "--from", "minflux.png"), "the LoRA 'l.safetensors' is no longer the one")
+
+
+def test_from_fetches_nothing_unasked(here, model, monkeypatch):
+    assert run("generate", "a cat", "--model", model, "--steps", 1).exit_code == 0
+    with Image.open("minflux.png") as image:
+        settings = json.loads(image.info["minflux"]) | {"model": "some/one"}
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("minflux", json.dumps(settings))
+        image.save("theirs.png", pnginfo=info)
+    monkeypatch.setenv("HF_HOME", str(here / "hf"))
+    monkeypatch.setattr(hub, "fetch", lambda *args: pytest.fail("fetched"))
+    assert_refused(run("generate", "--from", "theirs.png"), "names the model 'some/one', which is not here")
+
+
+def test_anyway_goes_with_from(here):
+    assert_refused(run("generate", "a cat", "--anyway"), "--anyway and --yes go with --from")

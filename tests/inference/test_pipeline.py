@@ -15,7 +15,7 @@ from minflux import zoo
 from minflux.backend import get_backend
 from minflux.checkpoints.formats.safetensors import write_safetensors
 from minflux.checkpoints.tree import flatten
-from minflux.errors import ArgumentError, BackendError, CheckpointError
+from minflux.errors import ArgumentError, BackendError, CheckpointError, MinfluxError
 from minflux.inference import flux1
 from minflux.inference.load import DEFAULTS, DEV_DEFAULTS, SCHNELL_DEFAULTS, load
 from minflux.inference.pipeline import Pipeline
@@ -464,3 +464,23 @@ def test_a_model_with_a_part_missing(missing, folder, tmp_path):
     shutil.rmtree(copy / missing)
     with pytest.raises(CheckpointError, match=f"{copy / missing}"):
         minflux.load(copy)
+
+
+# -- numbers that are none -----------------------------------------------------------------------------------
+
+
+def test_nan_is_told_at_the_step_where_it_appears(model, nx):
+    pipe = minflux.load(model, nx.name)
+    weight = pipe.flux[1]["img_in"]["weight"]
+    steps = pipe.sample(pipe.encode("a cat", guidance=1.0), steps=3, guidance=1.0)
+    next(steps)
+    pipe.flux[1]["img_in"]["weight"] = weight * float("nan")
+    with pytest.raises(MinfluxError, match=r"^step 2 of 3: the numbers came out as NaN or infinity; load with dtype"):
+        next(steps)
+
+
+def test_nan_of_a_text_encoder_is_told_before_the_first_step(model, nx):
+    pipe = minflux.load(model, nx.name)
+    pipe.t5[1]["shared"]["weight"] = pipe.t5[1]["shared"]["weight"] * float("nan")
+    with pytest.raises(MinfluxError, match=r"^the text encoders: the numbers came out as NaN"):
+        pipe.encode("a cat")

@@ -1,5 +1,7 @@
 """Both text encoders against transformers' `T5EncoderModel` and `CLIPTextModel`."""
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,9 +12,11 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5DenseGatedActDense
 from minflux.checkpoints.components.clip import alias as clip_alias
 from minflux.checkpoints.components.clip import write_config as write_clip_config
 from minflux.checkpoints.components.t5 import write_config as write_t5_config
+from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import tree
 from minflux.model import clip, t5
-from tests.compare import MODEL
+from tests import tiny_model
+from tests.compare import MODEL, relative_error
 from tests.strategies import batches, clip_configs, t5_configs
 
 lengths = st.integers(1, 40)
@@ -109,3 +113,25 @@ def test_quick_gelu(trial, batch, width):
 
     x = trial.randn(batch, width, scale=3.0)
     trial.close("quick GELU", clip.quick_gelu(trial.array(x)), QuickGELUActivation()(x))
+
+
+def test_t5_in_float16_keeps_what_overflows_in_float32(nx, tmp_path):
+    """As T5-XXL's, this wo gives more than 65504; transformers holds it in float32, and so do we."""
+    cfg = replace(tiny_model.T5, num_layers=2)
+    theirs = T5EncoderModel(their_t5(cfg))
+    for name, weight in theirs.named_parameters():
+        torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(len(name)))
+        if name.endswith("wo.weight"):
+            weight.data *= 3000
+    theirs.save_pretrained(tmp_path / "text_encoder_2")
+    theirs = T5EncoderModel.from_pretrained(tmp_path / "text_encoder_2", dtype=torch.float16)
+    assert theirs.encoder.block[0].layer[1].DenseReluDense.wo.weight.dtype == torch.float32
+    ids = torch.arange(12)[None]
+    seen = []
+    theirs.encoder.block[0].register_forward_hook(lambda block, x, y: seen.append(y[0]))
+    expected = theirs(ids).last_hidden_state
+    assert seen[0].abs().max() > 65504
+    config, p = load_component(tmp_path, "text_encoder_2", nx, "float16")
+    got = t5.t5_encoder(p, config, nx.array(ids.numpy()))
+    assert str(got.dtype).endswith("float16")
+    assert relative_error(nx.to_numpy(nx.as_float32(got)), expected.detach().float().numpy()) < 2**-9

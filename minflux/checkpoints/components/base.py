@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from minflux.checkpoints.components.renaming import Flat, joint_name
+from minflux.checkpoints.components.renaming import Flat, Rules, joint_name
 from minflux.checkpoints.components.shapes import Shapes, Sizes
 from minflux.errors import CheckpointError
 
@@ -59,8 +59,8 @@ class Naming:
 class Component:
     """All that files know of one network.
 
-    The first of its `namings` is that of a model folder in diffusers' layout, the last that of our trees and of
-    minflux's own files.
+    The first of its `namings` is that of a model folder in diffusers' layout, the one called `own` that of our trees
+    and of minflux's own files.
     """
 
     name: str  # of its folder, and its key wherever several components are held
@@ -74,12 +74,15 @@ class Component:
     shapes: Callable[[Any], Shapes]  # every weight's shape under our names, from a config
     sizes: Callable[[Sizes, Any], Any]  # a config from shapes, and from another config for what no shape shows
     namings: tuple[Naming, ...]
+    own: str  # the name of the naming of our trees
     stage: Stage  # when its weights are needed: for the text, in every step, or to decode
     once: re.Pattern = NEVER  # our names of weights that are needed once an image, before its steps
     in_blocks: re.Pattern = NEVER  # our names that lie in a block whose matrices may be quantised
     never_quantised: re.Pattern = NEVER  # names there that are no matrices to multiply by
+    never_float16: re.Pattern = NEVER  # our names of weights whose products are too large for it: float32 in its place
     joints: dict[str, int] = field(default_factory=dict)  # our joint matrices, and how many parts each has
     lora_prefixes: tuple[str, ...] = ()  # how a module's name begins in a LoRA file; none: takes no LoRA
+    lora_rules: Rules = ()  # names that LoRA files alone have, and ours; "qkv@0-2" are parts 0 to 2 of a joint matrix
     alias: Callable[[str], str | None] = str  # a file's name in standard form; None for what is not used
 
     @property
@@ -90,7 +93,7 @@ class Component:
     @property
     def own_naming(self) -> Naming:
         """Return the naming of our trees."""
-        return self.namings[-1]
+        return self.naming(self.own)
 
     def naming(self, name: str) -> Naming:
         """Return the naming called `name`; raises `KeyError` for one that this component has not."""

@@ -115,7 +115,8 @@ CLIP = Component(
             ("text_encoders.clip_l.transformer.", "text_encoders.clip_l.", ""),
         ),
     ),
+    own="transformers",
     stage="text",
-    lora_prefixes=("text_encoder.", "lora_te1_", "lora_te_"),
+    lora_prefixes=("text_encoder.", "text_encoders.clip_l.transformer.", "lora_te1_", "lora_te_"),
     alias=alias,
 )

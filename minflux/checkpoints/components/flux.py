@@ -55,6 +55,14 @@ RULES: Rules = (
     ("norm_out.linear", "final_layer.adaLN_modulation.1"),
     ("proj_out", "final_layer.linear"),
 )
+XLABS_RULES: Rules = (  # (XLabs' name of what a LoRA changes, BFL's); 1 is the image, 2 the text
+    ("double_blocks.#.processor.qkv_lora1", "double_blocks.#.img_attn.qkv"),
+    ("double_blocks.#.processor.qkv_lora2", "double_blocks.#.txt_attn.qkv"),
+    ("double_blocks.#.processor.proj_lora1", "double_blocks.#.img_attn.proj"),
+    ("double_blocks.#.processor.proj_lora2", "double_blocks.#.txt_attn.proj"),
+    ("single_blocks.#.processor.qkv_lora", "single_blocks.#.linear1@0-2"),
+    ("single_blocks.#.processor.proj_lora", "single_blocks.#.linear2"),
+)
 JOINTS = {"qkv": 3, "linear1": 4}  # BFL's joint matrices, and how many of diffusers' are in each
 FINAL_MODULATION = "final_layer.adaLN_modulation.1"
 
@@ -271,9 +279,14 @@ TRANSFORMER = Component(
         ),
         Naming("bfl", "BFL's names", ("img_in.weight",), (COMFY, "diffusion_model.", "")),
     ),
+    own="bfl",
     stage="steps",
     once=re.compile(r"(^(time|guidance|vector)_in|_mod\.lin|modulation\.lin|adaLN_modulation\.1)\."),
     in_blocks=re.compile(r"(double|single)_blocks\.\d+\."),
     joints=JOINTS,
-    lora_prefixes=("transformer.", COMFY, "diffusion_model.", "lora_unet_", "lora_transformer_", ""),
+    lora_prefixes=(
+        "transformer.", COMFY, "diffusion_model.", "lora_unet_", "lora_transformer_", "lycoris_", "base_model.model.",
+        "transformer.base_model.model.", "base_model.model.transformer.", "",
+    ),
+    lora_rules=XLABS_RULES,
 )  # fmt: skip

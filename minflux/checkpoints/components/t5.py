@@ -3,7 +3,8 @@
 import re
 from dataclasses import asdict, fields
 
-from minflux.checkpoints.components.base import Component, Json, Naming, require, take
+from minflux.checkpoints.components.base import Component, Flat, Json, Naming, require, take
+from minflux.checkpoints.components.renaming import Rules, backwards, rename
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, norm_shapes, under
 from minflux.model.t5 import T5Config
 
@@ -13,6 +14,38 @@ TABLE = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 def alias(name: str) -> str | None:
     """Return the standard name of a weight: some files hold the token table, and its scale, under a second name."""
     return name.replace("encoder.embed_tokens.", "shared.", 1) if name.startswith("encoder.embed_tokens.") else name
+
+
+# (llama.cpp's name in GGUF files, ours). # is a number, which is kept.
+LLAMA_CPP_RULES: Rules = (
+    ("token_embd", "shared"),
+    ("enc.output_norm", "encoder.final_layer_norm"),
+    ("enc.blk.#.attn_norm", "encoder.block.#.layer.0.layer_norm"),
+    ("enc.blk.#.attn_q", "encoder.block.#.layer.0.SelfAttention.q"),
+    ("enc.blk.#.attn_k", "encoder.block.#.layer.0.SelfAttention.k"),
+    ("enc.blk.#.attn_v", "encoder.block.#.layer.0.SelfAttention.v"),
+    ("enc.blk.#.attn_o", "encoder.block.#.layer.0.SelfAttention.o"),
+    ("enc.blk.#.attn_rel_b", "encoder.block.#.layer.0.SelfAttention.relative_attention_bias"),
+    ("enc.blk.#.ffn_norm", "encoder.block.#.layer.1.layer_norm"),
+    ("enc.blk.#.ffn_gate", "encoder.block.#.layer.1.DenseReluDense.wi_0"),
+    ("enc.blk.#.ffn_up", "encoder.block.#.layer.1.DenseReluDense.wi_1"),
+    ("enc.blk.#.ffn_down", "encoder.block.#.layer.1.DenseReluDense.wo"),
+)
+
+
+def from_llama_cpp(flat: Flat) -> Flat:
+    """Turn llama.cpp's names of a T5 encoder's weights into ours."""
+    return {rename(name, LLAMA_CPP_RULES): array for name, array in flat.items()}
+
+
+def to_llama_cpp(flat: Flat) -> Flat:
+    """Undo `from_llama_cpp`."""
+    return {rename(name, backwards(LLAMA_CPP_RULES)): array for name, array in flat.items()}
+
+
+def our_part(name: str, config: T5Config) -> str:
+    """Return our name of a weight that llama.cpp names."""
+    return rename(name, LLAMA_CPP_RULES)
 
 
 # -- config ----------------------------------------------------------------------------------------------------
@@ -100,10 +133,16 @@ T5 = Component(
             "transformers", "Hugging Face's names", ("encoder.block.0.layer.0.SelfAttention.q.weight",),
             ("text_encoders.t5xxl.transformer.", "text_encoders.t5xxl.", ""),
         ),
+        Naming(
+            "llama.cpp", "llama.cpp's names", ("enc.blk.0.attn_q.weight",), ("",), from_llama_cpp, to_llama_cpp,
+            our_part,
+        ),
     ),
+    own="transformers",
     stage="text",
     in_blocks=re.compile(r"encoder\.block\."),
     never_quantised=re.compile(r"relative_attention_bias"),  # looked up, not multiplied by
-    lora_prefixes=("text_encoder_2.", "lora_te2_"),
+    never_float16=re.compile(r"\.DenseReluDense\.wo\."),  # T5-XXL's gives more than 65504; transformers does the same
+    lora_prefixes=("text_encoder_2.", "text_encoders.t5xxl.transformer.", "lora_te2_", "lora_te3_"),
     alias=alias,
 )  # fmt: skip

@@ -277,5 +277,6 @@ VAE = Component(
             channels_last, channels_second,
         ),
     ),
+    own="bfl",
     stage="decode",
 )  # fmt: skip

@@ -15,7 +15,13 @@ DTYPES = {
 }  # fmt: skip
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
 TAGS = {name: tag for tag, name in DTYPES.items() if tag not in ("BF16", *FLOAT8)} | {"bfloat16": "BF16"}
-FLOATS = ("F64", "F32", "F16", "BF16", *FLOAT8)
+BLOCKS = {  # GGUF's quantised types: how many numbers lie in a block, and how many bytes it takes
+    "Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q2_K": (256, 84),
+    "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210), "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74), "IQ2_S": (256, 82), "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110), "IQ1_S": (256, 50), "IQ1_M": (256, 56), "TQ1_0": (256, 54), "TQ2_0": (256, 66),
+}  # fmt: skip
+FLOATS = ("F64", "F32", "F16", "BF16", *FLOAT8, *BLOCKS)
 CASTS = ("float32", "float16", "bfloat16")  # what a caller may ask for
 
 

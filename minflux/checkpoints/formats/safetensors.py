@@ -11,7 +11,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import index
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from minflux.arrays import Array
 from minflux.backend import Backend
 from minflux.checkpoints.formats.atomic import check_room, opened, saved
 from minflux.checkpoints.formats.dtypes import (
+    BLOCKS,
     DTYPES,
     FLOAT8,
     FLOATS,
@@ -30,6 +30,8 @@ from minflux.checkpoints.formats.dtypes import (
     from_float8,
     to_bytes,
 )
+from minflux.checkpoints.formats.entry import Stored
+from minflux.checkpoints.formats.gguf import gguf_contents, is_gguf, read_blocks
 from minflux.checkpoints.formats.json_files import parse_json, read_json
 from minflux.errors import CheckpointError
 
@@ -47,24 +49,8 @@ PICKLE = (
 IMPOSTORS = {
     b"\x80": f"a Python pickle, {PICKLE}",
     b"PK\x03\x04": f"a PyTorch pickle, {PICKLE}",
-    b"GGUF": "a GGUF file, which is not supported: use the safetensors version",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
 }
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An array in a file: its dtype's tag, its shape, and where its bytes begin."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-
-    @property
-    def size(self) -> int:
-        """Return how many bytes it takes in the file."""
-        return math.prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
 
 
 # -- what a file holds -----------------------------------------------------------------------------------------
@@ -108,6 +94,8 @@ def joined_contents(paths: Sequence[Path]) -> dict[str, Stored]:
 
 def file_contents(path: Path) -> dict[str, Stored]:
     """List what one file holds."""
+    if path.is_file() and is_gguf(path):
+        return gguf_contents(path)
     header, start = read_header(path)
     size = path.stat().st_size - start
     for name in header:
@@ -180,24 +168,30 @@ def read_safetensors(path: str | Path, nx: Backend, dtype: str | None = None) ->
     """Read all arrays of a file, or of the shards that an index lists.
 
     Floats become `dtype` ("float32", "float16" or "bfloat16") where it is given; else float32 on NumPy, and what the
-    file has on MLX (for float8: bfloat16, which holds each of them exactly). Raises `CheckpointError` when the file
-    can't be read, `ArgumentError` for a dtype that `nx` lacks.
+    file has on MLX: bfloat16 for float8, each of which it holds exactly, and for GGUF's quantised types. Raises
+    `CheckpointError` when the file can't be read, `ArgumentError` for a dtype that `nx` lacks.
     """
     return {name: read_array(stored, nx, dtype) for name, stored in contents(path).items()}
 
 
 def read_array(stored: Stored, nx: Backend, dtype: str | None = None) -> Array:
     """Read one array into backend `nx`; for `dtype` see `read_safetensors`."""
+    if stored.dtype in BLOCKS:
+        return nx.array(read_blocks(stored)).astype(float_dtype(nx, dtype or narrow_dtype(nx)))
     count = math.prod(stored.shape)
     raw = np.fromfile(stored.path, DTYPES[stored.dtype], count, offset=stored.start).reshape(stored.shape)
     if stored.dtype not in FLOATS:
         return nx.array(raw)
     if stored.dtype in FLOAT8:
-        dtype = dtype or ("float32" if nx.name == "numpy" else "bfloat16")
-        return nx.array(from_float8(raw, stored.dtype)).astype(float_dtype(nx, dtype))
+        return nx.array(from_float8(raw, stored.dtype)).astype(float_dtype(nx, dtype or narrow_dtype(nx)))
     array = nx.from_bfloat16(raw) if stored.dtype == "BF16" else nx.array(raw)
     wanted = float_dtype(nx, dtype) if dtype or nx.name == "numpy" else array.dtype
     return array if array.dtype == wanted else array.astype(wanted)
+
+
+def narrow_dtype(nx: Backend) -> str:
+    """Return the dtype of floats that were stored in 8 bits or fewer, unless one is asked for."""
+    return "float32" if nx.name == "numpy" else "bfloat16"
 
 
 def read_as_stored(stored: Stored, nx: Backend) -> Array:

@@ -1,0 +1,42 @@
+"""Hashes of the files that an image depends on, so that it can be told when one of them is no longer the same.
+
+A LoRA is hashed whole. A model may be 34 GB, so of each of its weights only name, shape and the two ends are: another
+training changes all of them, and a damaged file is found otherwise. Neither paths nor times count, so a copy of a model
+has the hash of the original.
+"""
+
+import hashlib
+from pathlib import Path
+
+from minflux.checkpoints.formats.safetensors import Stored
+from minflux.checkpoints.stored import StoredComponent
+
+END = 4096  # bytes at each end of a weight
+SMALL_FILES = "minflux.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*"
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_model(folder: Path, components: dict[str, StoredComponent]) -> str:
+    """Return a hash of a model: of its components' weights, and of the tokenizers and settings in `folder`."""
+    digest = hashlib.sha256()
+    for name, stored in sorted(components.items()):
+        for key, tensor in sorted((stored.tensors | stored.scales_by_name).items()):
+            digest.update(f"{name} {key} {tensor.dtype} {tensor.shape}".encode())
+            digest.update(ends(tensor))
+    for path in sorted(path for pattern in SMALL_FILES for path in folder.glob(pattern) if path.is_file()):
+        digest.update(f"{path.relative_to(folder)} {hash_file(path)}".encode())
+    return digest.hexdigest()
+
+
+def ends(tensor: Stored) -> bytes:
+    """Return the first and the last bytes of an array in its file."""
+    with tensor.path.open("rb") as file:
+        file.seek(tensor.start)
+        first = file.read(min(END, tensor.size))
+        file.seek(tensor.start + max(0, tensor.size - END))
+        return first + file.read(min(END, tensor.size))

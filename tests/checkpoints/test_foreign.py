@@ -1,0 +1,55 @@
+"""What other programs quantised is named: by a file's names, and by a component's config."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from minflux.checkpoints.components import COMPONENTS
+from minflux.checkpoints.folder import read_config
+from minflux.checkpoints.formats.safetensors import write_safetensors
+from minflux.checkpoints.open import open_model
+from minflux.commands import main as cli
+from minflux.errors import CheckpointError
+
+NAME = "double_blocks.0.img_attn.qkv.weight"
+FOREIGN = {
+    f"{NAME}.quant_state.bitsandbytes__nf4": "to NF4 by bitsandbytes",
+    f"{NAME}.quant_state.bitsandbytes__fp4": "to FP4 by bitsandbytes",
+    "double_blocks.0.img_attn.qkv.SCB": "to int8 by bitsandbytes",
+    f"{NAME}._data": "by quanto",
+    "transformer_blocks.0.attn.to_out.0.wscales": "nunchaku",
+}
+
+
+COMMANDS = {
+    "generate": ["generate", "a cat", "--model", "q.safetensors"],
+    "inspect": ["inspect", "q.safetensors"],
+    "convert": ["convert", "q.safetensors", "out", "--format", "diffusers"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("name", "words"), FOREIGN.items())
+def test_a_file_is_named_by_every_command(tmp_path, monkeypatch, command, name, words):
+    monkeypatch.chdir(tmp_path)
+    arrays = {"img_in.weight": np.ones((4, 4), np.float32), name: np.ones(4, np.float32)}
+    write_safetensors(tmp_path / "q.safetensors", arrays)
+    result = CliRunner().invoke(cli.main, COMMANDS[command])
+    assert result.exit_code != 0
+    assert words in result.output
+    assert "minflux doesn't read it" in result.output
+
+
+def test_a_folder_s_config_says_it(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    path = folder / "transformer" / "config.json"
+    config = json.loads(path.read_text())
+    how = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    path.write_text(json.dumps(config | {"quantization_config": how}))
+    with pytest.raises(CheckpointError, match=r"config.json: quantization_config: quantised by 'bitsandbytes'; "):
+        read_config(path, COMPONENTS["transformer"])
+    with pytest.raises(CheckpointError, match="bitsandbytes"):
+        open_model(folder).take("transformer")
