@@ -1,14 +1,11 @@
 """`minflux generate`: a prompt to a PNG, under a progress bar, with previews of the way."""
 
-import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from click.core import ParameterSource
 from PIL import Image
 from tqdm import tqdm
 
@@ -17,24 +14,21 @@ from minflux.checkpoints import hub
 from minflux.checkpoints.components import TRANSFORMER
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
-from minflux.checkpoints.hashes import hash_file, hash_model
-from minflux.checkpoints.lora import parse
 from minflux.checkpoints.open import Checkpoint, locate_here, open_model
+from minflux.commands.again import ask_before_fetching, check_nothing_beside, check_unchanged, hash_inputs
 from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, ReadingBar, check_output, print_note
 from minflux.commands.png import ImageSettings, read_png_settings, save_png
-from minflux.errors import ArgumentError, CheckpointError
+from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
 from minflux.inference.cache import default_folder
 from minflux.inference.flux1 import Flux1
-from minflux.inference.load import DEFAULTS, load_checkpoint, read_defaults, take_components
+from minflux.inference.load import DEFAULTS, load_checkpoint, read_defaults
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning
 from minflux.model.flux import FluxConfig
 from minflux.sampling.noise import check_seed
 from minflux.sampling.solvers import SOLVERS
-
-BESIDE_FROM = ("source", "out", "preview", "memory", "cache", "anyway", "yes")  # what may be given with --from
 
 
 def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
@@ -144,54 +138,6 @@ def check_settings(seeds: Sequence[int], given: dict) -> None:
     for name, check in checks.items():
         if given[name] is not None:
             check(given[name])
-
-
-def check_nothing_beside(source: Path) -> None:
-    """Raise `ArgumentError` when --from comes with an option that the image has an answer to already."""
-    ctx = click.get_current_context()
-    for param in ctx.command.params:
-        given = ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
-        if given and param.name not in BESIDE_FROM:
-            name = param.opts[0] if param.opts[0].startswith("-") else "PROMPT"
-            raise ArgumentError(f"{name} can't be given with --from, which takes all settings from {source}")
-
-
-def ask_before_fetching(source: Path, png: ImageSettings, yes: bool) -> None:
-    """Ask before fetching the model that a PNG, perhaps a stranger's, names; raises `ArgumentError` at a no."""
-    repository = hub.repository(png.model)
-    if yes or locate_here(png.model) is not None or repository is None:
-        return
-    try:
-        hub.cached(repository)
-    except CheckpointError:
-        question = f"{source} names the model {repository!a}, which is not here. Fetch it from the Hugging Face Hub?"
-        if not (sys.stdin.isatty() and click.confirm(question, err=True)):
-            raise ArgumentError(
-                f"--from: {source} names the model {repository!a}, which is not here; with --yes it is fetched"
-            ) from None
-
-
-def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str]) -> dict[str, str]:
-    """Hash the model and each LoRA, as an image's settings hold them."""
-    with warnings.catch_warnings(action="ignore"):  # loading warns
-        components = take_components(checkpoint)
-    files = {text: parse(text)[0] for text in lora}
-    hashes = {text: hash_file(path) for text, path in files.items() if path.is_file()}  # loading says which is missing
-    return {"model": hash_model(checkpoint.folder, components)} | hashes
-
-
-def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], anyway: bool) -> None:
-    """Raise `ArgumentError` when the model or a LoRA is not what an image was made with; warn of it with `anyway`.
-
-    A PNG of an earlier minflux holds no hashes, and nothing can be said.
-    """
-    for name, value in png.hashes.items():
-        if hashes.get(name, value) != value:
-            what = f"the model {png.model!a}" if name == "model" else f"the LoRA {name!a}"
-            line = f"{what} is no longer the one that {source} was made with"
-            if not anyway:
-                raise ArgumentError(f"--from: {line}: put that one back, or get another image with --anyway")
-            print_note(f"{line}: this is another image")
 
 
 def check_ahead_of_fetching(model: str, given: dict[str, Any]) -> None:

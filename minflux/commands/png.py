@@ -1,7 +1,7 @@
 """A PNG that remembers how it was generated."""
 
 import json
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -57,8 +57,11 @@ def read_png_settings(path: Path) -> ImageSettings:
 
 def parse_settings(values: dict) -> ImageSettings:
     """Return settings from a PNG's JSON; raises `KeyError` where one lacks that has no default."""
-    needed = [f.name for f in fields(ImageSettings) if f.default is MISSING and f.default_factory is MISSING]
-    known = [f.name for f in fields(ImageSettings) if f.name in values]
-    given = {name: values[name] for name in dict.fromkeys([*needed, *known])}
+    given = {f.name: values[f.name] for f in fields(ImageSettings) if is_required(f) or f.name in values}
     hashes = {str(name): str(value) for name, value in given.get("hashes", {}).items()}
     return ImageSettings(**given | {"lora": tuple(given.get("lora", ())), "hashes": hashes})
+
+
+def is_required(setting: Field) -> bool:
+    """Return whether a field has no default, so that every PNG has it."""
+    return setting.default is MISSING and setting.default_factory is MISSING

@@ -10,7 +10,7 @@ import re
 
 from minflux.arrays import Array
 from minflux.checkpoints.components.base import Component, Flat, Json, Naming, require, take
-from minflux.checkpoints.components.renaming import Rules, apart, backwards, joined, rename, stacked
+from minflux.checkpoints.components.renaming import Rules, apart, backwards, joined, rename, renamed, stacked
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, under
 from minflux.errors import CheckpointError
 from minflux.model.flux import SCHNELL, TIME_DIM, FluxConfig
@@ -75,11 +75,6 @@ def from_diffusers(flat: Flat) -> Flat:
 def to_diffusers(flat: Flat) -> Flat:
     """Undo `from_diffusers`."""
     return renamed(apart(exchange_final(flat), JOINTS), backwards(RULES))
-
-
-def renamed(flat: Flat, rules: Rules) -> Flat:
-    """Return weights under other names."""
-    return {rename(name, rules): array for name, array in flat.items()}
 
 
 def exchange_final(flat: Flat) -> Flat:

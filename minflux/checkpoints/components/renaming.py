@@ -22,6 +22,11 @@ def rename(name: str, rules: Iterable[tuple[str, str]]) -> str:
     return name
 
 
+def renamed(flat: Flat, rules: Rules) -> Flat:
+    """Return weights under other names."""
+    return {rename(name, rules): array for name, array in flat.items()}
+
+
 def backwards(rules: Rules) -> Rules:
     """Turn rules round: what was read from left to right is read from right to left, and from the end."""
     return tuple((new, old) for old, new in reversed(rules))

@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, fields
 
 from minflux.checkpoints.components.base import Component, Flat, Json, Naming, require, take
-from minflux.checkpoints.components.renaming import Rules, backwards, rename
+from minflux.checkpoints.components.renaming import Rules, backwards, rename, renamed
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, norm_shapes, under
 from minflux.model.t5 import T5Config
 
@@ -35,12 +35,12 @@ LLAMA_CPP_RULES: Rules = (
 
 def from_llama_cpp(flat: Flat) -> Flat:
     """Turn llama.cpp's names of a T5 encoder's weights into ours."""
-    return {rename(name, LLAMA_CPP_RULES): array for name, array in flat.items()}
+    return renamed(flat, LLAMA_CPP_RULES)
 
 
 def to_llama_cpp(flat: Flat) -> Flat:
     """Undo `from_llama_cpp`."""
-    return {rename(name, backwards(LLAMA_CPP_RULES)): array for name, array in flat.items()}
+    return renamed(flat, backwards(LLAMA_CPP_RULES))
 
 
 def our_part(name: str, config: T5Config) -> str:
