@@ -1,7 +1,7 @@
 """Training the transformer and both small text encoders together, as a rectified flow in the VAE's latents."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def encode_scenes(
     return whole
 
 
-def fingerprint(vae: tuple[VAEConfig, Tree], drawn: list[scenes.Scene]) -> str:
+def fingerprint(vae: tuple[VAEConfig, Tree], drawn: Sequence[object]) -> str:
     """Return a name for encoded scenes by what made them: 12 hexadecimal digits of VAE and scenes."""
     cfg, p = vae
     digest = hashlib.sha256(repr((cfg, drawn)).encode())

@@ -86,7 +86,7 @@ class Data:
     shift: float
 
     def batch(self, rng: np.random.Generator) -> Batch:
-        """Draw one step's arrays: labels of tokens, latents, noise, times, ids of both tokenizers, factors of pooled text."""
+        """Draw one step's labels of tokens, latents, noise, times, ids of both tokenizers, and factors of pooled text."""
         shares = self.mixture.size_shares()
         sizes = list(self.encoded)
         size = sizes[rng.choice(len(sizes), p=normalised([shares[s] for s in sizes]))]
@@ -100,8 +100,8 @@ class Data:
         noise = rng.standard_normal(x0.shape, np.float32)
         t = logit_normal(rng, count, self.shift)
         pooled = (rng.random(count) >= self.mixture.hide_pooled).astype(np.float32)
-        shares = np.stack([token_shares(drawn.scenes[i]) for i in chosen])
-        return shares, x0, noise, t, self.clip(texts, CLIP_TOKENS), self.t5(texts, length), pooled
+        labels = np.stack([token_shares(drawn.scenes[i]) for i in chosen])
+        return labels, x0, noise, t, self.clip(texts, CLIP_TOKENS), self.t5(texts, length), pooled
 
     def text(self, scene, rng: np.random.Generator) -> str:
         """Caption a scene, or leave the prompt empty, for guidance."""
