@@ -86,7 +86,7 @@ class Data:
     shift: float
 
     def batch(self, rng: np.random.Generator) -> Batch:
-        """Draw one step's token labels, latents, noise, timesteps, ids of both tokenizers and factors of pooled text."""
+        """Draw one step: token labels, latents, noise, timesteps, ids of both tokenizers, factors of pooled text."""
         shares = self.mixture.size_shares()
         sizes = list(self.encoded)
         size = sizes[rng.choice(len(sizes), p=normalised([shares[s] for s in sizes]))]
