@@ -49,8 +49,9 @@ def test_samples_losses_and_logs_are_left_behind(folder):
         "vae/crops/step-2.png",
         "vae/sharp/step-2.png",
         "vae/sharp/loss.png",
-        "flow/step-3.png",
-        "flow/log.csv",
+        "flow/small/step-2.png",
+        "flow/every/step-3.png",
+        "flow/every/log.csv",
     ):
         assert (folder / path).exists(), path
 
@@ -85,18 +86,19 @@ def test_a_flow_without_an_autoencoder_is_refused(patched, tmp_path):
 def test_a_stopped_flow_ends_as_one_that_never_stopped(patched, folder, tmp_path):
     settings = read_recipe(RECIPE)
 
-    def stop(configs, p, step):
-        raise KeyboardInterrupt
+    def stop(configs, p, stage, step):
+        if stage == "every":
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_velocity(settings, tmp_path, folder / "model", patched, stop)
     train_velocity(settings, tmp_path, folder / "model", patched)
-    first, second = ((path / checkpoint.NAME).read_bytes() for path in (folder / "flow", tmp_path))
+    first, second = ((path / "every" / checkpoint.NAME).read_bytes() for path in (folder / "flow", tmp_path))
     assert first == second
 
 
 def test_the_weights_saved_are_the_averaged_ones(patched, folder):
-    state, step = checkpoint.load(folder / "flow", patched)
+    state, step = checkpoint.load(folder / "flow" / "every", patched)
     assert step == 4
     _, p = load_component(folder / "model", "transformer", patched)
     for name in ("img_in", "txt_in"):
