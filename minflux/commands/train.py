@@ -43,3 +43,13 @@ def flow(recipe, folder):
     from minflux.train.run import run_flow
 
     run_flow(recipe, folder)
+
+
+@command.command("distill-guidance")
+@RECIPE
+@FOLDER
+def distill_guidance(recipe, folder):
+    """Teach a copy of FOLDER/model to follow its guidance in one pass a step, and write it to FOLDER/dev."""
+    from minflux.train.siblings import run_guidance
+
+    run_guidance(recipe, folder)

@@ -105,3 +105,19 @@ def test_the_weights_saved_are_the_averaged_ones(patched, folder):
         np.testing.assert_array_equal(
             np.array(p[name]["weight"]), np.array(state["ema"]["transformer"][name]["weight"])
         )
+
+
+def test_a_sibling_takes_its_guidance_as_an_input_and_diffusers_draws_the_same(patched, folder):
+    given = ["train", "distill-guidance", "--recipe", str(RECIPE), "--folder", str(folder)]
+    result = CliRunner().invoke(cli.main, given)
+    assert result.exit_code == 0, result.output
+    assert (folder / "guidance" / "step-2.png").exists()
+    assert checkpoint.load(folder / "guidance", patched)[1] == 2
+    pipe = minflux.load(folder / "dev", "numpy")
+    assert pipe.built_in_guidance
+    theirs = FluxPipeline.from_pretrained(folder / "dev")
+    theirs.set_progress_bar_config(disable=True)
+    settings = {"num_inference_steps": 2, "width": 80, "height": 64, "guidance_scale": 3.0, "output_type": "np"}
+    expected = theirs("a cat", generator=torch.Generator().manual_seed(3), max_sequence_length=40, **settings).images[0]
+    got = np.asarray(pipe("a cat", seed=3, guidance=3.0))
+    assert np.abs(got / 255 - expected).max() <= 2 / 255
