@@ -5,15 +5,18 @@ image, to be held until they are done ("steps"); or at each use ("use"). The mod
 `linear(x, **p["proj"])`, so a tree that reads each of them when asked needs no more memory than the largest matrix,
 however large the model. (On MLX, which computes nothing until it must, no more than the largest block: see `velocity`.)
 Nothing in the model knows of it. What is paid is time: every weight is read, and widened to float32, at every step.
+
+What a GGUF file has in blocks is never kept wide: at each of the three times its blocks come into memory as they are,
+and each use widens them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from minflux.arrays import Array, Tree
 from minflux.backend import Backend
-from minflux.checkpoints.formats.safetensors import prefetch
+from minflux.checkpoints.formats.safetensors import Stored, prefetch
 from minflux.checkpoints.lora import Change, add_loras, lora_branches
 from minflux.checkpoints.quantise import SCALES
 from minflux.checkpoints.read import read_weight
@@ -40,7 +43,7 @@ def stream(
     Every weight is the one that `read_tree` gives, to the bit. For errors see `read_weight`; they come at first use.
     """
     leaves = {name: Leaf(stored, name, nx, dtype, changes, when(name)) for name in stored.sources}
-    flat = {name: leaf.read() if leaf.when == "kept" else leaf for name, leaf in leaves.items()}
+    flat = {name: leaf.load() if leaf.when == "kept" else leaf for name, leaf in leaves.items()}
     scales = {name: leaves[name].read() for name in leaves if changes and name.endswith(f".{SCALES}")}
     return as_streamed(tree(flat | lora_branches(scales, changes)))
 
@@ -60,10 +63,10 @@ def for_steps(p: Tree, progress: Progress = no_progress) -> Tree:
             return Blocks([read(block) for block in node.blocks])
         if not isinstance(node, Leaf) or node.when != "steps":
             return node
-        array = node.read()
-        node.nx.eval(array)
+        loaded = node.load()
+        node.nx.eval(loaded)
         progress(next(counter), total)
-        return array
+        return loaded
 
     return read(p) if total else p
 
@@ -79,16 +82,28 @@ class Leaf:
     changes: Sequence[Change]
     when: When
 
+    @property
+    def tensors(self) -> dict[str, Stored]:
+        """Return what it is made of: several arrays, where ours is a joint matrix."""
+        return {name: self.stored.tensors[name] for name in self.stored.sources[self.name]}
+
     def read(self) -> Array:
-        """Read it from its file, or from several places there, where ours is a joint matrix."""
-        sources = self.stored.sources[self.name]
-        flat = {name: read_weight(self.stored, name, self.nx, self.dtype) for name in sources}
+        """Read it, from memory what is held there, else from its file."""
+        flat = {name: read_weight(self.stored, name, self.nx, self.dtype) for name in self.tensors}
         return add_loras(self.stored.naming.to_ours(flat), self.changes)[self.name]
+
+    def load(self) -> "Array | Leaf":
+        """Bring it into memory: as an array, or, if it is in blocks, as a leaf that holds them and widens them."""
+        if not any(tensor.in_blocks for tensor in self.tensors.values()):
+            return self.read()
+        held = {name: tensor.hold() for name, tensor in self.tensors.items()}
+        return replace(self, stored=replace(self.stored, tensors=held), when="kept")
 
     def prefetch(self) -> None:
         """Have the system bring it from disk meanwhile."""
-        for name in self.stored.sources[self.name]:
-            prefetch(self.stored.tensors[name])
+        for tensor in self.tensors.values():
+            if tensor.held is None:
+                prefetch(tensor)
 
 
 class Branch(Mapping):
@@ -142,7 +157,7 @@ def prefetch_all(nodes: Iterable[Any]) -> None:
 
 
 def unread(node: Any) -> Iterator[Leaf]:
-    """Yield every weight of a tree that is still in its file."""
+    """Yield every weight of a tree that is still in its file, or in blocks."""
     if isinstance(node, Leaf):
         yield node
     elif isinstance(node, Branch | Blocks):

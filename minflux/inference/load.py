@@ -125,7 +125,8 @@ def load_checkpoint(
 
 def read_in_mode(stored: StoredComponent, nx: Backend, dtype: str | None, changes: Sequence[Change], mode: str) -> Tree:
     """Read a component's weights, all at once or as they are used, with the changes of LoRAs added."""
-    if any(when_read(mode, stored.component, name) != "kept" for name in stored.sources):
+    in_file = any(when_read(mode, stored.component, name) != "kept" for name in stored.sources)
+    if in_file or any(tensor.in_blocks for tensor in stored.tensors.values()):
         return stream(stored, nx, dtype, changes, lambda name: when_read(mode, stored.component, name))
     p = read_tree(stored, nx, dtype)
     return tree(add_loras(flatten(p), changes)) if changes else p

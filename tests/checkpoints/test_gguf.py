@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minflux
-from minflux.backend import get_backend
+from minflux.backend import available, get_backend
 from minflux.checkpoints.components import T5, TRANSFORMER
 from minflux.checkpoints.components.t5 import to_llama_cpp
 from minflux.checkpoints.formats.dtypes import BLOCKS
@@ -24,6 +24,7 @@ from minflux.checkpoints.open import open_model
 from minflux.checkpoints.read import load_component, read_tree
 from minflux.checkpoints.tree import flatten
 from minflux.errors import CheckpointError
+from minflux.inference.memory import MODES
 from tests.commands.runner import run
 
 NX = get_backend("numpy")
@@ -95,26 +96,44 @@ def test_floats_draw_what_the_folder_draws(folder, nx):
         np.testing.assert_array_equal(np.asarray(minflux.load(path, nx.name)("a cat", steps=2)), expected)
 
 
-@pytest.mark.parametrize("mode", ["resident", "staged", "streamed"])
-def test_a_quantised_file_draws_what_its_numbers_draw(folder, tmp_path, mode):
+def widened_by_the_package(path: Path) -> dict[str, np.ndarray]:
+    """Every number of a GGUF file, as the gguf package reads it."""
+    return {
+        t.name: gguf.quants.dequantize(t.data, t.tensor_type).reshape(tuple(reversed(t.shape.tolist())))
+        for t in gguf.GGUFReader(path).tensors
+    }
+
+
+@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q5_1], ids=lambda kind: kind.name)
+def test_a_quantised_file_draws_what_its_numbers_draw(folder, backend, mode, kind):
     """The oracle is a safetensors file of the numbers that the package widens."""
     arrays = flatten(load_component(folder, "transformer", NX)[1])
-    write_gguf(folder / "flux.gguf", arrays, Kind.Q8_0)
+    write_gguf(folder / "flux.gguf", arrays, kind)
     stored = open_model(folder / "flux.gguf").take("transformer")
-    assert any(s.dtype == "Q8_0" for s in stored.tensors.values())
-    reader = gguf.GGUFReader(folder / "flux.gguf")
-    wide = {
-        t.name: gguf.quants.dequantize(t.data, t.tensor_type).reshape(tuple(reversed(t.shape.tolist())))
-        for t in reader.tensors
-    }
-    write_safetensors(folder / "flux.safetensors", wide)
+    assert any(s.dtype == kind.name for s in stored.tensors.values())
+    write_safetensors(folder / "flux.safetensors", widened_by_the_package(folder / "flux.gguf"))
     got, expected = (
-        np.asarray(minflux.load(folder / f"flux.{ending}", memory=mode)("a cat", steps=2))
+        np.asarray(minflux.load(folder / f"flux.{ending}", backend, memory=mode)("a cat", steps=2))
         for ending in ("gguf", "safetensors")
     )
     np.testing.assert_array_equal(got, expected)
-    plain = np.asarray(minflux.load(folder / "transformer", memory=mode)("a cat", steps=2))
+    plain = np.asarray(minflux.load(folder / "transformer", backend, memory=mode)("a cat", steps=2))
     assert (plain != got).any()
+
+
+def test_blocks_stay_as_they_are_in_memory(folder):
+    """A model that is held needs its file no more, and no matrix of it is wide."""
+    write_gguf(folder / "flux.gguf", flatten(load_component(folder, "transformer", NX)[1]), Kind.Q5_1)
+    pipe = minflux.load(folder / "flux.gguf", memory="resident")
+    expected = pipe("a cat", steps=1)
+    (folder / "flux.gguf").unlink()
+    np.testing.assert_array_equal(pipe("a cat", steps=1), expected)
+    linear1 = pipe.flux[1]["single_blocks"][0]["linear1"]
+    (tensor,) = linear1.nodes["weight"].tensors.values()
+    rows, columns = linear1["weight"].shape
+    assert tensor.held.nbytes == tensor.size == rows * columns // 32 * BLOCKS["Q5_1"][1]
 
 
 def test_t5_under_llama_cpp_s_names(folder):
@@ -140,8 +159,8 @@ def test_lora_convert_and_inspect(folder, tmp_path, monkeypatch):
     pair = {"lora_A.weight": np.ones((1, d), np.float32), "lora_B.weight": np.ones((rows, 1), np.float32)}
     write_safetensors(tmp_path / "l.safetensors", {f"final_layer.linear.{role}": x for role, x in pair.items()})
     pipe = minflux.load(folder / "flux.gguf", lora="l.safetensors")
-    with_lora = flatten(pipe.flux[1])["final_layer.linear.weight"]
-    without = flatten(minflux.load(folder / "flux.gguf").flux[1])["final_layer.linear.weight"]
+    with_lora = pipe.flux[1]["final_layer"]["linear"]["weight"]
+    without = minflux.load(folder / "flux.gguf").flux[1]["final_layer"]["linear"]["weight"]
     np.testing.assert_allclose(with_lora, without + 1, atol=1e-6)
     result = run("convert", folder / "flux.gguf", "wide.safetensors", "--format", "bfl", "--part", "transformer")
     assert result.exit_code == 0, result.output

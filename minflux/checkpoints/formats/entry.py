@@ -1,7 +1,7 @@
 """An array in a file, before it is read: what its header says of it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,13 @@ from minflux.checkpoints.formats.dtypes import BLOCKS, DTYPES
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in a file: its dtype's tag, its shape, and where its bytes begin."""
+    """An array in a file: its dtype's tag, its shape, where its bytes begin, and those bytes, if they are held."""
 
     path: Path
     dtype: str
     shape: tuple[int, ...]
     start: int
+    held: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -26,3 +27,16 @@ class Stored:
             numbers, taken = BLOCKS[self.dtype]
             return count // numbers * taken
         return count * np.dtype(DTYPES[self.dtype]).itemsize
+
+    @property
+    def in_blocks(self) -> bool:
+        """Return whether it is packed in GGUF's blocks, as which it is kept in memory, and widened at each use."""
+        return self.dtype in BLOCKS
+
+    def read_bytes(self) -> np.ndarray:
+        """Return its bytes, uint8, from memory where they are held, else from the file."""
+        return np.fromfile(self.path, np.uint8, self.size, offset=self.start) if self.held is None else self.held
+
+    def hold(self) -> "Stored":
+        """Return it with its bytes in memory."""
+        return replace(self, held=self.read_bytes())

@@ -1,7 +1,8 @@
 """Read GGUF files, llama.cpp's format, in which transformers and T5 of FLUX.1 are shared in 2 to 8 bits.
 
 A quantised matrix is rows of blocks: 32 or 256 numbers side by side, a few bits each, with their scales. The `gguf`
-package, llama.cpp's own, reads headers and widens blocks, in NumPy. Shapes are stored with the columns first.
+package, llama.cpp's own, reads headers and widens blocks, in NumPy. Shapes are stored with the columns first. Blocks
+stay as they are in memory too: a matrix is widened when it is used, and forgotten (see `checkpoints/lazy.py`).
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
@@ -10,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from minflux.backend.threads import parallel_for
 from minflux.checkpoints.formats.dtypes import BLOCKS
 from minflux.checkpoints.formats.entry import Stored
 from minflux.errors import CheckpointError
 
 MAGIC = b"GGUF"
+ROWS = 16  # that are widened at a time, as the package does
 DAMAGE = (
     ValueError,
     LookupError,
@@ -75,11 +78,17 @@ def as_stored(path: Path, tensor: Any) -> Stored:
 
 
 def read_blocks(stored: Stored) -> np.ndarray:
-    """Read a quantised array and widen it to float32."""
+    """Read a quantised array and widen it to float32, some rows at a time, on all cores."""
     from gguf import GGMLQuantizationType, quants
 
     numbers, taken = BLOCKS[stored.dtype]
-    raw = np.fromfile(stored.path, np.uint8, stored.size, offset=stored.start)
-    rows = raw.reshape(*stored.shape[:-1], stored.shape[-1] // numbers * taken)
-    wide = quants.dequantize(rows, GGMLQuantizationType[stored.dtype])
-    return wide.reshape(stored.shape).astype(np.float32, copy=False)
+    columns = stored.shape[-1]
+    rows = stored.read_bytes().reshape(-1, columns // numbers * taken)
+    wide = np.empty((len(rows), columns), np.float32)
+
+    def widen(first: int) -> None:
+        chunk = slice(first, first + ROWS)
+        wide[chunk] = quants.dequantize(rows[chunk], GGMLQuantizationType[stored.dtype])
+
+    parallel_for(widen, range(0, len(rows), ROWS))
+    return wide.reshape(stored.shape)
