@@ -101,8 +101,9 @@ def bits_of(name: str, found: Mapping[str, Stored]) -> int:
 
 def matrix_shape(name: str, found: Mapping[str, Stored]) -> tuple[int, ...]:
     """Return the shape (O, I) of a quantised weight before it was packed."""
-    rows, groups = found[f"{stem_of(name)}.{SCALES}"].shape
-    return rows, GROUP * groups
+    scales = found[f"{stem_of(name)}.{SCALES}"]
+    rows, groups = scales.shape
+    return rows, scales.group * groups
 
 
 def packed_shapes(name: str, shape: tuple[int, ...], bits: int) -> Shapes:

@@ -12,6 +12,7 @@ import click
 from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.open import Checkpoint, open_model
 from minflux.checkpoints.quantise import bits_of, is_packed
+from minflux.checkpoints.relaid import relaid
 from minflux.checkpoints.stored import StoredComponent
 from minflux.inference.memory import MODES, count_numbers, held, readable
 
@@ -86,7 +87,8 @@ def memory_lines(checkpoint: Checkpoint) -> list[str]:
     if not components:
         return []
     on_cpu = ", ".join(f"{readable(held(components, mode))} {mode}" for mode in MODES)
-    on_gpu = ", ".join(f"{readable(held(components, mode, None, blockwise=True))} {mode}" for mode in MODES)
+    for_mlx = {name: relaid(stored) for name, stored in components.items()}
+    on_gpu = ", ".join(f"{readable(held(for_mlx, mode, None, blockwise=True))} {mode}" for mode in MODES)
     return [
         f"memory for the weights in float32 (on a CPU): {on_cpu}",
         f"memory for the weights as they are stored (MLX on a GPU): {on_gpu}",

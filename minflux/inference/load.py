@@ -26,6 +26,7 @@ from minflux.checkpoints.lazy import Progress, no_progress, stream
 from minflux.checkpoints.lora import Change, add_loras, read_loras
 from minflux.checkpoints.open import INDEX, Checkpoint, open_model, warn_of_unexpected
 from minflux.checkpoints.read import read_tree
+from minflux.checkpoints.relaid import relaid
 from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import flatten, tree
 from minflux.errors import CheckpointError
@@ -96,7 +97,7 @@ def load_checkpoint(
 ) -> Flux1:
     """Read the weights of a model that was opened; `name` is what it is called, and the rest as for `load`."""
     dtype = dtype or (None if nx.on_gpu else "float32")
-    components = take_components(checkpoint)
+    components = as_laid_for(nx, dtype, take_components(checkpoint))
     configs = {name: stored.config for name, stored in components.items()}
     changes = read_loras(lora, configs)
     mode = choose(memory, nx, components, dtype, report)
@@ -130,6 +131,13 @@ def read_in_mode(stored: StoredComponent, nx: Backend, dtype: str | None, change
         return stream(stored, nx, dtype, changes, lambda name: when_read(mode, stored.component, name))
     p = read_tree(stored, nx, dtype)
     return tree(add_loras(flatten(p), changes)) if changes else p
+
+
+def as_laid_for(nx: Backend, dtype: str | None, components: dict[str, StoredComponent]) -> dict[str, StoredComponent]:
+    """Return components as they are computed with: for MLX, laid out for its kernels where that loses nothing."""
+    if nx.name != "mlx" or dtype == "bfloat16":
+        return components
+    return {name: relaid(stored) for name, stored in components.items()}
 
 
 def of_component(changes: Sequence[Change], name: str) -> list[Change]:

@@ -31,10 +31,12 @@ NX = get_backend("numpy")
 FLUX_FILE = "transformer/diffusion_pytorch_model.safetensors"
 
 
-def write_gguf(path, arrays: dict[str, np.ndarray], kind: Kind | None = None, architecture: str = "flux") -> None:
-    """Write arrays as people's converters do: matrices of `kind` where their rows are whole blocks, others float32."""
+def write_gguf(path, arrays: dict[str, np.ndarray], kinds=None, architecture: str = "flux") -> None:
+    """Write arrays as people's converters do: matrices of a kind, one for all or by name, where their rows are whole
+    blocks, others float32."""
     writer = gguf.GGUFWriter(path, architecture)
     for name, array in arrays.items():
+        kind = kinds[name] if isinstance(kinds, dict) else kinds
         fits = kind is not None and array.ndim == 2 and array.shape[1] % gguf.GGML_QUANT_SIZES[kind][0] == 0
         data = gguf.quants.quantize(array, kind) if fits else array
         writer.add_tensor(name, data, raw_dtype=kind if fits else Kind.F32)

@@ -3,9 +3,11 @@
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from minflux.backend.base import GROUP
 from minflux.checkpoints.formats.dtypes import BLOCKS, DTYPES
 
 
@@ -17,6 +19,7 @@ class Stored:
     dtype: str
     shape: tuple[int, ...]
     start: int
+    group: ClassVar[int] = GROUP  # how many numbers share one of these, if they are scales
     held: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -178,8 +178,7 @@ def read_array(stored: Stored, nx: Backend, dtype: str | None = None) -> Array:
     """Read one array into backend `nx`; for `dtype` see `read_safetensors`."""
     if stored.dtype in BLOCKS:
         return nx.array(read_blocks(stored)).astype(float_dtype(nx, dtype or narrow_dtype(nx)))
-    count = math.prod(stored.shape)
-    raw = np.fromfile(stored.path, DTYPES[stored.dtype], count, offset=stored.start).reshape(stored.shape)
+    raw = stored.read_bytes().view(DTYPES[stored.dtype]).reshape(stored.shape)
     if stored.dtype not in FLOATS:
         return nx.array(raw)
     if stored.dtype in FLOAT8:
