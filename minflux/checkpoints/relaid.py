@@ -71,7 +71,7 @@ def half(rows: np.ndarray, start: int) -> np.ndarray:
 
 def relaid(stored: StoredComponent) -> StoredComponent:
     """Return a component in which every matrix of these types is its three arrays; of a joint matrix, all its parts."""
-    tensors = {}
+    tensors: dict[str, Stored] = {}
     for ours, names in stored.sources.items():
         can = can_be_relaid(stored, ours)
         for name in names:
@@ -91,8 +91,9 @@ def three_arrays(name: str, blocks: Stored) -> dict[str, Stored]:
     rows, columns = blocks.shape
     groups = columns // GROUP
     widths = {"weight": columns * BITS[blocks.dtype] // 32, SCALES: groups, BIASES: groups}
-    place = {"path": blocks.path, "start": blocks.start, "blocks": blocks}
     return {
-        f"{stem_of(name)}.{part}": Relaid(dtype=TAGS[part], shape=(rows, width), part=part, **place)
+        f"{stem_of(name)}.{part}": Relaid(
+            blocks.path, TAGS[part], (rows, width), blocks.start, blocks=blocks, part=part
+        )
         for part, width in widths.items()
     }

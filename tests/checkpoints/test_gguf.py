@@ -26,6 +26,7 @@ from minflux.checkpoints.tree import flatten
 from minflux.errors import CheckpointError
 from minflux.inference.memory import MODES
 from tests.commands.runner import run
+from tests.compare import relative_error
 
 NX = get_backend("numpy")
 FLUX_FILE = "transformer/diffusion_pytorch_model.safetensors"
@@ -172,6 +173,46 @@ def test_lora_convert_and_inspect(folder, tmp_path, monkeypatch):
         np.testing.assert_array_equal(wide[name], array, err_msg=name)
     result = run("inspect", folder / "flux.gguf")
     assert "Q4_0" in result.output, result.output
+
+
+# -- LoRAs ---------------------------------------------------------------------------------------------------
+
+
+def lora_file(path: Path) -> str:
+    """Pairs on a part of a joint matrix, on a whole one, and on one outside the blocks; one has a bias."""
+    rng = np.random.default_rng(5)
+    shapes = {
+        "transformer_blocks.0.attn.to_k": (32, 32),
+        "single_transformer_blocks.1.proj_out": (32, 160),
+        "x_embedder": (32, 16),
+    }
+    pairs = {}
+    for name, (rows, columns) in shapes.items():
+        pairs[f"transformer.{name}.lora_A.weight"] = rng.standard_normal((4, columns)).astype(np.float32)
+        pairs[f"transformer.{name}.lora_B.weight"] = 0.3 * rng.standard_normal((rows, 4)).astype(np.float32)
+    pairs["transformer.transformer_blocks.0.attn.to_k.lora_B.bias"] = rng.standard_normal(32).astype(np.float32)
+    write_safetensors(path, pairs)
+    return str(path)
+
+
+def final_latents(pipe) -> np.ndarray:
+    return pipe.nx.to_numpy([*pipe.sample(pipe.encode("a cat"), seed=1, steps=2)][-1].x)
+
+
+@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+@pytest.mark.parametrize("kind", [Kind.Q5_1, Kind.Q4_0], ids=lambda kind: kind.name)
+def test_a_lora_on_blocks_is_the_lora_on_their_numbers(folder, tmp_path, backend, mode, kind):
+    """Added to a matrix as it is widened, it is the same to the bit; beside one that MLX has packed, to float32."""
+    lora = [f"{lora_file(tmp_path / 'a.safetensors')}:0.7", lora_file(tmp_path / "b.safetensors")]
+    write_gguf(folder / "flux.gguf", flatten(load_component(folder, "transformer", NX)[1]), kind)
+    write_safetensors(folder / "flux.safetensors", widened_by_the_package(folder / "flux.gguf"))
+    got, expected = (
+        final_latents(minflux.load(folder / f"flux.{ending}", backend, lora=lora, memory=mode))
+        for ending in ("gguf", "safetensors")
+    )
+    assert relative_error(got, expected) <= (1e-4 if backend == "mlx" and kind == Kind.Q4_0 else 0)
+    assert relative_error(final_latents(minflux.load(folder / "flux.gguf", backend)), expected) > 1e-2
 
 
 # -- damage --------------------------------------------------------------------------------------------------
