@@ -19,6 +19,7 @@ from minflux.backend import available, get_backend
 from minflux.checkpoints.components import T5, TRANSFORMER
 from minflux.checkpoints.components.t5 import to_llama_cpp
 from minflux.checkpoints.formats.dtypes import BLOCKS
+from minflux.checkpoints.formats.gguf import WRITABLE, to_blocks
 from minflux.checkpoints.formats.safetensors import contents, read_array, read_safetensors, write_safetensors
 from minflux.checkpoints.open import open_model
 from minflux.checkpoints.read import load_component, read_tree
@@ -173,6 +174,81 @@ def test_lora_convert_and_inspect(folder, tmp_path, monkeypatch):
         np.testing.assert_array_equal(wide[name], array, err_msg=name)
     result = run("inspect", folder / "flux.gguf")
     assert "Q4_0" in result.output, result.output
+
+
+# -- writing -------------------------------------------------------------------------------------------------
+
+
+def test_the_writable_types_are_the_package_s():
+    matrix = np.ones((2, 256), np.float32)
+    writes = set()
+    for kind in BLOCKS:
+        with contextlib.suppress(NotImplementedError):
+            to_blocks(matrix, kind)
+            writes.add(kind)
+    assert writes == set(WRITABLE)
+
+
+def converted(folder, part: str, *settings: str, model=None) -> tuple[Path, dict]:
+    """A part of the model as `minflux convert` writes it to a GGUF file, and what the package reads there by name."""
+    path = folder / f"{part}.gguf"
+    result = run("convert", model or folder, path, "--format", "gguf", "--part", part, *settings)
+    assert result.exit_code == 0, result.output
+    return path, {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WRITABLE if BLOCKS[kind][0] == 32])
+def test_a_written_transformer_is_read_by_the_package_and_again(folder, kind):
+    arrays = flatten(load_component(folder, "transformer", NX)[1])
+    path, tensors = converted(folder, "transformer", "--quantize", kind.lower())
+    assert tensors.keys() == arrays.keys()
+    quantised = {name for name, tensor in tensors.items() if tensor.tensor_type.name == kind}
+    large = {name: array.shape for name, array in arrays.items() if array.size > 1024}
+    assert quantised == {name for name, shape in large.items() if TRANSFORMER.is_quantisable(name, shape, 32)}
+    assert {tensors[name].tensor_type.name for name in tensors.keys() - quantised} == {"F32"}
+    for name, tensor in tensors.items():
+        expected = gguf.quants.quantize(arrays[name], tensor.tensor_type)
+        np.testing.assert_array_equal(tensor.data, expected, err_msg=name)
+    again = flatten(read_tree(open_model(path).take("transformer"), NX))
+    for name, wide in widened_by_the_package(path).items():
+        np.testing.assert_array_equal(again[name], wide, err_msg=name)
+    minflux.load(path)("a cat", steps=1)
+
+
+def test_what_other_programs_look_at(folder):
+    path, _ = converted(folder, "transformer", "--quantize", "Q8_0")
+    fields = gguf.GGUFReader(path).fields
+    assert fields["general.architecture"].contents() == "flux"
+    assert fields["general.quantization_version"].contents() == 2
+    assert fields["general.file_type"].contents() == gguf.LlamaFileType.MOSTLY_Q8_0
+    assert not list(folder.glob(".*"))  # nothing is left of what was begun
+
+
+def test_a_written_t5_has_llama_cpp_s_names(folder):
+    tiny = minflux.zoo.FOLDER / "tiny"
+    expected = flatten(load_component(tiny, "text_encoder_2", NX)[1])
+    path, tensors = converted(folder, "text_encoder_2", "--quantize", "q8_0", model=tiny)
+    assert gguf.GGUFReader(path).fields["general.architecture"].contents() == "t5encoder"
+    assert {"token_embd.weight", "enc.blk.0.attn_rel_b.weight", "enc.output_norm.weight"} <= tensors.keys()
+    assert tensors["enc.blk.1.ffn_down.weight"].tensor_type == Kind.Q8_0
+    got = flatten(read_tree(open_model(path).take("text_encoder_2"), NX))
+    assert got.keys() == expected.keys()
+    assert max(relative_error(got[name], array) for name, array in expected.items()) < 0.01
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("f16", Kind.F16), ("bf16", Kind.BF16), ("f32", Kind.F32)])
+def test_floats_are_written_as_asked_and_vectors_as_float32(folder, dtype, kind):
+    path, tensors = converted(folder, "transformer", "--dtype", dtype)
+    assert {t.tensor_type for t in tensors.values() if len(t.shape) > 1 and t.n_elements > 1024} == {kind}
+    assert {t.tensor_type for t in tensors.values() if len(t.shape) == 1 or t.n_elements <= 1024} == {Kind.F32}
+    expected = flatten(load_component(folder, "transformer", NX)[1])
+    for name, array in flatten(read_tree(open_model(path).take("transformer"), NX)).items():
+        assert relative_error(array, expected[name]) <= {"f32": 0, "f16": 2**-11, "bf16": 2**-8}[dtype], name
+
+
+def test_it_says_what_quantising_changed(folder):
+    result = run("convert", folder, folder / "x.gguf", "--format", "gguf", "--quantize", "q4_0")
+    assert re.search(r"transformer: \d+ matrices quantised, relative error \d\.\d\d%; the worst is ", result.output)
 
 
 # -- LoRAs ---------------------------------------------------------------------------------------------------

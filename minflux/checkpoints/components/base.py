@@ -83,6 +83,7 @@ class Component:
     joints: dict[str, int] = field(default_factory=dict)  # our joint matrices, and how many parts each has
     lora_prefixes: tuple[str, ...] = ()  # how a module's name begins in a LoRA file; none: takes no LoRA
     lora_rules: Rules = ()  # names that LoRA files alone have, and ours; "qkv@0-2" are parts 0 to 2 of a joint matrix
+    gguf: tuple[str, str] | None = None  # of its GGUF files, whose names and which general.architecture; None: has none
     alias: Callable[[str], str | None] = str  # a file's name in standard form; None for what is not used
 
     @property

@@ -284,4 +284,5 @@ TRANSFORMER = Component(
         "transformer.base_model.model.", "base_model.model.transformer.", "",
     ),
     lora_rules=XLABS_RULES,
+    gguf=("bfl", "flux"),
 )  # fmt: skip
