@@ -27,7 +27,7 @@ from minflux.train.encoded import Size, scenes_of
 from minflux.train.guidance import Teacher, teacher_of
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, part, section
-from minflux.train.velocity import CLIP_TOKENS, Mixture, batch_size, counts_of, normalised
+from minflux.train.velocity import CLIP_TOKENS, Mixture, counts_of, draw_shape
 from minflux.train.workers import assemble
 from minflux.world.captions import caption
 
@@ -134,15 +134,11 @@ def without_guidance(cfg: FluxConfig, p: Tree, guidance: float, nx: Backend) -> 
 
 def pairs_batch(data: dict[Size, Pairs], teacher: Flux1, how: Training, mixture: Mixture, few: Few) -> Callable:
     """Make batch(rng): latents, noise, times and ids of both tokenizers, of one size and one length of text."""
-    shares = mixture.size_shares()
-    sizes = list(data)
 
     def batch(rng: np.random.Generator) -> Batch:
-        size = sizes[rng.choice(len(sizes), p=normalised([shares[s] for s in sizes]))]
-        lengths = mixture.text
-        length = int(lengths[rng.choice(len(lengths), p=normalised([share for _, share in lengths]))][0])
+        size, length, count = draw_shape(how, mixture, list(data), rng)
         pairs = data[size]
-        chosen = rng.integers(len(pairs.prompts), size=batch_size(how, size, length, int(lengths[0][0])))
+        chosen = rng.integers(len(pairs.prompts), size=count)
         prompts = [pairs.prompts[i] for i in chosen]
         ids = teacher.clip_tokenizer(prompts, CLIP_TOKENS), teacher.t5_tokenizer(prompts, length)
         return pairs.latents[chosen], pairs.noise[chosen], few.times(rng, len(chosen)), *ids
