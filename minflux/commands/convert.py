@@ -38,7 +38,7 @@ from minflux.checkpoints.quantise import (
 )
 from minflux.checkpoints.read import read_weight
 from minflux.checkpoints.stored import StoredComponent
-from minflux.commands.options import LORA
+from minflux.commands.options import LORA, print_line
 from minflux.errors import ArgumentError, CheckpointError
 
 FORMATS = ("bfl", "diffusers", "minflux")
@@ -361,5 +361,5 @@ def command(source, target, format_, part, dtype, bits, lora):
     if bits and format_ != "minflux":
         raise ArgumentError(f"--quantize: the format {format_!r} holds no quantised weights; use --format minflux")
     bits = int(bits) if bits else None
-    for path in convert(source, target, format_, part, DTYPES.get(dtype), lora, bits, click.echo):
+    for path in convert(source, target, format_, part, DTYPES.get(dtype), lora, bits, print_line):
         click.echo(path)

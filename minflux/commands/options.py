@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, shown
 
 MODEL = click.option(
     "--model",
@@ -28,9 +28,14 @@ STEPS = click.option("--steps", type=int, help="Denoising steps; unless given, w
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
+def print_line(line: str) -> None:
+    """Print a line of what was asked for."""
+    click.echo(shown(line))
+
+
 def print_note(line: str) -> None:
     """Print a line that is good to know, beside what was asked for."""
-    click.echo(line, err=True)
+    click.echo(shown(line), err=True)
 
 
 class ReadingBar:
