@@ -9,7 +9,9 @@ import click
 from click.core import ParameterSource
 
 from minflux.checkpoints import hub
+from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.hashes import hash_file, hash_model
+from minflux.checkpoints.loose import TOKENIZER
 from minflux.checkpoints.lora import parse
 from minflux.checkpoints.open import Checkpoint, locate_here
 from minflux.commands.options import print_note
@@ -51,7 +53,15 @@ def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str]) -> dict[str, str]:
         components = take_components(checkpoint)
     files = {text: parse(text)[0] for text in lora}
     hashes = {text: hash_file(path) for text, path in files.items() if path.is_file()}  # loading says which is missing
-    return {"model": hash_model(checkpoint.folder, components)} | hashes
+    return {"model": hash_model(checkpoint.folder, components, checkpoint.tokenizers)} | hashes
+
+
+def parts_of(source: Path, png: ImageSettings) -> dict[str, str]:
+    """Return the files in place of the model's parts; raises `ArgumentError` for a PNG with files of no part."""
+    strange = png.files.keys() - {*COMPONENTS, TOKENIZER}
+    if strange:
+        raise ArgumentError(f"--from: the settings inside {source} are damaged (files: {sorted(strange)!a})")
+    return png.files
 
 
 def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], anyway: bool) -> None:
