@@ -16,7 +16,7 @@ from pathlib import Path
 from minflux.checkpoints.components import CLIP, COMPONENTS, T5, TRANSFORMER, VAE
 from minflux.checkpoints.fit import misfit
 from minflux.checkpoints.loose import TOKENIZER, Files, named_files, option
-from minflux.checkpoints.lora import parse
+from minflux.checkpoints.lora_files import parse, repository_of, split
 from minflux.checkpoints.open import READ_SUFFIXES, Checkpoint, open_file
 from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import ArgumentError, CheckpointError
@@ -150,14 +150,20 @@ def listing(comfy: ComfyFolder, paths: list[Path]) -> str:
 
 
 def lora_in(folder: str | Path, lora: str) -> str:
-    """Return a LoRA, FILE or FILE:SCALE, with the path of the file that it names in ComfyUI's folder."""
-    comfy, (name, scale) = open_comfy(folder), parse(lora)
-    if name.exists():
+    """Return a LoRA with the path of the file that it names in ComfyUI's folder; any other as `locate_lora` takes it.
+
+    Raises `ArgumentError` where it is neither there nor elsewhere.
+    """
+    place, scale = parse(lora)
+    if Path(place).exists() or Path(split(place)[0]).is_dir():
         return lora
-    matching = [file for file in comfy.loras if is_called(comfy, file, name)]
+    comfy = open_comfy(folder)
+    matching = [file for file in comfy.loras if is_called(comfy, file, Path(place))]
+    if not matching and repository_of(lora) is not None:
+        return lora
     if len(matching) != 1:
         known = listing(comfy, matching or comfy.loras) or "none"
-        raise ArgumentError(f"--lora: {str(name)!r} is no file, and not one alone in {comfy.path}, which has {known}")
+        raise ArgumentError(f"--lora: {place!r} is no file, and not one alone in {comfy.path}, which has {known}")
     return f"{matching[0]}:{scale:g}"
 
 
