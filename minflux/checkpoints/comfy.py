@@ -9,7 +9,7 @@
 Headers are read, no weights. Files of other models lie beside FLUX.1's there, and are passed over.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,18 +82,20 @@ def weights_in(folder: Path) -> list[Path]:
 # -- choosing ------------------------------------------------------------------------------------------------
 
 
-def choose_from_comfy(folder: str | Path, given: Mapping[str, str | Path | None], whole: bool = True) -> Files:
-    """Return the files that were named by component, and for a whole model the only one that fits for each other.
+def choose_from_comfy(
+    folder: str | Path, given: Mapping[str, str | Path | None], wanted: Sequence[str] = tuple(COMPONENTS)
+) -> Files:
+    """Return the files that were named by component, and for each other one that is wanted the only one that fits.
 
     given: paths, or names as they are in the folder. Raises `ArgumentError` where a name is not there, where there is
     no transformer, or where one of several files is to be named.
     """
     comfy = open_comfy(folder)
     files = named_files({name: by_name(comfy, name, value) for name, value in given.items() if value is not None})
-    return completed(comfy, files) if whole else files
+    return completed(comfy, files, wanted) if wanted else files
 
 
-def completed(comfy: ComfyFolder, files: Files) -> Files:
+def completed(comfy: ComfyFolder, files: Files, wanted: Sequence[str]) -> Files:
     """Add to the files that were named the others of a model: what the transformer's file has itself is not looked for.
 
     Returns them with the transformer first.
@@ -102,7 +104,7 @@ def completed(comfy: ComfyFolder, files: Files) -> Files:
     inside = {stored.name: stored for stored in comfy.found if stored.path == path}
     flux = inside[TRANSFORMER.name].config if TRANSFORMER.name in inside else None
     found = {TRANSFORMER.name: path}
-    for name in COMPONENTS.keys() - files.keys() - inside.keys() - {TRANSFORMER.name}:
+    for name in (name for name in wanted if name not in inside and name not in files and name != TRANSFORMER.name):
         candidates = [s for s in comfy.candidates(name) if flux is None or misfit(flux, name, s.config) is None]
         if candidates:
             found[name] = the_only(comfy, name, candidates)

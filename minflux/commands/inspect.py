@@ -10,16 +10,15 @@ from pathlib import Path
 
 import click
 
-from minflux.checkpoints.comfy import checkpoint_of, choose_from_comfy, open_comfy
+from minflux.checkpoints.comfy import checkpoint_of, open_comfy
 from minflux.checkpoints.components import COMPONENTS
-from minflux.checkpoints.loose import named_files, open_files_alone, open_with_files
 from minflux.checkpoints.open import Checkpoint
 from minflux.checkpoints.quantise import bits_of, is_packed
 from minflux.checkpoints.stored import StoredComponent
+from minflux.commands.named import NONE, open_named
 from minflux.commands.options import take_files, with_files
 from minflux.inference.memory import MODES, count_numbers, held, readable
 
-NONE: Mapping[str, str | Path | None] = {}
 SHOWN = 20  # wrong weights listed a component
 
 
@@ -80,8 +79,7 @@ def inspect(
     named = {name: path for name, path in files.items() if path is not None}
     if comfy is not None and model is None and not named:
         return Report(checkpoint_of(open_comfy(comfy)), shows_places=True)
-    chosen = choose_from_comfy(comfy, named, whole=False) if comfy is not None else named_files(named)
-    return Report(open_with_files(model, chosen) if model is not None else open_files_alone(chosen))
+    return Report(open_named(model, named, comfy))
 
 
 def component_lines(stored: StoredComponent, place: str = "") -> list[str]:

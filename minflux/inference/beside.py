@@ -14,16 +14,15 @@ from minflux.checkpoints.open import Checkpoint
 from minflux.errors import CheckpointError
 from minflux.inference.hints import Report, tell
 from minflux.inference.text import Tokenizer
-from minflux.model.clip import CLIP_L
+from minflux.model.clip import CLIP_L, CLIPConfig
 from minflux.model.flux import FluxConfig
-from minflux.model.t5 import T5_XXL
+from minflux.model.t5 import T5_XXL, T5Config
 from minflux.sampling.timesteps import Schedule
 
 # Source: scheduler/scheduler_config.json of black-forest-labs/FLUX.1-dev and FLUX.1-schnell.
 DEV_SCHEDULE = Schedule(shift=3.0, use_dynamic_shifting=True)
 SCHNELL_SCHEDULE = Schedule(shift=1.0)
 
-VOCABULARIES = dict(zip(TOKENIZERS, (CLIP_L.vocab_size, T5_XXL.vocab_size), strict=True))
 PATTERNS = [f"{name}/*" for name in TOKENIZERS]
 OFFLINE = "--tokenizer FOLDER takes them from any FLUX.1 model's folder"
 
@@ -42,15 +41,27 @@ def usual_schedule(path: Path, cfg: FluxConfig, report: Report | None) -> Schedu
 # -- tokenizers ----------------------------------------------------------------------------------------------
 
 
-def read_tokenizers(checkpoint: Checkpoint, vocab_sizes: dict[str, int], report: Report | None) -> list[Tokenizer]:
-    """Read both tokenizers of a model, CLIP's and T5's; where it has none, FLUX.1's own, which may be fetched."""
+def read_tokenizers(checkpoint: Checkpoint, clip: CLIPConfig, t5: T5Config, report: Report | None) -> list[Tokenizer]:
+    """Read both tokenizers of a model, CLIP's and T5's, for their text encoders."""
+    folders = tokenizer_folders(checkpoint, clip, t5, report)
+    sizes = vocab_sizes(clip, t5)
+    return [Tokenizer.from_folder(folders[name], sizes[name]) for name in TOKENIZERS]
+
+
+def tokenizer_folders(checkpoint: Checkpoint, clip: CLIPConfig, t5: T5Config, report: Report | None) -> dict[str, Path]:
+    """Map names to the folders of a model's tokenizers; where it has none, FLUX.1's own, which may be fetched."""
     folders = find_tokenizers(checkpoint)
     lacking = [name for name in TOKENIZERS if name not in folders]
     if lacking:
-        check_vocabularies(checkpoint.path, lacking, vocab_sizes)
+        check_vocabularies(checkpoint.path, lacking, vocab_sizes(clip, t5))
         shared = cached_tokenizers() or fetch_tokenizers(checkpoint.path, report)
         folders |= {name: shared / name for name in lacking}
-    return [Tokenizer.from_folder(folders[name], vocab_sizes[name]) for name in TOKENIZERS]
+    return folders
+
+
+def vocab_sizes(clip: CLIPConfig, t5: T5Config) -> dict[str, int]:
+    """Map the tokenizers' names to how many tokens their text encoders know."""
+    return dict(zip(TOKENIZERS, (clip.vocab_size, t5.vocab_size), strict=True))
 
 
 def find_tokenizers(checkpoint: Checkpoint) -> dict[str, Path]:
@@ -59,13 +70,14 @@ def find_tokenizers(checkpoint: Checkpoint) -> dict[str, Path]:
     return {name: path for name, path in (beside | checkpoint.tokenizers).items() if path.is_dir()}
 
 
-def check_vocabularies(path: Path, lacking: list[str], vocab_sizes: dict[str, int]) -> None:
+def check_vocabularies(path: Path, lacking: list[str], found: dict[str, int]) -> None:
     """Raise `CheckpointError` for a text encoder with another vocabulary than FLUX.1's, and no tokenizer beside it."""
+    usual = vocab_sizes(CLIP_L, T5_XXL)
     for name in lacking:
-        if vocab_sizes[name] != VOCABULARIES[name]:
+        if found[name] != usual[name]:
             raise CheckpointError(
-                f"{path}: expected the folder {name} beside it, for a text encoder of {vocab_sizes[name]} tokens "
-                f"(FLUX.1's has {VOCABULARIES[name]}); found none: put it there, or name a folder that holds it with "
+                f"{path}: expected the folder {name} beside it, for a text encoder of {found[name]} tokens "
+                f"(FLUX.1's has {usual[name]}); found none: put it there, or name a folder that holds it with "
                 "--tokenizer"
             )
 

@@ -55,19 +55,21 @@ class Trained:
         >>> Trained(words=("a", "cat", "sign", "says"), spelled=5).unknown_words('A cat, a yak, a sign says "HELLO"')
         ['yak']
         """
-        rest = SPELLED.sub(self.unless_written, prompt) if self.spelled else prompt
-        words = WORD.findall(rest) if self.words else []
-        return list(dict.fromkeys(word for word in words if word.lower() not in self.words))
+        if not self.words:
+            return []
+        written = ["".join(groups) for groups in SPELLED.findall(prompt)] if self.spelled else []
+        rest = SPELLED.sub(" ", prompt) if self.spelled else prompt
+        strange = [word for word in WORD.findall(rest) if word.lower() not in self.words]
+        return list(dict.fromkeys(strange + [word for word in written if not self.can_write(word)]))
 
-    def unless_written(self, match: re.Match) -> str:
-        """Return a word to write for a look at whether it is known, or nothing if it is short enough to be written."""
-        (word,) = filter(None, match.groups())
-        return " " if word.isalpha() and len(word) <= self.spelled else word
+    def can_write(self, word: str) -> bool:
+        """Return whether a word to write is no longer than those that the model was trained to write."""
+        return word.isascii() and word.isalpha() and len(word) <= self.spelled
 
 
-FLUX1_MEGAPIXELS = (0.1, 2.0)  # of black-forest-labs/flux's README
-DEV_TRAINED = Trained(megapixels=FLUX1_MEGAPIXELS, text_lengths=(512,))
-SCHNELL_TRAINED = Trained(megapixels=FLUX1_MEGAPIXELS, text_lengths=(256,))
+# Sources: megapixels are README.md's of black-forest-labs/flux. Texts are padded to 256 tokens there for FLUX.1-schnell
+# and by ComfyUI for both models, to 512 there for FLUX.1-dev and by diffusers for both.
+FLUX1_TRAINED = Trained(megapixels=(0.1, 2.0), text_lengths=(256, 512))
 
 
 # -- what is hinted at ---------------------------------------------------------------------------------------
@@ -92,8 +94,7 @@ def hint_at_text_length(trained: Trained, length: int) -> None:
 def hint_at_size(trained: Trained, width: int, height: int) -> None:
     """Warn of an image's size that the model was not trained on."""
     if trained.sizes and (width, height) not in trained.sizes:
-        known = " or ".join(f"{w}x{h}" for w, h in trained.sizes)
-        warn(f"size {width}x{height}: the model was trained on {known} alone; the image may be wrong")
+        warn(f"size {width}x{height}: the model was trained on {listed(trained.sizes)}; the image may be wrong")
     if trained.megapixels:
         least, most, asked = *trained.megapixels, width * height / 1e6
         if not 0.9 * least <= asked <= 1.1 * most:
@@ -101,6 +102,12 @@ def hint_at_size(trained: Trained, width: int, height: int) -> None:
                 f"size {width}x{height}: the model was trained on {least:g} to {most:g} megapixels, this is "
                 f"{asked:.2g}; the image may be wrong"
             )
+
+
+def listed(sizes: Sequence[tuple[int, int]]) -> str:
+    """List sizes: each, or of many the least and the most."""
+    texts = [f"{width}x{height}" for width, height in sorted(sizes)]
+    return f"{len(texts)} sizes from {texts[0]} to {texts[-1]}" if len(texts) > SHOWN else " or ".join(texts)
 
 
 def hint_at_guidance(guidance: Guidance, prompts: Sequence[str], negative: str | None) -> None:

@@ -37,7 +37,7 @@ from minflux.errors import CheckpointError
 from minflux.inference.beside import read_tokenizers, usual_schedule
 from minflux.inference.cache import Cache, identity
 from minflux.inference.flux1 import Flux1
-from minflux.inference.hints import DEV_TRAINED, SCHNELL_TRAINED, Report, Trained, parse_trained, trained_content
+from minflux.inference.hints import FLUX1_TRAINED, Report, Trained, parse_trained, trained_content
 from minflux.inference.memory import choose, when_read
 from minflux.inference.pipeline import Defaults
 from minflux.model.flux import FluxConfig
@@ -110,7 +110,7 @@ def choose_files(
     """Return the model, and the files in place of its parts, from what was named and what ComfyUI's folder has."""
     if comfy is None:
         return model_of(model, named_files(given))
-    chosen = choose_from_comfy(comfy, given, whole=model is None)
+    chosen = choose_from_comfy(comfy, given, tuple(COMPONENTS) if model is None else ())
     if report is not None:
         for name, path in chosen.items():
             report(f"{name}: {path}")
@@ -138,8 +138,7 @@ def load_checkpoint(
     components = take_components(checkpoint)
     configs = {name: stored.config for name, stored in components.items()}
     changes = read_loras(lora, configs)
-    vocab_sizes = {"tokenizer": configs[CLIP.name].vocab_size, "tokenizer_2": configs[T5.name].vocab_size}
-    clip_tokenizer, t5_tokenizer = read_tokenizers(checkpoint, vocab_sizes, report)
+    clip_tokenizer, t5_tokenizer = read_tokenizers(checkpoint, configs[CLIP.name], configs[T5.name], report)
     schedule = find_schedule(checkpoint, configs[TRANSFORMER.name], report)
     mode = choose(memory, nx, components, dtype, report)
     if mode == "resident" and not nx.on_gpu:
@@ -217,7 +216,7 @@ def check_pipeline(checkpoint: Checkpoint) -> None:
     if not checkpoint.index and checkpoint.missing:
         raise CheckpointError(
             f"{path}: expected a model in diffusers' layout, found no {INDEX}, and of loose files no "
-            f"{', '.join(checkpoint.missing)}: name them, {options(checkpoint.missing)}"
+            f"{', '.join(checkpoint.missing)}: name them, {naming_options(checkpoint.missing)}"
         )
     if not checkpoint.index:
         return
@@ -236,11 +235,11 @@ def check_beside(checkpoint: Checkpoint) -> None:
     if missing:
         raise CheckpointError(
             f"{path}: holds no {', '.join(missing)}, nor do folders of that name lie beside it: name files, "
-            f"{options(missing)}, or move the file into a FLUX.1 model's folder"
+            f"{naming_options(missing)}, or move the file into a FLUX.1 model's folder"
         )
 
 
-def options(names: Sequence[str]) -> str:
+def naming_options(names: Sequence[str]) -> str:
     """List the options that name files for components."""
     return " ".join(f"{option(name)} FILE" for name in names)
 
@@ -292,9 +291,7 @@ def read_trained(path: Path, cfg: FluxConfig) -> Trained:
     """Read what a model was trained on; without a file, FLUX.1's own for a transformer of its sizes."""
     if path.exists():
         return parse_trained(read_json(path).get(TRAINED, {}), path)
-    if variant(cfg).startswith("of its own size"):
-        return Trained()
-    return DEV_TRAINED if cfg.guidance_embed else SCHNELL_TRAINED
+    return Trained() if variant(cfg).startswith("of its own size") else FLUX1_TRAINED
 
 
 def read_fields(kind: type, values: dict[str, Any], path: Path) -> Any:
@@ -330,9 +327,14 @@ def save_model(pipe: Flux1, folder: Path, dtype: str | None = None) -> None:
         save_component(folder, name, config, p, dtype)
     (folder / SCHEDULER).parent.mkdir(exist_ok=True)
     write_json(folder / INDEX, index_content())
-    write_json(folder / SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler", **asdict(pipe.schedule)})
+    write_json(folder / SCHEDULER, schedule_content(pipe.schedule))
     trained = trained_content(pipe.trained)
     write_json(folder / DEFAULTS, asdict(pipe.defaults) | ({TRAINED: trained} if trained else {}))
+
+
+def schedule_content(schedule: Schedule) -> dict[str, Any]:
+    """Return scheduler_config.json of a schedule."""
+    return {"_class_name": "FlowMatchEulerDiscreteScheduler", **asdict(schedule)}
 
 
 def index_content() -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 import minflux
+from minflux.checkpoints.comfy import lora_in
 from minflux.checkpoints.open import open_file
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference import beside
@@ -169,7 +170,7 @@ def test_a_file_that_is_not_there(files, tmp_path):
 
 def test_a_folder_of_tokenizers_must_hold_both(files, tmp_path):
     (tmp_path / "tokenizer").mkdir()
-    with pytest.raises(ArgumentError, match="--tokenizer: .* has no folder tokenizer_2: name one that holds both"):
+    with pytest.raises(ArgumentError, match=r"--tokenizer: .* has no folder tokenizer_2: name one that holds both"):
         load(tokenizer=tmp_path, **files)
 
 
@@ -250,9 +251,11 @@ def test_of_several_files_one_must_be_named(crowded, folder, tokenizer):
 
 
 def test_names_that_are_not_there(crowded):
-    with pytest.raises(ArgumentError, match="--vae: 'vae2' is no file, nor is it in .*, which has vae/ae.safetensors"):
+    with pytest.raises(
+        ArgumentError, match=r"--vae: 'vae2' is no file, nor is it in .*, which has vae/ae\.safetensors"
+    ):
         load(comfy=crowded, vae="vae2")
-    with pytest.raises(ArgumentError, match="--lora: 'style' is no file, and not one alone in .*, which has none"):
+    with pytest.raises(ArgumentError, match=r"--lora: 'style' is no file, and not one alone in .*, which has none"):
         load(comfy=crowded, lora="style:0.5")
     with pytest.raises(ArgumentError, match="has none of ComfyUI's folders unet, "):
         load(comfy=crowded / "vae")
@@ -291,6 +294,59 @@ def test_a_lora_is_named_as_it_is_in_the_folder(models, tokenizer, tmp_path):
     assert pipe.lora == (f"{file}:0.5",)
     expected = draw(comfy=top, tokenizer=tokenizer, lora=f"{file}:0.5")
     np.testing.assert_array_equal(np.asarray(pipe("a cat", **DRAW)), expected)
+
+
+def test_other_loras_are_taken_as_without_the_folder(models, crowded):
+    assert lora_in(models, "someone/style:a.safetensors:0.5") == "someone/style:a.safetensors:0.5"
+    assert lora_in(models, f"{models}:a.safetensors") == f"{models}:a.safetensors"
+
+
+# -- converting ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format_", ["diffusers", "minflux"])
+def test_what_convert_makes_of_files_is_a_whole_model(folder, files, tokenizer, tmp_path, format_):
+    done = run("convert", *options(files), "--tokenizer", tokenizer, tmp_path / "out", "--format", format_)
+    assert done.exit_code == 0, done.stderr
+    assert "lacks" not in done.output
+    pipe, expected = load(tmp_path / "out", "numpy"), load(folder, "numpy")
+    assert (pipe.schedule, pipe.defaults) == (expected.schedule, expected.defaults)
+    assert pipe("a cat", **DRAW) == expected("a cat", **DRAW)
+
+
+def test_convert_chooses_from_comfyui_s_folder_what_generate_does(folder, models, tokenizer, tmp_path):
+    done = run("convert", "--comfy", models, "--tokenizer", tokenizer, tmp_path / "out", "--format", "diffusers")
+    assert done.exit_code == 0, done.stderr
+    np.testing.assert_array_equal(draw(tmp_path / "out", "numpy"), draw(folder, "numpy"))
+    file = tmp_path / "vae.safetensors"
+    done = run("convert", "--comfy", models, file, "--format", "bfl", "--part", "vae")
+    assert done.exit_code == 0, done.stderr
+    assert open_file(file).components.keys() == {"vae"}
+
+
+def test_convert_makes_a_model_of_a_folder_of_files_or_says_what_to_name(folder, files, tokenizer, tmp_path):
+    source = tmp_path / "files"
+    shutil.copytree(tokenizer, source)
+    for path in files.values():
+        shutil.copy(path, source / path.name)
+    done = run("convert", source, tmp_path / "out", "--format", "diffusers")
+    assert done.exit_code == 0, done.stderr
+    np.testing.assert_array_equal(draw(tmp_path / "out", "numpy"), draw(folder, "numpy"))
+    (source / "clip_l.safetensors").unlink()
+    done = run("convert", source, tmp_path / "few", "--format", "diffusers")
+    assert_refused(done, "holds no text_encoder: name files, --text-encoder FILE, or convert one part, --part PART")
+    assert not (tmp_path / "few").exists()
+    done = run("convert", source, tmp_path / "few", "--format", "diffusers", "--text-encoder", files["text_encoder"])
+    assert done.exit_code == 0, done.stderr
+    np.testing.assert_array_equal(draw(tmp_path / "few", "numpy"), draw(folder, "numpy"))
+
+
+def test_convert_takes_a_source_and_a_target_alone(model, tmp_path):
+    assert_refused(run("convert", "a", "b", "c", "--format", "bfl"), "expected SOURCE and TARGET, found a, b, c")
+    assert_refused(run("convert", tmp_path / "out", "--format", "diffusers"), "name a model, or files: --transformer")
+
+
+# -- looking -------------------------------------------------------------------------------------------------
 
 
 def test_inspect_lists_all_that_comfyui_s_folder_has(crowded):
