@@ -132,7 +132,7 @@ def warn(line: str) -> None:
 def parse_trained(values: Any, path: Path) -> Trained:
     """Make a `Trained` of what `minflux.json` has under "trained"; raises `CheckpointError` for what is no such."""
     try:
-        given = {field.name: values[field.name] for field in fields(Trained) if field.name in values}
+        given = {field.name: values.get(field.name, field.default) for field in fields(Trained)}
         trained = Trained(**{name: frozen(value) for name, value in given.items()})
         check_trained(trained)
     except (TypeError, ValueError, AttributeError) as error:
@@ -148,8 +148,8 @@ def check_trained(trained: Trained) -> None:
     numbers = [trained.spelled, *trained.text_lengths, *(side for size in trained.sizes for side in size)]
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError("a length or a size is no whole number")
-    if not all(isinstance(word, str) for word in trained.words):
-        raise ValueError("a word is no text")
+    if isinstance(trained.words, str) or not all(isinstance(word, str) for word in trained.words):
+        raise ValueError("words are no list of texts")
     if any(len(size) != 2 for size in trained.sizes) or len(trained.megapixels) not in (0, 2):
         raise ValueError("a size is no pair")
     if not all(type(number) in (int, float) for number in trained.megapixels):
