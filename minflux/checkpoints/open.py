@@ -17,7 +17,7 @@ from minflux.checkpoints import hub
 from minflux.checkpoints.components import COMPONENTS, Component
 from minflux.checkpoints.detect import as_component, find_components
 from minflux.checkpoints.family import PIPELINES, REDUX, likely_variant, redux_notes
-from minflux.checkpoints.folder import CONFIG, OWN_FILE, folder_contents, read_config
+from minflux.checkpoints.folder import CONFIG, OWN_FILE, folder_contents, read_config, shards_of
 from minflux.checkpoints.foreign import refuse_quantised
 from minflux.checkpoints.formats.json_files import read_json
 from minflux.checkpoints.formats.safetensors import Stored, contents
@@ -120,6 +120,10 @@ def open_file(path: Path, configs: Mapping[str, Any] | None = None) -> Checkpoin
     if REDUX in tensors:
         return Checkpoint(path, path.parent, [], notes=redux_notes(tensors))
     found, unexpected = find_components(path, tensors)
+    if shards_of(path) not in (None, 1):
+        raise CheckpointError(
+            f"{path}: is one of {shards_of(path)} shards: name the index of them all, or their folder, with {CONFIG}"
+        )
     if not found:
         raise CheckpointError(f"{path}: holds no part of FLUX.1; its first names are {', '.join(sorted(tensors)[:3])}")
     found = [with_sizes(stored, (configs or {}).get(stored.name)) for stored in found]

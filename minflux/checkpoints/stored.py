@@ -163,7 +163,7 @@ class StoredComponent:
 
     def wrong_scales(self) -> list[Mismatch]:
         """List the scales by which no weight can be multiplied."""
-        wrong = []
+        wrong: list[Mismatch] = []
         for name, scale in self.scales.items():
             rows = self.tensors[name].shape[:1]
             if scale.dtype not in FLOATS or scale.shape not in ((), (1,), rows, (*rows, 1)):
