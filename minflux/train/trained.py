@@ -5,9 +5,9 @@ from typing import Any
 
 from minflux.inference.hints import Trained
 from minflux.train import scenes
-from minflux.train.recipe import part, section
+from minflux.train.recipe import part, section, stages
 from minflux.train.tokenizers import training_captions
-from minflux.train.velocity import Mixture
+from minflux.train.velocity import Mixture, counts_of
 from minflux.world.scenes import LONGEST_WORD
 from minflux.world.vocabulary import known_words
 
@@ -20,11 +20,11 @@ def trained_on_first_world(recipe: dict[str, Any]) -> Trained:
 
 
 def trained_on_second_world(recipe: dict[str, Any]) -> Trained:
-    """Return what the second world's model sees: its words and what signs say, every size, the recipe's lengths."""
-    mixture = section(Mixture, part(recipe, "flow.mixture"))
+    """Return what the second world's model sees in any stage: its words, what signs say, sizes, lengths of text."""
+    mixtures = [section(Mixture, part(recipe, f"flow.{stage}.mixture")) for stage in stages(recipe, "flow")]
     return Trained(
         words=tuple(sorted(known_words())),
         spelled=LONGEST_WORD,
-        sizes=tuple(sorted(mixture.size_shares())),
-        text_lengths=tuple(length for length, _ in mixture.text),
+        sizes=tuple(sorted({size for mixture in mixtures for size in counts_of(mixture, scenes=1)})),
+        text_lengths=tuple(sorted({length for mixture in mixtures for length, _ in mixture.text})),
     )
