@@ -14,6 +14,7 @@ Source: Hu et al. 2021 (arXiv 2106.09685).
 """
 
 import math
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -30,19 +31,24 @@ from minflux.checkpoints.components.flux import exchanged
 from minflux.checkpoints.components.renaming import joint_rows, parts_of, rename
 from minflux.checkpoints.formats.dtypes import FLOATS
 from minflux.checkpoints.formats.safetensors import Stored, contents, read_array
+from minflux.checkpoints.lora_families import check_kind
 from minflux.checkpoints.lora_files import locate_lora
 from minflux.checkpoints.lora_settings import read_settings
 from minflux.checkpoints.open import some_of
 from minflux.checkpoints.quantise import SCALES, holds_packed, stem_of
 from minflux.errors import CheckpointError
+from minflux.model.flux import DEV
 
+# how the name of an array of each role ends; PEFT may have the name of its adapter, "default", in it
+DOWN = (r"\.lora_A(\.\w+)?\.weight", r"\.lora_A", r"[._]lora[._]down\.weight", r"\.lora_linear_layer\.down\.weight")
+UP = (r"\.lora_B(\.\w+)?\.weight", r"\.lora_B", r"[._]lora[._]up\.weight", r"\.lora_linear_layer\.up\.weight")
 ROLES = {
-    "down": ("lora_A.weight", "lora_A.default.weight", "lora_down.weight", "lora.down.weight", "down.weight"),
-    "up": ("lora_B.weight", "lora_B.default.weight", "lora_up.weight", "lora.up.weight", "up.weight"),
-    "bias": ("lora_B.bias",),
-    "alpha": ("alpha",),
+    "down": (*DOWN, r"\.down\.weight"),
+    "up": (*UP, r"\.up\.weight"),
+    "bias": (r"\.lora_B(\.\w+)?\.bias",),
+    "alpha": (r"\.alpha",),
 }
-OTHERS = ("dora_scale", "lora_magnitude_vector", "hada_w1", "lokr_w1", "oft_blocks", "diff_b", "lora_mid")
+ENDINGS = [(re.compile(rf"(.*?)({ending})"), role) for role, endings in ROLES.items() for ending in endings]
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[C
     shape is not the matrix's, when a number is not finite, and for kinds of adapter that are no LoRA.
     """
     found = contents(path)
-    check_kind(path, found)
+    check_kind(path, found, configs.get("transformer", DEV))
     known = {name: modules(COMPONENTS[name], config) for name, config in configs.items()}
     placed, unmatched = place_keys(path, found, known)
     check_once(path, placed)
@@ -123,13 +129,6 @@ def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[C
         matrix.check(arrays, settings.rank(spelled))
         changes.append(matrix.change(arrays, scale, (settings.alpha(spelled), settings.by_root(spelled))))
     return changes
-
-
-def check_kind(path: Path, found: dict[str, Stored]) -> None:
-    """Raise `CheckpointError` for a file of adapters that are no LoRA."""
-    strange = [key for key in found if any(mark in key for mark in OTHERS)]
-    if strange:
-        raise CheckpointError(f"{path}: {strange[0]}: is an adapter of another kind than LoRA; minflux can't add it")
 
 
 # -- names ---------------------------------------------------------------------------------------------------
@@ -173,12 +172,11 @@ def check_once(path: Path, placed: Placed) -> None:
 
 def place(key: str, known: dict[str, dict[str, Module]]) -> tuple[Module | None, str, str]:
     """Return which module a key belongs to, how the file spells it, and the key's role; None, if it fits none."""
-    for role, endings in ROLES.items():
-        for ending in endings:
-            spelled = key.removesuffix(f".{ending}")
-            module = find_module(spelled, known) if spelled != key else None
-            if module is not None:
-                return module, spelled, role
+    for ending, role in ENDINGS:
+        match = ending.fullmatch(key)
+        module = find_module(match[1], known) if match else None
+        if match and module is not None:
+            return module, match[1], role
     return None, key, ""
 
 
@@ -213,7 +211,8 @@ def under_lora_rules(component: Component, stem: str) -> dict[str, Module]:
         whole, _, parts = ours.partition("@")
         spelled = rename(stem, [(whole, theirs)])
         if spelled != stem:
-            found[spelled] = as_module(component, f"{stem}@{parts}" if parts else stem)
+            module = as_module(component, f"{stem}@{parts}" if parts else stem)
+            found[spelled] = found[spelled.replace(".", "_")] = module
     return found
 
 
