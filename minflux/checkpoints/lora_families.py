@@ -37,17 +37,15 @@ CROSS_ATTENTION = re.compile(r"attn2[._]to_k.*(lora_A|lora_down|down)(\.\w+)?\.w
 UNETS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}  # by the width of their text
 SECOND_CLIP = re.compile(r"lora_te2_text_model|text_encoder_2\.text_model|text_encoders\.clip_g\.")
 DOUBLE_BLOCKS = 19  # of FLUX.1
-ATTENTION = re.compile(r"attn2[._]to_k.*(lora_A|lora_down|down)(\.\w+)?\.weight$|attn2[._]to_k.*hada_w1_b$")
-UNETS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}  # by the width of their text
-SECOND_CLIP = re.compile(r"lora_te2_text_model|text_encoder_2\.text_model|text_encoders\.clip_g\.")
 DOUBLE_BLOCK = re.compile(r"(?<!single_)transformer_blocks[._](\d+)[._]attn[._]")
 TO_Q = re.compile(r"attn[._]to_q\.(lora_A|lora_down)(\.\w+)?\.weight$")
 WIDTHS = {1536: "Stable Diffusion 3", 2432: "Stable Diffusion 3"}
 
 # adapters that are none of those we add, by what their names have in them
 OTHERS = {
-    "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_w1": "LoHa", "lokr_w": "LoKr", "oft_blocks": "OFT", "oft_diag": "OFT", "oft_R": "OFT", "boft_": "BOFT", ".a1.weight": "GLoRA", "ia3_l": "IA³",
-    "on_input": "IA³", "lora_mid": "a LoRA of a convolution, in Tucker form", "vera_lambda": "VeRA",
+    "hada_t1": "LoHa of a convolution, in Tucker form", "lokr_t2": "LoKr of a convolution, in Tucker form",
+    "lora_mid": "a LoRA of a convolution, in Tucker form", "oft_blocks": "OFT", "oft_diag": "OFT", "oft_R": "OFT",
+    "boft_": "BOFT", ".a1.weight": "GLoRA", "ia3_l": "IA³", "on_input": "IA³", "vera_lambda": "VeRA",
     "lora_embedding_": "a LoRA of a table of embeddings", "modules_to_save": "a module trained whole",
     "set_weight": "a weight in place of ours", "bundle_emb": "a trained word (textual inversion)",
 }  # fmt: skip
@@ -66,7 +64,8 @@ def check_kind(path: Path, found: Mapping[str, Stored], flux: FluxConfig = DEV) 
     if is_control(found, flux.in_channels):
         raise CheckpointError(
             f"{path}: is a control LoRA (BFL's Canny or Depth, or one like them): it widens the model's input by a "
-            "control image's channels, and this model has no input for a control image"
+            "control image's channels, and this model has no input for a control image; leave it out, or use it in "
+            "diffusers' FluxControlPipeline"
         )
     for key in found:
         for mark, kind in OTHERS.items():
