@@ -7,6 +7,7 @@ however large the model. (On MLX, which computes nothing until it must, no more 
 Nothing in the model knows of it. What is paid is time: every weight is read, and widened to float32, at every step.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -39,9 +40,12 @@ def stream(
 
     Every weight is the one that `read_tree` gives, to the bit. For errors see `read_weight`; they come at first use.
     """
-    merged = {name for stem in widened(changes) for name in (f"{stem}.{SCALES}", f"{stem}.{BIASES}")}
-    names = [name for name in stored.sources if name not in merged]
-    leaves = {name: Leaf(stored, name, nx, dtype, changes, when(name)) for name in names}
+    own: dict[str, list[Change]] = defaultdict(list)
+    for change in changes:
+        own[change.module.stem].append(change)
+    gone = {f"{stem}.{leaf}" for stem in widened(changes) for leaf in (SCALES, BIASES)}
+    names = [name for name in stored.sources if name not in gone]
+    leaves = {name: Leaf(stored, name, nx, dtype, own[stem_of(name)], when(name)) for name in names}
     flat = {name: leaf.read() if leaf.when == "kept" else leaf for name, leaf in leaves.items()}
     scales = {name: leaves[name].read() for name in leaves if changes and name.endswith(f".{SCALES}")}
     return as_streamed(tree(flat | lora_branches(scales, changes)))
@@ -72,7 +76,7 @@ def for_steps(p: Tree, progress: Progress = no_progress) -> Tree:
 
 @dataclass
 class Leaf:
-    """One weight: in which component it is stored, and how it is read."""
+    """One weight: in which component it is stored, how it is read, and what LoRAs change of its module."""
 
     stored: StoredComponent
     name: str
