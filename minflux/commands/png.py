@@ -30,6 +30,7 @@ class ImageSettings:
     lora: tuple[str, ...] = ()
     true_cfg_scale: float | None = None
     solver: str = "euler"
+    files: dict[str, str] = field(default_factory=dict)  # in place of the model's parts, by their names
     hashes: dict[str, str] = field(default_factory=dict)  # of the model, and of each LoRA as `lora` names it
 
 
@@ -65,8 +66,13 @@ def parse_settings(values: dict) -> ImageSettings:
     for text in (given["prompt"], given["model"], given["backend"], *lora):
         if not isinstance(text, str):
             raise TypeError(f"expected a text, got {quoted(text)}")
-    hashes = {str(name): str(value) for name, value in given.get("hashes", {}).items()}
-    return ImageSettings(**given | {"lora": tuple(lora), "hashes": hashes})
+    texts = {name: as_texts(given.get(name, {})) for name in ("files", "hashes")}
+    return ImageSettings(**given | {"lora": tuple(lora)} | texts)
+
+
+def as_texts(values: dict) -> dict[str, str]:
+    """Return a JSON object with texts alone."""
+    return {str(name): str(value) for name, value in values.items()}
 
 
 def is_required(setting: Field) -> bool:

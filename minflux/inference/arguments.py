@@ -249,15 +249,19 @@ def check_path(name: str, path: Any) -> Path:
     raise ArgumentError(f"{name} must be a path, got {quoted(path)}")
 
 
-def check_loading(model: Any, dtype: Any, lora: Any, memory: Any, report: Any, cache: Any, progress: Any) -> list[str]:
-    """Check what `load` is given beside its backend; return the LoRAs as a list of texts."""
-    check_path("model", model)
+def check_paths(paths: dict[str, Any]) -> None:
+    """Raise `ArgumentError` for what can be the name of no file or folder; None is where none is given."""
+    for name, path in paths.items():
+        if path is not None:
+            check_path(name, path)
+
+
+def check_loading(dtype: Any, lora: Any, memory: Any, report: Any, progress: Any) -> list[str]:
+    """Check what `load` is given beside its backend and paths; return the LoRAs as a list of texts."""
     checked_cast(dtype)
     check_mode(memory)
     check_listener("report", report)
     check_listener("progress", progress)
-    if cache is not None:
-        check_path("cache", cache)
     loras = [lora] if isinstance(lora, str | Path) else lora
     if not isinstance(loras, list | tuple):
         raise ArgumentError(f"lora must be a file's name or a list of names, got {quoted(lora)}")
