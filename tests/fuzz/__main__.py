@@ -5,6 +5,7 @@ shortest case of that kind and the command that tries this case alone. What ends
 in C) is the last line of runs/fuzz/last.txt. The exit code is 1 when there is a fault.
 """
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from tests.fuzz.judge import Fault, judge
 from tests.fuzz.targets import NAMES, targets
 
-LAST = Path("runs/fuzz/last.txt")
+LAST = Path("runs/fuzz/last.txt").absolute()
 QUIET = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck), "phases": [Phase.generate]}
 
 
@@ -104,7 +105,7 @@ def fuzz(name: str, cases: st.SearchStrategy, count: int, number: int, only: int
 @click.option("--case", "only_case", type=int, help="One case of them, by its number.")
 def main(count: int, number: int, only: str | None, only_case: int | None):
     bad = 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # some cases name folders to write
         for name, cases in targets(Path(folder)).items():
             if only in (None, name):
                 tally = fuzz(name, cases, count, number, only_case)

@@ -21,6 +21,7 @@ COUNT = 25  # cases of a kind, for a second or two
 def kinds(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINFLUX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.chdir(tmp_path_factory.mktemp("here"))  # some cases name folders to write
         yield targets(tmp_path_factory.mktemp("fuzz"))
 
 
@@ -81,7 +82,7 @@ def test_the_limit_of_memory_is_taken_away_again():
 
 
 def test_a_fault_is_told_with_the_command_that_shows_it_again(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tests.fuzz.__main__.LAST", tmp_path / "last.txt")
     cases = st.integers(0, 9).map(lambda n: lambda: 1 // (n - 3))
     tally = fuzz("settings", cases, 40, 0, None)
     number = next(iter(tally.faults.values())).number
