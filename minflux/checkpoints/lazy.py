@@ -10,6 +10,7 @@ What a GGUF file has in blocks is never kept wide: at each of the three times it
 and each use widens them.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,8 +18,8 @@ from typing import Any, Literal
 from minflux.arrays import Array, Tree
 from minflux.backend import Backend
 from minflux.checkpoints.formats.safetensors import Stored, prefetch
-from minflux.checkpoints.lora import Change, add_loras, lora_branches
-from minflux.checkpoints.quantise import SCALES
+from minflux.checkpoints.lora import Change, add_loras, lora_branches, widened
+from minflux.checkpoints.quantise import BIASES, SCALES, stem_of
 from minflux.checkpoints.read import read_weight
 from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import tree
@@ -42,7 +43,12 @@ def stream(
 
     Every weight is the one that `read_tree` gives, to the bit. For errors see `read_weight`; they come at first use.
     """
-    leaves = {name: Leaf(stored, name, nx, dtype, changes, when(name)) for name in stored.sources}
+    own: dict[str, list[Change]] = defaultdict(list)
+    for change in changes:
+        own[change.module.stem].append(change)
+    gone = {f"{stem}.{leaf}" for stem in widened(changes) for leaf in (SCALES, BIASES)}
+    names = [name for name in stored.sources if name not in gone]
+    leaves = {name: Leaf(stored, name, nx, dtype, own[stem_of(name)], when(name)) for name in names}
     flat = {name: leaf.load() if leaf.when == "kept" else leaf for name, leaf in leaves.items()}
     scales = {name: leaves[name].read() for name in leaves if changes and name.endswith(f".{SCALES}")}
     return as_streamed(tree(flat | lora_branches(scales, changes)))
@@ -73,7 +79,7 @@ def for_steps(p: Tree, progress: Progress = no_progress) -> Tree:
 
 @dataclass
 class Leaf:
-    """One weight: in which component it is stored, and how it is read."""
+    """One weight: in which component it is stored, how it is read, and what LoRAs change of its module."""
 
     stored: StoredComponent
     name: str
@@ -84,8 +90,11 @@ class Leaf:
 
     @property
     def tensors(self) -> dict[str, Stored]:
-        """Return what it is made of: several arrays, where ours is a joint matrix."""
-        return {name: self.stored.tensors[name] for name in self.stored.sources[self.name]}
+        """Return what it is made of, by the file's names: of a quantised matrix that a LoRA widens, its scales too."""
+        found, stem = self.stored.sources, stem_of(self.name)
+        widens = self.name == f"{stem}.weight" and stem in widened(self.changes)
+        names = [self.name, f"{stem}.{SCALES}", f"{stem}.{BIASES}"] if widens else [self.name]
+        return {source: self.stored.tensors[source] for name in names for source in found.get(name, ())}
 
     def read(self) -> Array:
         """Read it, from memory what is held there, else from its file."""

@@ -10,6 +10,7 @@ blocks 0.02 %). bfloat16 would round by 0.5 %, as much as Q8_0 loses itself: the
 scales of scales or 5 or 6 bits, blocks stay blocks. Source: ggml `ggml-common.h`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -69,11 +70,14 @@ def half(rows: np.ndarray, start: int) -> np.ndarray:
 # -- components ----------------------------------------------------------------------------------------------
 
 
-def relaid(stored: StoredComponent) -> StoredComponent:
-    """Return a component in which every matrix of these types is its three arrays; of a joint matrix, all its parts."""
+def relaid(stored: StoredComponent, unchanged: Collection[str] = ()) -> StoredComponent:
+    """Return a component in which every matrix of these types is its three arrays; of a joint matrix, all its parts.
+
+    Those whose stems, by our names, are among `unchanged` stay in blocks.
+    """
     tensors: dict[str, Stored] = {}
     for ours, names in stored.sources.items():
-        can = can_be_relaid(stored, ours)
+        can = can_be_relaid(stored, ours) and stem_of(ours) not in unchanged
         for name in names:
             tensors |= three_arrays(name, stored.tensors[name]) if can else {name: stored.tensors[name]}
     return replace(stored, tensors=tensors)

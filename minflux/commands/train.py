@@ -53,3 +53,13 @@ def distill_guidance(recipe, folder):
     from minflux.train.siblings import run_guidance
 
     run_guidance(recipe, folder)
+
+
+@command.command("distill-steps")
+@RECIPE
+@FOLDER
+def distill_steps(recipe, folder):
+    """Teach a copy of FOLDER/dev to draw in one to four steps, and write it to FOLDER/schnell."""
+    from minflux.train.siblings import run_steps
+
+    run_steps(recipe, folder)

@@ -291,6 +291,22 @@ def test_a_lora_on_blocks_is_the_lora_on_their_numbers(folder, tmp_path, backend
     assert relative_error(final_latents(minflux.load(folder / "flux.gguf", backend)), expected) > 1e-2
 
 
+@pytest.mark.parametrize("backend", available())
+def test_a_change_that_is_no_pair_is_added_to_the_wide_matrix(folder, tmp_path, backend):
+    """A full difference can't lie beside a packed matrix, so MLX keeps that one in blocks too."""
+    rng = np.random.default_rng(6)
+    difference = {"diffusion_model.single_blocks.1.linear2.diff": rng.standard_normal((32, 160)).astype(np.float32)}
+    write_safetensors(tmp_path / "l.safetensors", difference)
+    write_gguf(folder / "flux.gguf", flatten(load_component(folder, "transformer", NX)[1]), Kind.Q8_0)
+    write_safetensors(folder / "flux.safetensors", widened_by_the_package(folder / "flux.gguf"))
+    lora = str(tmp_path / "l.safetensors")
+    pipe = minflux.load(folder / "flux.gguf", backend, lora=lora)
+    assert set(pipe.flux[1]["single_blocks"][1]["linear2"]) == {"weight", "bias"}
+    expected = final_latents(minflux.load(folder / "flux.safetensors", backend, lora=lora))
+    assert relative_error(final_latents(pipe), expected) <= (1e-4 if backend == "mlx" else 0)
+    assert relative_error(final_latents(minflux.load(folder / "flux.gguf", backend)), expected) > 1e-2
+
+
 # -- damage --------------------------------------------------------------------------------------------------
 
 
