@@ -47,7 +47,7 @@ from minflux.inference.load import find_loras
 FORMATS = ("bfl", "diffusers", "minflux", "gguf")
 ONE_FILE = {"bfl": ("BFL's format", ".safetensors"), "gguf": ("GGUF's format", ".gguf")}  # the others are folders
 SMALL = 1024  # numbers; as in other people's GGUF files, an array of no more is float32
-LARGEST = {"F16": 65504.0, "BF16": 3.3895314e38}  # finite numbers of a dtype
+LARGEST = {"F16": 65504.0, "BF16": 3.3895314e38} | dict.fromkeys(BLOCKS, 65504.0)  # of a dtype; blocks' scales are F16
 KEPT = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "BF16", "F8_E5M2": "BF16"}  # all others become float32
 INCOMPLETE = "were written before this and stay there: they are no whole model; remove them, or convert the rest"
 
@@ -233,12 +233,12 @@ class Conversion:
                 bar.update()
                 array, tag = self.converted(self.block(self.our_name(name)))[name], entries[name][0]
                 check_fits(path, name, array, tag)
-                return self.encoded(path, name, array, tag)
+                return self.encoded(name, array, tag)
 
             self.write_file(path, entries, bytes_of)
 
-    def encoded(self, path: Path, name: str, array: np.ndarray, tag: str) -> bytes:
-        """Return a weight's bytes in the dtype `tag`; `path` is for messages."""
+    def encoded(self, name: str, array: np.ndarray, tag: str) -> bytes:
+        """Return a weight's bytes in the dtype `tag`."""
         return to_bytes(array, tag)
 
     def write_file(self, path: Path, entries: Entries, bytes_of: Callable[[str], bytes]) -> None:
@@ -359,12 +359,11 @@ class GGUFConversion(Conversion):
         fits = self.kind and self.component.is_quantisable(self.our_name(name), shape, BLOCKS[self.kind][0])
         return self.kind if self.kind and fits else self.tag(name)
 
-    def encoded(self, path: Path, name: str, array: np.ndarray, tag: str) -> bytes:
+    def encoded(self, name: str, array: np.ndarray, tag: str) -> bytes:
         """Return a weight's bytes in its type, and note the error of a matrix that is quantised."""
         if tag not in BLOCKS:
-            return super().encoded(path, name, array, tag)
+            return super().encoded(name, array, tag)
         blocks, back = to_blocks(array, tag)
-        check_fits(path, name, back, tag)
         self.errors.note(name, array, back)
         return blocks.tobytes()
 

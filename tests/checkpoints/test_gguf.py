@@ -246,6 +246,17 @@ def test_floats_are_written_as_asked_and_vectors_as_float32(folder, dtype, kind)
         assert relative_error(array, expected[name]) <= {"f32": 0, "f16": 2**-11, "bf16": 2**-8}[dtype], name
 
 
+@pytest.mark.parametrize("settings", [("--dtype", "f16"), ("--quantize", "q8_0")])
+def test_what_does_not_fit_is_told_and_nothing_is_left(folder, settings):
+    arrays = flatten(load_component(folder, "transformer", NX)[1])
+    arrays["single_blocks.0.linear2.weight"][3, 5] = 1e8
+    write_safetensors(folder / "x.safetensors", arrays)
+    result = run("convert", folder / "x.safetensors", folder / "x.gguf", "--format", "gguf", *settings)
+    assert result.exit_code != 0
+    assert "single_blocks.0.linear2.weight: a number as large as 1e+08 doesn't fit into" in result.stderr
+    assert not [*folder.glob("*.gguf"), *folder.glob(".*")]
+
+
 def test_it_says_what_quantising_changed(folder):
     result = run("convert", folder, folder / "x.gguf", "--format", "gguf", "--quantize", "q4_0")
     assert re.search(r"transformer: \d+ matrices quantised, relative error \d\.\d\d%; the worst is ", result.output)

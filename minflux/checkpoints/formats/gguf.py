@@ -7,6 +7,7 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +132,9 @@ def write_gguf(path: Path, architecture: str, kind: str | None, entries: Entries
     for (name, (tag, shape)), size in zip(entries.items(), sizes, strict=True):
         writer.add_tensor_info(name, shape, np.dtype(np.float32), size, GGMLQuantizationType[tag])
     check_room(path, sum(sizes))
-    with saved(path) as file:
+    with saved(path) as file, closing(writer):
         writer.write_header_to_file(Path(file.name))
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name in entries:
             writer.write_tensor_data(np.frombuffer(bytes_of(name), np.uint8))
-        writer.close()
