@@ -28,7 +28,7 @@ from minflux.model.latents import image_ids, pack, text_ids, unpack
 from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 from minflux.model.t5 import T5Config, t5_encoder
-from minflux.model.vae import VAEConfig, encode
+from minflux.model.vae import VAEConfig, encode, encode_sample
 from minflux.model.vae_bands import decode_any
 from minflux.sampling.guidance import Guidance, guided
 from minflux.sampling.solvers import Velocity
@@ -183,11 +183,12 @@ class Flux1(Pipeline):
             )
         return to_uint8(pixels)
 
-    def _encode_pixels(self, pixels: Array) -> Array:
-        """Encode images to the mean of their latents' distribution, in float32."""
+    def _encode_pixels(self, pixels: Array, noise: Array | None = None) -> Array:
+        """Encode images to the mean of their latents' distribution, or to a sample of it by `noise`, in float32."""
         cfg, p = self.vae
-        dtype = p["encoder"]["conv_in"]["weight"].dtype
-        return self.nx.as_float32(encode(p, cfg, pixels.astype(dtype)))
+        pixels = pixels.astype(p["encoder"]["conv_in"]["weight"].dtype)
+        latents = encode(p, cfg, pixels) if noise is None else encode_sample(p, cfg, pixels, noise)
+        return self.nx.as_float32(latents)
 
 
 def both_signs(text: Conditioning) -> tuple[Array, Array]:

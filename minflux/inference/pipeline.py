@@ -8,7 +8,8 @@ A model is a subclass that says how its prompts are encoded, what its velocity i
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
@@ -16,6 +17,11 @@ from PIL import Image
 
 from minflux.arrays import Array
 from minflux.backend import Backend
+from minflux.edit.base import TEXT_TO_IMAGE, Edit
+from minflux.edit.canvas import Canvas, open_canvas
+from minflux.edit.flowedit import FlowEdit, check_counts
+from minflux.edit.image_to_image import ImageToImage, check_share
+from minflux.edit.inpaint import Inpaint, latent_mask
 from minflux.errors import ArgumentError, MinfluxError
 from minflux.images import from_uint8
 from minflux.inference.arguments import (
@@ -39,6 +45,7 @@ from minflux.sampling.solvers import SOLVERS, Solver, Step, Velocity, visited_ti
 from minflux.sampling.timesteps import Schedule
 
 OnStep = Callable[[Step], None]
+STRENGTH = 0.6  # unless given, as in diffusers
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,19 @@ class SamplingPlan:
     solver: Solver
 
 
+@dataclass(frozen=True)
+class ImageInput:
+    """An image to begin with, and how; the names and meanings are a call's (see `Pipeline.__call__`)."""
+
+    image: Any = None
+    strength: float | None = None
+    mask: Any = None
+    mask_blur: float = 0
+    mask_crop: int | None = None
+    paste: bool = True
+    posterior: str = "mode"
+
+
 class CallSettings(TypedDict, total=False):
     """The types of a call's settings, for type checkers; `Pipeline.__call__` has their defaults."""
 
@@ -88,6 +108,13 @@ class CallSettings(TypedDict, total=False):
     height: int | None
     solver: str
     latents: Array | None
+    image: Any
+    strength: float | None
+    mask: Any
+    mask_blur: float
+    mask_crop: int | None
+    paste: bool
+    posterior: str
     on_step: OnStep | None
     on_block: OnBlock | None
 
@@ -130,6 +157,13 @@ class Pipeline(ABC):
         height: int | None = None,
         solver: str = "euler",
         latents: Array | None = None,
+        image: Any = None,
+        strength: float | None = None,
+        mask: Any = None,
+        mask_blur: float = 0,
+        mask_crop: int | None = None,
+        paste: bool = True,
+        posterior: str = "mode",
         on_step: OnStep | None = None,
         on_block: OnBlock | None = None,
     ) -> Image.Image | list[Image.Image]:
@@ -147,6 +181,16 @@ class Pipeline(ABC):
         width, height: of the image in pixels, multiples of 16.
         solver: "euler", "heun", "midpoint" or "dpm++" (see `minflux.sampling.solvers`).
         latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of the seed's.
+        image: an image to begin with, a path, PIL image or array (see `minflux.images.read_image`). Unless width and
+        height are given, the result has its size, shrunk to the model's own where it is larger; what is scaled or cut
+        off is said in a warning, `ImageFitted`.
+        strength: the share of the steps that is taken from the noised image on, 0.6 unless given; 1 keeps nothing.
+        mask: what to redraw of the image, white; elsewhere it stays. mask_blur: radius in pixels that softens the
+        mask's edge. mask_crop: see the surroundings of the mask alone, with so many pixels around it, at the size of a
+        whole image. paste: whether the result is the original image with what was redrawn pasted into it, rather than
+        what the model made of all of it.
+        posterior: "mode" takes the middle of the VAE's distribution for the image's latents, "sample" draws them with
+        the seed's first numbers, before the noise, as diffusers does.
         on_step: a function that is called with each `Step` after it.
         on_block: a function that is called after each block of the transformer with its name, "double_blocks.3", and a
         dict of its arrays: the streams "img" and "txt", its modulations "mod", and "q", "k", "v" (see
@@ -155,19 +199,88 @@ class Pipeline(ABC):
         Raises `ArgumentError` for a setting that can't be honoured, before anything is computed.
         """
         prompts = check_prompts(prompt)
+        given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, posterior)
+        canvas = self.open_canvas(given, width, height)
+        if canvas is not None:
+            width, height = canvas.size
         plan = self._plan(len(prompts), seed, steps, guidance, true_cfg_scale, width, height, solver)
         negative = effective(negative_prompt, plan.guidance)
         start = None if latents is None else self._start_from(latents, plan)
+        edit = self.edit_of(given, canvas, plan.seeds)
+        edit.timesteps(plan.timesteps)  # which raises for a strength that leaves no step
 
         text = self.encode(prompts, negative, guidance=guidance, true_cfg_scale=true_cfg_scale)
         for step in self.sample(
             text, seed, steps, guidance=guidance, true_cfg_scale=true_cfg_scale, width=plan.width, height=plan.height,
-            solver=solver, start=start, on_block=on_block,
+            solver=solver, start=start, edit=edit, on_block=on_block,
         ):  # fmt: skip
             if on_step is not None:
                 on_step(step)
-        images = [Image.fromarray(pixels) for pixels in self.decode(step.x)]
+        images = [finished(canvas, pixels) for pixels in self.decode(step.x)]
         return images[0] if isinstance(prompt, str) else images
+
+    def edit(
+        self,
+        image: Any,
+        source_prompt: str,
+        prompt: str,
+        *,
+        seed: int = 0,
+        steps: int = 28,
+        source_guidance: float = 1.5,
+        guidance: float = 5.5,
+        n_max: int = 24,
+        n_min: int = 0,
+        n_avg: int = 1,
+        width: int | None = None,
+        height: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Image.Image:
+        """Edit an image by FlowEdit: what `source_prompt` says of it becomes what `prompt` says.
+
+        n_max of the steps are taken, and more of them change more; n_min, n_avg: see `minflux.edit.flowedit`. The
+        guidances are those of each prompt. Defaults are the authors' for FLUX.1-dev. On a model without built-in
+        guidance they are scales of classifier-free guidance away from "". Raises `ArgumentError` as a call does.
+        """
+        canvas = self._open_canvas(ImageInput(image), width, height)
+        source, target = (self.encode(p, guidance=g) for p, g in ((source_prompt, source_guidance), (prompt, guidance)))
+        latents = self.encode_image(canvas.pixels())
+        source_velocity = partial(self.velocity, source, latents.shape[1:3], self._guidance(source_guidance, None))
+        edit = FlowEdit(latents, source_velocity, *check_counts(n_max, n_min, n_avg))
+        for step in self.sample(target, seed, steps, guidance=guidance, edit=edit):
+            if on_step is not None:
+                on_step(step)
+        return canvas.finish(self.decode(step.x)[0])
+
+    # -- an image to begin with --------------------------------------------------------------------------------
+
+    def open_canvas(self, given: ImageInput, width: int | None = None, height: int | None = None) -> Canvas | None:
+        """Read the image and mask of a call, None where no image is given; raises `ArgumentError` for what is wrong."""
+        check_image_input(given)
+        return None if given.image is None else self._open_canvas(given, width, height)
+
+    def _open_canvas(self, given: ImageInput, width: int | None, height: int | None) -> Canvas:
+        unit = 2 * self.downscale
+        for name, side in (("width", width), ("height", height)):
+            if side is not None:
+                check_side(name, side, unit)
+        return open_canvas(
+            given.image, given.mask, wanted=(width, height), usual=(self.defaults.width, self.defaults.height),
+            unit=unit, blur=given.mask_blur, crop=given.mask_crop, paste=given.paste,
+        )  # fmt: skip
+
+    def edit_of(self, given: ImageInput, canvas: Canvas | None, seeds: Sequence[int]) -> Edit:
+        """Return the edit that a call asks for: text to image, image-to-image or inpainting."""
+        if canvas is None:
+            return TEXT_TO_IMAGE
+        strength = check_share("strength", STRENGTH if given.strength is None else given.strength)
+        mask = None if canvas.mask is None else latent_mask(canvas.mask_pixels(), self.downscale)
+        is_sampled = given.posterior == "sample"
+        latents = self.encode_image(canvas.pixels(), seeds if is_sampled else None)
+        draws = 2 if is_sampled else 1  # the first is the posterior's
+        if mask is None:
+            return ImageToImage(latents, strength, draws)
+        return Inpaint(latents, strength, draws, mask=self.nx.array(mask))
 
     # -- its steps ---------------------------------------------------------------------------------------------
 
@@ -203,31 +316,45 @@ class Pipeline(ABC):
         solver: str = "euler",
         start: Array | None = None,
         timesteps: Sequence[float] | np.ndarray | None = None,
+        edit: Edit = TEXT_TO_IMAGE,
         on_block: OnBlock | None = None,
     ) -> Iterator[Step]:
         """Return an iterator over the denoising steps, whose `x` and `denoised` are latents (B, h, w, C).
 
         The settings are those of a call. start: latents (B, h, w, C) to begin with, in place of the seed's noise; the
-        image has their size unless told. timesteps: where to stop, falling, in place of the schedule's `steps`. Raises
-        `ArgumentError` at once for a setting that can't be honoured.
+        image has their size unless told. timesteps: where to stop, falling, in place of the schedule's `steps`. edit:
+        what becomes of an image (see `minflux.edit`); it begins with that image and takes `start` for its noise.
+        Raises `ArgumentError` at once for a setting that can't be honoured.
         """
-        if start is not None and width is None and height is None:
-            height, width = (self.downscale * n for n in start.shape[1:3])
+        like = edit.image if start is None else start
+        if like is not None and width is None and height is None:
+            height, width = (self.downscale * n for n in like.shape[1:3])
         count = len(conditioning.txt)
         plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
-        x = self._noise(plan) if start is None else self._checked_start(start, plan)
+        self._check_edited(edit.image, plan)
+        noises = self._noises(plan, edit.draws) if start is None else [self._checked_start(start, plan)]
+        plan = replace(plan, timesteps=edit.timesteps(plan.timesteps))
         scale = true_cfg_scale if self.built_in_guidance or guidance is None else guidance
         text = matching(conditioning, plan.guidance, asked=scale is not None)
-        return self._follow(text, plan, x, on_block)
+        return self._follow(text, plan, edit, noises, on_block)
 
     @abstractmethod
     def decode(self, latents: Array) -> np.ndarray:
         """Decode latents (B, h, w, C) to images, uint8 (B, H, W, 3)."""
 
-    def encode_image(self, image: Image.Image | np.ndarray) -> Array:
-        """Encode a PIL image, or uint8 images (H, W, 3) or (B, H, W, 3), to latents (B, h, w, C)."""
+    def encode_image(self, image: Image.Image | np.ndarray, seeds: Sequence[int] | None = None) -> Array:
+        """Encode a PIL image, or uint8 images (H, W, 3) or (B, H, W, 3), to latents (B, h, w, C).
+
+        They are the mean of the VAE's distribution. With `seeds`, of one image, they are drawn from it, for each seed
+        by its first numbers.
+        """
         pixels = check_image(image, 2 * self.downscale)
-        return self._encode_pixels(self.nx.array(from_uint8(pixels)))
+        array = self.nx.array(from_uint8(pixels))
+        if seeds is None:
+            return self._encode_pixels(array)
+        _, height, width, _ = array.shape
+        noise = self._drawn(seeds, (self.channels, height // self.downscale, width // self.downscale), 1)[0]
+        return self._encode_pixels(self.nx.broadcast_to(array, (len(seeds), *array.shape[1:])), noise)
 
     @abstractmethod
     def velocity(
@@ -269,8 +396,8 @@ class Pipeline(ABC):
         """Encode prompts, and a negative prompt for each of them where there is one."""
 
     @abstractmethod
-    def _encode_pixels(self, pixels: Array) -> Array:
-        """Encode float32 images in [-1, 1], (B, H, W, 3), to latents (B, h, w, C)."""
+    def _encode_pixels(self, pixels: Array, noise: Array | None = None) -> Array:
+        """Encode float32 images in [-1, 1], (B, H, W, 3), to latents (B, h, w, C): the mean, or drawn by `noise`."""
 
     # -- settings ----------------------------------------------------------------------------------------------
 
@@ -317,16 +444,29 @@ class Pipeline(ABC):
 
     # -- latents -----------------------------------------------------------------------------------------------
 
-    def _noise(self, plan: SamplingPlan) -> Array:
-        """Make each image's noise from its own seed, as PyTorch does: (B, h, w, C) float32."""
-        _, *shape = self._shape(plan)
-        channels_first = np.stack([noise(seed, (1, *shape))[0] for seed in plan.seeds])
-        return self._channels_last(channels_first)
+    def _noises(self, plan: SamplingPlan, count: int) -> list[Array]:
+        """Draw each image's noises from its own seed, as PyTorch does one after another: `count` of (B, h, w, C).
+
+        Latents have a multiple of 16 numbers, of which PyTorch draws `count` arrays as it draws one that holds them.
+        """
+        return self._drawn(plan.seeds, self._shape(plan)[1:], count)
+
+    def _drawn(self, seeds: Sequence[int], shape: tuple[int, ...], count: int) -> list[Array]:
+        """Draw `count` arrays, each with an entry (C, h, w) for every seed, as (B, h, w, C)."""
+        drawn = np.stack([noise(seed, (count, *shape)) for seed in seeds], axis=1)
+        return [self._channels_last(channels_first) for channels_first in drawn]
 
     def _start_from(self, latents: Any, plan: SamplingPlan) -> Array:
         """Return latents that were given in diffusers' order of axes, as (B, h, w, C) float32."""
         order = "batch, channels, height, width"
         return self._channels_last(check_latents("latents", latents, self._shape(plan), order))
+
+    def _check_edited(self, image: Array | None, plan: SamplingPlan) -> None:
+        """Raise `ArgumentError` unless the latents of an image to edit are one, or one for each prompt, of the size."""
+        if image is not None:
+            count, channels, height, width = self._shape(plan)
+            count = len(image) if len(image) in (1, count) else count
+            check_latents("edit", image, (count, height, width, channels), "batch, height, width, channels")
 
     def _checked_start(self, start: Any, plan: SamplingPlan) -> Array:
         count, channels, height, width = self._shape(plan)
@@ -341,13 +481,32 @@ class Pipeline(ABC):
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
-    def _follow(self, text: Conditioning, plan: SamplingPlan, x: Array, on_block: OnBlock | None) -> Iterator[Step]:
-        """Follow the velocity from `x`; the weights it holds are freed with it, when the last step is done."""
+    def _follow(
+        self, text: Conditioning, plan: SamplingPlan, edit: Edit, noises: list[Array], on_block: OnBlock | None
+    ) -> Iterator[Step]:
+        """Follow an edit's velocity from its start; the weights it holds are freed with it, after the last step."""
+        x = edit.start(noises, float(plan.timesteps[0]))
         ahead = visited_timesteps(plan.solver, plan.timesteps)
-        velocity = self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block)
+        model = self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block)
+        velocity = edit.velocity(model, noises, ahead)
         for number, step in enumerate(plan.solver(velocity, x, plan.timesteps), start=1):
             check_finite(self.nx, f"step {number} of {len(plan.timesteps) - 1}", step.x)
             yield step
+
+
+def check_image_input(given: ImageInput) -> None:
+    """Raise `ArgumentError` for settings of an image that have no effect without it, and for an unknown posterior."""
+    if given.posterior not in ("mode", "sample"):
+        raise ArgumentError(f"posterior must be 'mode' or 'sample', got {given.posterior!r}")
+    if given.image is None:
+        alone = [field.name for field in fields(given) if getattr(given, field.name) is not field.default]
+        if alone:
+            raise ArgumentError(f"{', '.join(alone)} without an image: give image, or leave out {alone[0]}")
+
+
+def finished(canvas: Canvas | None, pixels: np.ndarray) -> Image.Image:
+    """Return the image of generated pixels, pasted into the canvas where there is one."""
+    return Image.fromarray(pixels) if canvas is None else canvas.finish(pixels)
 
 
 def check_finite(nx: Backend, where: str, *arrays: Array) -> None:
