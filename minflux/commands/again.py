@@ -1,8 +1,9 @@
-"""`--from`: an image again from its PNG, which may be a stranger's, and whose model or LoRAs may have changed since."""
+"""`--from`: an image again from its PNG, which may be a stranger's, and whose inputs may have changed since."""
 
+import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ from minflux.commands.png import ImageSettings
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import take_components
 
+PICTURES = ("image", "mask")  # that an image may be made with, by their names in `ImageSettings`
 BESIDE_FROM = ("source", "out", "preview", "memory", "cache", "anyway", "yes")  # what may be given with --from
 
 
@@ -45,13 +47,28 @@ def ask_before_fetching(source: Path, png: ImageSettings, yes: bool) -> None:
             ) from None
 
 
-def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str]) -> dict[str, str]:
-    """Hash the model and each LoRA, as an image's settings hold them."""
+def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str], pictures: Mapping[str, Path]) -> dict[str, str]:
+    """Hash the model, each LoRA, and the pictures by their roles, as an image's settings hold them."""
     with warnings.catch_warnings(action="ignore"):  # loading warns
         components = take_components(checkpoint)
     files = {text: parse(text)[0] for text in lora}
     hashes = {text: hash_file(path) for text, path in files.items() if path.is_file()}  # loading says which is missing
-    return {"model": hash_model(checkpoint.folder, components)} | hashes
+    of_pictures = {role: hash_file(path) for role, path in pictures.items()}
+    return {"model": hash_model(checkpoint.folder, components)} | hashes | of_pictures
+
+
+def find_pictures(png: ImageSettings, source: Path) -> dict[str, Path]:
+    """Return where the image and the mask are that a PNG names, from its own folder; raises `ArgumentError` if not."""
+    found = {role: source.parent / str(path) for role in PICTURES if (path := getattr(png, role)) is not None}
+    for role, path in found.items():
+        if not path.is_file():
+            raise ArgumentError(f"--from: {source} was made with the {role} {str(path)!a}, which is not there")
+    return found
+
+
+def seen_from(path: Path, png: Path) -> str:
+    """Return a picture's path as a PNG holds it: from the PNG's folder, so that both may be moved together."""
+    return os.path.relpath(path.resolve(), png.resolve().parent)
 
 
 def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], anyway: bool) -> None:
@@ -61,8 +78,14 @@ def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], an
     """
     for name, value in png.hashes.items():
         if hashes.get(name, value) != value:
-            what = f"the model {png.model!a}" if name == "model" else f"the LoRA {name!a}"
-            line = f"{what} is no longer the one that {source} was made with"
+            line = f"{called(name, png)} is no longer the one that {source} was made with"
             if not anyway:
                 raise ArgumentError(f"--from: {line}: put that one back, or get another image with --anyway")
             print_note(f"{line}: this is another image")
+
+
+def called(name: str, png: ImageSettings) -> str:
+    """Return how an error calls what has a hash: the model, the image, the mask, or a LoRA by its name."""
+    if name in ("model", *PICTURES):
+        return f"the {name} {getattr(png, name)!a}"
+    return f"the LoRA {name!a}"

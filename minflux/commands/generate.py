@@ -1,6 +1,6 @@
 """`minflux generate`: a prompt to a PNG, under a progress bar, with previews of the way."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,30 @@ from minflux.checkpoints.components import TRANSFORMER
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.open import Checkpoint, locate_here, open_model
-from minflux.commands.again import ask_before_fetching, check_nothing_beside, check_unchanged, hash_inputs
-from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, ReadingBar, check_output, print_note
+from minflux.commands.again import (
+    PICTURES,
+    ask_before_fetching,
+    check_nothing_beside,
+    check_unchanged,
+    find_pictures,
+    hash_inputs,
+    seen_from,
+)
+from minflux.commands.options import (
+    BACKEND,
+    FILE,
+    LORA,
+    MODEL,
+    STEPS,
+    ReadingBar,
+    check_output,
+    image_options,
+    print_note,
+)
 from minflux.commands.png import ImageSettings, read_png_settings, save_png
+from minflux.edit.base import Edit
+from minflux.edit.canvas import Canvas
+from minflux.edit.image_to_image import check_share
 from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
@@ -25,10 +46,12 @@ from minflux.inference.cache import default_folder
 from minflux.inference.flux1 import Flux1
 from minflux.inference.load import DEFAULTS, load_checkpoint, read_defaults
 from minflux.inference.memory import MODES
-from minflux.inference.pipeline import Conditioning
+from minflux.inference.pipeline import STRENGTH, Conditioning, ImageInput, check_image_input, finished
 from minflux.model.flux import FluxConfig
 from minflux.sampling.noise import check_seed
 from minflux.sampling.solvers import SOLVERS
+
+IMAGE_SETTINGS = ("strength", "mask_blur", "mask_crop", "paste", "posterior")  # of `ImageInput`, beside its pictures
 
 
 def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
@@ -60,6 +83,7 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     show_default=True,
     help="How steps follow the velocity; heun and midpoint evaluate it twice a step.",
 )
+@image_options
 @click.option("--out", type=FILE, default="minflux.png", show_default=True, help="Of several seeds, each adds its own.")
 @click.option("--preview", type=FILE, help="Each step's denoised image: a .gif, or a .png strip.")
 @click.option("--from", "source", type=FILE, help="Generate an image of minflux again from its PNG, to the bit.")
@@ -82,8 +106,10 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     minflux generate "a cat on a blue background" --seed 1 --seed 2 --solver heun --steps 10
     minflux generate --from cat.png --out again.png
     minflux generate "a lighthouse at dusk" --model schnell --size 768x512
+    minflux generate "a dog on a blue background" --image cat.png --strength 0.8
     """
     given |= {"width": size[0], "height": size[1]}
+    pictures = {role: path for role in PICTURES if (path := given.pop(role)) is not None}
     check_files(out, preview)
     png = None
     if source is not None:
@@ -92,22 +118,31 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
         ask_before_fetching(source, png, yes)
         prompt, model, backend, lora, seeds = png.prompt, png.model, png.backend, png.lora, [png.seed]
         given = {name: getattr(png, name) for name in given}
+        pictures = find_pictures(png, source)
     elif anyway or yes:
         raise ArgumentError("--anyway and --yes go with --from")
     if prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
+    check_pictures(pictures)
     check_settings(seeds, given)
+    how_image = ImageInput(**pictures, **{name: given[name] for name in IMAGE_SETTINGS})
+    check_image_input(how_image)
     check_ahead_of_fetching(model, given)
     checkpoint = open_model(model, fetch=True)
+    wanted = given["width"], given["height"]
     given = complete(checkpoint, given)
-    hashes = hash_inputs(checkpoint, lora)
+    hashes = hash_inputs(checkpoint, lora, pictures)
     if png is not None:
         check_unchanged(source, png, hashes, anyway)
     folder = default_folder() if cache else None
     how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
+    canvas = pipe.open_canvas(how_image, *wanted)
+    if canvas is not None:
+        given |= {"width": canvas.size[0], "height": canvas.size[1], "strength": given["strength"] or STRENGTH}
+    given |= {role: seen_from(path, out) for role, path in pictures.items()}
     jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given, lora=pipe.lora, hashes=hashes) for seed in seeds]
-    generate(pipe, jobs, out, preview)
+    generate(pipe, jobs, out, preview, how_image, canvas)
 
 
 # -- checks, before a weight is read -----------------------------------------------------------------------------
@@ -123,6 +158,13 @@ def check_files(out: Path, preview: Path | None) -> None:
         raise ArgumentError(f"--preview must be another file than --out, got {str(preview)!r} for both")
 
 
+def check_pictures(pictures: Mapping[str, Path]) -> None:
+    """Raise `ArgumentError` unless the image and the mask are files."""
+    for role, path in pictures.items():
+        if not path.is_file():
+            raise ArgumentError(f"--{role}: there is no file {str(path)!r}")
+
+
 def check_settings(seeds: Sequence[int], given: dict) -> None:
     """Raise `ArgumentError` for a setting that no FLUX model can honour."""
     checks = {
@@ -132,6 +174,7 @@ def check_settings(seeds: Sequence[int], given: dict) -> None:
         "width": lambda value: check_side("width", value),
         "height": lambda value: check_side("height", value),
         "solver": check_solver,
+        "strength": lambda value: check_share("strength", value),
     }
     for seed in seeds:
         check_seed(seed)
@@ -175,14 +218,24 @@ def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[s
 # -- images ------------------------------------------------------------------------------------------------------
 
 
-def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Path | None) -> None:
+def generate(
+    pipe: Flux1,
+    jobs: Sequence[ImageSettings],
+    out: Path,
+    preview: Path | None,
+    given: ImageInput,
+    canvas: Canvas | None,
+) -> None:
     """Generate and write images that differ in their seeds alone, and print where they are."""
     text = None
     for job in jobs:
         with tqdm(total=job.steps, desc="reading the prompt", unit="step") as bar:
             text = text or encode_prompt(pipe, job)
             bar.set_description(f"seed {job.seed}")
-            image, frames = sample_image(pipe, job, text, bar, previews=preview is not None)
+            edit = pipe.edit_of(given, canvas, [job.seed])
+            bar.reset(len(edit.timesteps(np.zeros(job.steps + 1))) - 1)
+            pixels, frames = sample_image(pipe, job, text, edit, bar, previews=preview is not None)
+            image = finished(canvas, pixels)
         path = numbered(out, job.seed, len(jobs))
         save_png(image, path, job)
         click.echo(path)
@@ -199,18 +252,18 @@ def encode_prompt(pipe: Flux1, job: ImageSettings) -> Conditioning:
 
 
 def sample_image(
-    pipe: Flux1, job: ImageSettings, text: Conditioning, bar: tqdm, previews: bool
-) -> tuple[Image.Image, list[np.ndarray]]:
-    """Sample one image; return it, and each step's denoised image when asked for."""
+    pipe: Flux1, job: ImageSettings, text: Conditioning, edit: Edit, bar: tqdm, previews: bool
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Sample one image; return its pixels (H, W, 3), and those of each step's denoised image when asked for."""
     frames = []
     for step in pipe.sample(
         text, job.seed, job.steps, guidance=job.guidance, true_cfg_scale=job.true_cfg_scale, width=job.width,
-        height=job.height, solver=job.solver,
+        height=job.height, solver=job.solver, edit=edit,
     ):  # fmt: skip
         if previews:
             frames.append(pipe.decode(step.denoised)[0])
         bar.update()
-    return Image.fromarray(pipe.decode(step.x)[0]), frames
+    return pipe.decode(step.x)[0], frames
 
 
 def numbered(path: Path, seed: int, count: int) -> Path:

@@ -1,6 +1,7 @@
 """Options that several commands share, and checks of files to write."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -24,6 +25,28 @@ BACKEND = click.option(
 LORA = click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a LoRA; repeat for several.")
 STEPS = click.option("--steps", type=int, help="Denoising steps; unless given, what suits the model.")
 FILE = click.Path(path_type=Path, dir_okay=False)
+
+IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
+    click.option("--image", type=FILE, help="Begin with this image; the result has its size unless --size is given."),
+    click.option("--strength", type=float, help="How much of the image is drawn anew, above 0 and at most 1.  [0.6]"),
+    click.option("--mask", type=FILE, help="Redraw what is white in this image, and keep the rest."),
+    click.option("--mask-blur", type=float, default=0.0, help="Soften the mask's edge by so many pixels."),
+    click.option("--mask-crop", type=int, help="See the mask's surroundings alone, with so many pixels around it."),
+    click.option("--paste/--no-paste", default=True, help="Keep the original's pixels outside the mask.  [paste]"),
+    click.option(
+        "--posterior",
+        type=click.Choice(["mode", "sample"]),
+        default="mode",
+        help="The image's latents: the middle of the VAE's distribution, or drawn from it as diffusers does.  [mode]",
+    ),
+)
+
+
+def image_options(command: Callable) -> Callable:
+    """Add the options of an image to begin with to a command."""
+    for option in reversed(IMAGE_OPTIONS):
+        command = option(command)
+    return command
 
 
 def print_note(line: str) -> None:

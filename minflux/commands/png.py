@@ -29,7 +29,14 @@ class ImageSettings:
     lora: tuple[str, ...] = ()
     true_cfg_scale: float | None = None
     solver: str = "euler"
-    hashes: dict[str, str] = field(default_factory=dict)  # of the model, and of each LoRA as `lora` names it
+    hashes: dict[str, str] = field(default_factory=dict)  # of the model, each LoRA as `lora` names it, image and mask
+    image: str | None = None  # a path, and mask too, from the PNG's folder where both are under one
+    mask: str | None = None
+    strength: float | None = None
+    mask_blur: float = 0
+    mask_crop: int | None = None
+    paste: bool = True
+    posterior: str = "mode"
 
 
 def save_png(image: Image.Image, path: Path, settings: ImageSettings) -> None:

@@ -7,7 +7,7 @@ that is given: outside the mask the result is the original, to the bit and at it
 
 import warnings
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -89,8 +89,8 @@ def fitted_mask(mask: Any, size: tuple[int, int], blur: float) -> Image.Image:
         raise ArgumentError(
             f"mask must have the image's {size[0]} × {size[1]} pixels, got {grey.width} × {grey.height}"
         )
-    if not np.isfinite(blur) or blur < 0:
-        raise ArgumentError(f"mask_blur must be a number of pixels of at least 0, got {blur!r}")
+    if not isinstance(blur, Real) or not 0 <= blur <= max(size):
+        raise ArgumentError(f"mask_blur must be a number of pixels from 0 to the image's longer side, got {blur!r}")
     return grey.filter(ImageFilter.GaussianBlur(blur)) if blur else grey
 
 
@@ -120,7 +120,7 @@ def centred_box(size: tuple[int, int], aspect: tuple[int, int]) -> Box:
     """Return the largest box in the middle of an image that has an aspect.
 
     >>> centred_box((100, 50), (64, 64)), centred_box((50, 100), (64, 32))
-    ((25, 0, 75, 50), (0, 38, 50, 63))
+    ((25, 0, 75, 50), (0, 37, 50, 62))
     """
     scale = min(side / part for side, part in zip(size, aspect, strict=True))
     width, height = (max(1, round(part * scale)) for part in aspect)

@@ -499,9 +499,14 @@ def check_image_input(given: ImageInput) -> None:
     if given.posterior not in ("mode", "sample"):
         raise ArgumentError(f"posterior must be 'mode' or 'sample', got {given.posterior!r}")
     if given.image is None:
-        alone = [field.name for field in fields(given) if getattr(given, field.name) is not field.default]
+        alone = [field.name for field in fields(given) if not is_equal(getattr(given, field.name), field.default)]
         if alone:
             raise ArgumentError(f"{', '.join(alone)} without an image: give image, or leave out {alone[0]}")
+
+
+def is_equal(given: Any, default: Any) -> bool:
+    """Return whether a setting is its default, be it an array, which has no one answer to ==."""
+    return given is default or (isinstance(given, int | float | str) and given == default)
 
 
 def finished(canvas: Canvas | None, pixels: np.ndarray) -> Image.Image:

@@ -89,7 +89,12 @@ def test_boxes_stay_inside_the_image_and_hold_the_mask():
     ("how", "words"),
     [
         ({"mask": spot((8, 8), (0, 0, 4, 4))}, "mask must have the image's 96 × 64 pixels, got 8 × 8"),
-        ({"mask": spot(), "blur": -1}, "mask_blur must be a number of pixels of at least 0, got -1"),
+        (
+            {"mask": spot(), "blur": -1},
+            "mask_blur must be a number of pixels from 0 to the image's longer side, got -1",
+        ),
+        ({"mask": spot(), "blur": "much"}, "mask_blur must be a number of pixels from 0"),
+        ({"mask": spot(), "blur": float("nan")}, "mask_blur must be a number of pixels from 0"),
         ({"mask": spot(), "crop": 1.5}, "mask_crop must be a whole number of pixels of at least 0, got 1.5"),
         ({"mask": Image.new("L", (96, 64)), "crop": 3}, "mask: nothing of it is white"),
         ({"blur": 3}, "mask_blur and mask_crop go with a mask"),
