@@ -77,8 +77,7 @@ def open_canvas(
     else:
         mask = fitted_mask(mask, original.size, blur)
         box = box if crop is None else box_around(mask, crop, size)
-    if crop is None:
-        tell(original.size, box, size)
+    tell(original.size, box, size, crop is None)
     return Canvas(original, box, size, mask, paste)
 
 
@@ -151,14 +150,26 @@ def span(first: int, last: int, length: int, limit: int) -> tuple[int, int]:
     return start, start + length
 
 
-def tell(size: tuple[int, int], box: Box, wanted: tuple[int, int]) -> None:
-    """Warn of what is cut off and scaled, in one line."""
+def tell(size: tuple[int, int], box: Box, wanted: tuple[int, int], is_whole: bool) -> None:
+    """Warn of what is cut off, scaled and stretched, in one line; of a mask's surroundings, of what is stretched."""
     left, top, right, bottom = box
     seen = right - left, bottom - top
     words = []
-    if seen != size:
+    if is_whole and seen != size:
         words.append(f"its edges are cut off, {seen[0]} × {seen[1]} of {size[0]} × {size[1]} pixels are left")
-    if seen != wanted:
+    if is_whole and seen != wanted:
         words.append(f"it is scaled from {seen[0]} × {seen[1]} to {wanted[0]} × {wanted[1]} pixels")
+    if is_stretched(seen, wanted):
+        words.append(f"{seen[0]} × {seen[1]} pixels are stretched to {wanted[0]} × {wanted[1]}; give another width")
     if words:
         warnings.warn(f"image: {'; '.join(words)}", ImageFitted, stacklevel=4)
+
+
+def is_stretched(seen: tuple[int, int], wanted: tuple[int, int]) -> bool:
+    """Return whether scaling changes the aspect by more than rounding to whole pixels does.
+
+    >>> is_stretched((33, 50), (64, 96)), is_stretched((40, 50), (64, 96))
+    (False, True)
+    """
+    across, down = (after / before for before, after in zip(seen, wanted, strict=True))
+    return abs(across / down - 1) > 1 / min(seen)

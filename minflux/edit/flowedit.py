@@ -80,12 +80,12 @@ def mean(arrays: Sequence[Array]) -> Array:
     return sum(arrays[1:], arrays[0]) / len(arrays)
 
 
-def check_counts(n_max: Any, n_min: Any, n_avg: Any) -> tuple[int, int, int]:
-    """Return n_max > n_min ≥ 0 and n_avg ≥ 1, whole numbers."""
+def check_counts(n_max: Any, n_min: Any, n_avg: Any, steps: int) -> tuple[int, int, int]:
+    """Return n_max > n_min ≥ 0 and n_avg ≥ 1, whole numbers; of n_max and n_min what there are steps for."""
     counts = {"n_max": (n_max, 1), "n_min": (n_min, 0), "n_avg": (n_avg, 1)}
     for name, (value, least) in counts.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise ArgumentError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    if n_min >= n_max:
-        raise ArgumentError(f"n_min must be below n_max, {n_max}, got {n_min}: no step would edit")
-    return int(n_max), int(n_min), int(n_avg)
+    if n_min >= min(n_max, steps):
+        raise ArgumentError(f"n_min must be below n_max and steps, {n_max} and {steps}, got {n_min}: no step would edit")
+    return min(int(n_max), steps), int(n_min), int(n_avg)

@@ -3,8 +3,8 @@
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -136,6 +136,11 @@ class Flux1(Pipeline):
             return guided(nx.as_float32(out), guidance.scale) if is_guided else out
 
         return v
+
+    def held(self) -> Self:
+        """Return the pipeline with the transformer's weights read that its steps use; freed with that pipeline."""
+        cfg, p = self.flux
+        return replace(self, flux=(cfg, for_steps(p, self.progress)))
 
     def _modulations(self, y: Array, guidance: Guidance, timesteps: Sequence[float]) -> dict[float, Tree]:
         """Compute the modulations of every timestep in one pass: {t: modulations}."""

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, Self, TypedDict, Unpack, overload
 
 import numpy as np
 from PIL import Image
@@ -242,12 +242,18 @@ class Pipeline(ABC):
         guidances are those of each prompt. Defaults are the authors' for FLUX.1-dev. On a model without built-in
         guidance they are scales of classifier-free guidance away from "". Raises `ArgumentError` as a call does.
         """
+        counts = check_counts(n_max, n_min, n_avg, check_steps(steps))
         canvas = self._open_canvas(ImageInput(image), width, height)
         source, target = (self.encode(p, guidance=g) for p, g in ((source_prompt, source_guidance), (prompt, guidance)))
-        latents = self.encode_image(canvas.pixels())
-        source_velocity = partial(self.velocity, source, latents.shape[1:3], self._guidance(source_guidance, None))
-        edit = FlowEdit(latents, source_velocity, *check_counts(n_max, n_min, n_avg))
-        for step in self.sample(target, seed, steps, guidance=guidance, edit=edit):
+
+        def follow() -> Iterator[Step]:  # whose end frees the weights that it holds
+            latents = self.encode_image(canvas.pixels())
+            pipe = self.held()
+            source_velocity = partial(pipe.velocity, source, latents.shape[1:3], self._guidance(source_guidance, None))
+            edit = FlowEdit(latents, source_velocity, *counts)
+            yield from pipe.sample(target, seed, steps, guidance=guidance, edit=edit)
+
+        for step in follow():
             if on_step is not None:
                 on_step(step)
         return canvas.finish(self.decode(step.x)[0])
@@ -369,6 +375,10 @@ class Pipeline(ABC):
 
         What depends on t alone is computed for all `timesteps` at once. At another t it is computed when v is called.
         """
+
+    @abstractmethod
+    def held(self) -> Self:
+        """Return the pipeline with the weights read that its steps use, so that several velocities share them."""
 
     # -- what a model says of itself ---------------------------------------------------------------------------
 

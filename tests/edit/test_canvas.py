@@ -54,6 +54,11 @@ def test_outside_the_mask_the_result_is_the_original_to_the_bit(crop):
     assert (result[inside] == 200).all()
 
 
+def test_surroundings_that_the_image_is_too_small_for_are_stretched_and_that_is_said():
+    with pytest.warns(ImageFitted, match=r"^image: 96 × 64 pixels are stretched to 64 × 16; give another width$"):
+        open_canvas(PIXELS, spot(box=(5, 5, 90, 60)), **USUAL | {"wanted": (64, 16)}, crop=5)
+
+
 def test_a_crop_shows_the_mask_larger():
     whole, near = (open_canvas(PIXELS, spot(), **USUAL, crop=crop) for crop in (None, 4))
     assert near.mask_pixels().mean() > 4 * whole.mask_pixels().mean()

@@ -113,7 +113,7 @@ def test_what_a_call_refuses(model, words, how):
     ("how", "words"),
     [
         ({"n_max": 0}, "n_max must be a whole number of at least 1, got 0"),
-        ({"n_min": 24}, "n_min must be below n_max, 24, got 24"),
+        ({"n_min": 24}, "n_min must be below n_max and steps, 24 and 28, got 24"),
         ({"n_avg": 1.5}, "n_avg must be a whole number of at least 1, got 1.5"),
     ],
 )
