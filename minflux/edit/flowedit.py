@@ -87,5 +87,7 @@ def check_counts(n_max: Any, n_min: Any, n_avg: Any, steps: int) -> tuple[int, i
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise ArgumentError(f"{name} must be a whole number of at least {least}, got {value!r}")
     if n_min >= min(n_max, steps):
-        raise ArgumentError(f"n_min must be below n_max and steps, {n_max} and {steps}, got {n_min}: no step would edit")
+        raise ArgumentError(
+            f"n_min must be below n_max and steps, {n_max} and {steps}, got {n_min}: no step would edit"
+        )
     return min(int(n_max), steps), int(n_min), int(n_avg)
