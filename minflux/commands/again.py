@@ -18,7 +18,7 @@ from minflux.commands.png import ImageSettings
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import take_components
 
-PICTURES = ("image", "mask")  # that an image may be made with, by their names in `ImageSettings`
+PICTURES = ("image", "mask", "control")  # that an image may be made with, by their names in `ImageSettings`
 BESIDE_FROM = ("source", "out", "preview", "memory", "cache", "anyway", "yes")  # what may be given with --from
 
 

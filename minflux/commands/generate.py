@@ -1,6 +1,7 @@
 """`minflux generate`: a prompt to a PNG, under a progress bar, with previews of the way."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from minflux.backend import get_backend
 from minflux.checkpoints import hub
 from minflux.checkpoints.components import TRANSFORMER
+from minflux.checkpoints.components.flux import takes
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.open import Checkpoint, locate_here, open_model
@@ -43,15 +45,14 @@ from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
 from minflux.inference.cache import default_folder
+from minflux.inference.edits import ImageInput, check_image_input, check_taken, strength_of
 from minflux.inference.flux1 import Flux1
 from minflux.inference.load import DEFAULTS, load_checkpoint, read_defaults
 from minflux.inference.memory import MODES
-from minflux.inference.pipeline import STRENGTH, Conditioning, ImageInput, check_image_input, finished
+from minflux.inference.pipeline import Conditioning, finished
 from minflux.model.flux import FluxConfig
 from minflux.sampling.noise import check_seed
 from minflux.sampling.solvers import SOLVERS
-
-IMAGE_SETTINGS = ("strength", "mask_blur", "mask_crop", "paste", "posterior")  # of `ImageInput`, beside its pictures
 
 
 def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
@@ -109,7 +110,6 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     minflux generate "a dog on a blue background" --image cat.png --strength 0.8
     """
     given |= {"width": size[0], "height": size[1]}
-    pictures = {role: path for role in PICTURES if (path := given.pop(role)) is not None}
     check_files(out, preview)
     png = None
     if source is not None:
@@ -118,18 +118,18 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
         ask_before_fetching(source, png, yes)
         prompt, model, backend, lora, seeds = png.prompt, png.model, png.backend, png.lora, [png.seed]
         given = {name: getattr(png, name) for name in given}
-        pictures = find_pictures(png, source)
+        given |= find_pictures(png, source)
     elif anyway or yes:
         raise ArgumentError("--anyway and --yes go with --from")
     if prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
+    pictures = {role: given[role] for role in PICTURES if given[role] is not None}
     check_pictures(pictures)
     check_settings(seeds, given)
-    how_image = ImageInput(**pictures, **{name: given[name] for name in IMAGE_SETTINGS})
-    check_image_input(how_image)
+    images = image_input(given)
     check_ahead_of_fetching(model, given)
     checkpoint = open_model(model, fetch=True)
-    wanted = given["width"], given["height"]
+    wanted = given["width"], given["height"]  # of an image's, what isn't given is the image's own
     given = complete(checkpoint, given)
     hashes = hash_inputs(checkpoint, lora, pictures)
     if png is not None:
@@ -137,12 +137,14 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     folder = default_folder() if cache else None
     how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
-    canvas = pipe.open_canvas(how_image, *wanted)
+    canvas = pipe.open_canvas(images, *wanted)
     if canvas is not None:
-        given |= {"width": canvas.size[0], "height": canvas.size[1], "strength": given["strength"] or STRENGTH}
+        given |= {"width": canvas.size[0], "height": canvas.size[1]}
+    if images.image is not None:
+        given["strength"] = strength_of(images, pipe.takes)
     given |= {role: seen_from(path, out) for role, path in pictures.items()}
     jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given, lora=pipe.lora, hashes=hashes) for seed in seeds]
-    generate(pipe, jobs, out, preview, how_image, canvas)
+    generate(pipe, jobs, out, preview, images, canvas)
 
 
 # -- checks, before a weight is read -----------------------------------------------------------------------------
@@ -163,6 +165,13 @@ def check_pictures(pictures: Mapping[str, Path]) -> None:
     for role, path in pictures.items():
         if not path.is_file():
             raise ArgumentError(f"--{role}: there is no file {str(path)!r}")
+
+
+def image_input(given: Mapping[str, Any]) -> ImageInput:
+    """Return what is said of images; raises `ArgumentError` for settings without the image that they are about."""
+    images = ImageInput(**{field.name: given[field.name] for field in fields(ImageInput)})
+    check_image_input(images)
+    return images
 
 
 def check_settings(seeds: Sequence[int], given: dict) -> None:
@@ -205,6 +214,7 @@ def complete(checkpoint: Checkpoint, given: dict[str, Any]) -> dict[str, Any]:
 
 def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[str, Any]:
     """Do as `complete` does for a model whose defaults lie in `folder`."""
+    check_taken(image_input(given), takes(cfg) or "")
     defaults = read_defaults(folder / DEFAULTS, cfg)
     guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, cfg.guidance_embed)
     effective(given["negative_prompt"], guidance)

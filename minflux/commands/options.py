@@ -30,8 +30,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
     click.option("--image", type=FILE, help="Begin with this image; the result has its size unless --size is given."),
-    click.option("--strength", type=float, help="How much of the image is drawn anew, above 0 and at most 1.  [0.6]"),
+    click.option("--strength", type=float, help="How much is drawn anew, above 0 and at most 1.  [0.6; 1 for Fill]"),
     click.option("--mask", type=FILE, help="Redraw what is white in this image, and keep the rest."),
+    click.option("--control", type=FILE, help="Draw along this image: edges for FLUX.1 Canny, depth for Depth."),
     click.option("--mask-blur", type=float, default=0.0, help="Soften the mask's edge by so many pixels."),
     click.option("--mask-crop", type=int, help="See the mask's surroundings alone, with so many pixels around it."),
     click.option("--paste/--no-paste", default=True, help="Keep the original's pixels outside the mask.  [paste]"),

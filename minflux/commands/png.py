@@ -32,6 +32,7 @@ class ImageSettings:
     hashes: dict[str, str] = field(default_factory=dict)  # of the model, each LoRA as `lora` names it, image and mask
     image: str | None = None  # a path, and mask too, from the PNG's folder where both are under one
     mask: str | None = None
+    control: str | None = None
     strength: float | None = None
     mask_blur: float = 0
     mask_crop: int | None = None

@@ -5,6 +5,7 @@ Read the files in this order:
 `base`            what an edit is, and the simplest one, text to image
 `image_to_image`  begin with the image, noised, instead of noise alone
 `inpaint`         outside a mask, go straight back to the image
+`beside`          show the model a masked image or a control image beside the latents
 `flowedit`        follow the difference of two prompts' velocities, from the image itself
 `canvas`          which part of an image a model sees, and where its answer goes
 

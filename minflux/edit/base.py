@@ -1,6 +1,7 @@
 """What an edit is: which timesteps are visited, where they begin, and which velocity is followed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,11 +13,13 @@ class Edit:
     """An edit; unless a kind of it says otherwise, all timesteps, from noise, by the model's own velocity.
 
     image: the clean latents (1 or B, h, w, C) of the image to edit, None without one. draws: how many arrays of noise
-    an edit takes from each seed, as PyTorch's generator draws them one after another.
+    an edit takes from each seed, as PyTorch's generator draws them one after another; the last one is noised with.
+    shown: height, width and count of the channels that the model is shown beside the latents, () for none.
     """
 
     image: Array | None
     draws: int
+    shown: tuple[int, ...] = ()
 
     def timesteps(self, timesteps: np.ndarray) -> np.ndarray:
         """Return those of the timesteps that are visited."""
@@ -31,11 +34,12 @@ class Edit:
         return model
 
 
+@dataclass(frozen=True)
 class TextToImage(Edit):
     """The edit without an image, which changes nothing."""
 
+    draws: int = 1
     image = None
-    draws = 1
 
 
 TEXT_TO_IMAGE = TextToImage()

@@ -22,23 +22,30 @@ SMOOTH = Image.Resampling.LANCZOS
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """An image to edit: the original, the box that the model sees, its size there, and the mask in the original."""
+    """An image to edit: the original, the box that the model sees, its size there, mask and control of the original."""
 
     original: Image.Image
     box: Box
     size: tuple[int, int]
     mask: Image.Image | None = None
     paste: bool = True
+    control: Image.Image | None = None
 
     def pixels(self) -> np.ndarray:
         """Return what the model sees: uint8 (H, W, 3)."""
         return np.asarray(self.original.resize(self.size, SMOOTH, box=self.box))
 
     def mask_pixels(self) -> np.ndarray:
-        """Return the mask as the model sees it: uint8 (H, W)."""
+        """Return the mask as the model sees it, bool (H, W): true where it is at least half white."""
         if self.mask is None:
             raise ArgumentError("mask: there is none on this canvas")
-        return np.asarray(self.mask.resize(self.size, SMOOTH, box=self.box))
+        return np.asarray(self.mask.resize(self.size, SMOOTH, box=self.box)) >= 128
+
+    def control_pixels(self) -> np.ndarray:
+        """Return the control image as the model sees it: uint8 (H, W, 3)."""
+        if self.control is None:
+            raise ArgumentError("control: there is none on this canvas")
+        return np.asarray(self.control.resize(self.size, SMOOTH, box=self.box))
 
     def finish(self, generated: np.ndarray) -> Image.Image:
         """Return the model's answer, uint8 (H, W, 3), pasted into the original through the mask, or as it is."""
@@ -61,14 +68,19 @@ def open_canvas(
     blur: float = 0,
     crop: int | None = None,
     paste: bool = True,
+    control: Any = None,
 ) -> Canvas:
     """Read an image and a mask, and choose the box and the size; warns with `ImageFitted` of what is scaled or cut.
 
     wanted: width and height asked for, each may be None (see `fitting_size`). usual: the model's own. unit: what both
     are multiples of. blur: radius in pixels by which the mask's edge is softened. crop: see the mask's surroundings
-    alone, with so many pixels around it. paste: whether the answer goes back into the original.
+    alone, with so many pixels around it. paste: whether the answer goes back into the original. control: an image that
+    lies over the original, and takes its place where that is None.
     """
-    original = read_image(image)
+    drawn_along = None if control is None else read_image(control, "control", "black")
+    original = read_image(image) if drawn_along is None or image is not None else drawn_along
+    if drawn_along is not None and drawn_along.size != original.size:
+        raise ArgumentError(f"control must have the image's {label(original)} pixels, got {label(drawn_along)}")
     size = fitting_size(original.size, wanted, usual, unit)
     box = centred_box(original.size, size)
     if mask is None:
@@ -78,16 +90,19 @@ def open_canvas(
         mask = fitted_mask(mask, original.size, blur)
         box = box if crop is None else box_around(mask, crop, size)
     tell(original.size, box, size, crop is None)
-    return Canvas(original, box, size, mask, paste)
+    return Canvas(original, box, size, mask, paste, drawn_along)
+
+
+def label(image: Image.Image) -> str:
+    """Return an image's size in words."""
+    return f"{image.width} × {image.height}"
 
 
 def fitted_mask(mask: Any, size: tuple[int, int], blur: float) -> Image.Image:
     """Read a mask, which must have the image's size, and soften its edge."""
     grey = read_mask(mask)
     if grey.size != size:
-        raise ArgumentError(
-            f"mask must have the image's {size[0]} × {size[1]} pixels, got {grey.width} × {grey.height}"
-        )
+        raise ArgumentError(f"mask must have the image's {size[0]} × {size[1]} pixels, got {label(grey)}")
     if not isinstance(blur, Real) or not 0 <= blur <= max(size):
         raise ArgumentError(f"mask_blur must be a number of pixels from 0 to the image's longer side, got {blur!r}")
     return grey.filter(ImageFilter.GaussianBlur(blur)) if blur else grey

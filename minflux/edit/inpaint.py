@@ -32,12 +32,12 @@ class Inpaint(ImageToImage):
 
 
 def latent_mask(mask: np.ndarray, downscale: int) -> np.ndarray:
-    """Return the mask of latents (1, H/8, W/8, 1), float32: 1 where the mask (H, W), uint8, is at least half white.
+    """Return the mask of latents (1, H/8, W/8, 1), float32: 1 where the mask (H, W) is true.
 
     Of every 8 × 8 pixels the one at the top left decides, as in diffusers, which shrinks to the nearest pixel. Raises
     `ArgumentError` when that leaves nothing to redraw.
     """
-    shrunk = mask[::downscale, ::downscale] >= 128
+    shrunk = mask[::downscale, ::downscale]
     if not shrunk.any():
         raise ArgumentError(
             f"mask: nothing of it is white, or only what is smaller than {downscale} × {downscale} pixels of the image "

@@ -11,7 +11,7 @@ import numpy as np
 from minflux.arrays import Array, Tree
 from minflux.backend import backend_of
 from minflux.checkpoints.components.clip import clip_shapes
-from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.flux import flux_shapes, takes
 from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.lazy import Progress, for_steps, no_progress
@@ -61,6 +61,16 @@ class Flux1(Pipeline):
     def channels(self) -> int:
         """Channels of the latents: 16."""
         return self.vae[0].z_channels
+
+    @property
+    def takes(self) -> str:
+        """What the transformer takes beside the latents: "mask", "control" or ""."""
+        return takes(self.flux[0]) or ""
+
+    @property
+    def beside(self) -> int:
+        """Channels that the transformer takes beside those of the latents, a quarter of a token's."""
+        return (self.flux[0].in_channels - self.flux[0].out_channels) // 4
 
     def count_numbers(self) -> int:
         """Count the numbers in the weights of all four networks, without reading any."""

@@ -18,7 +18,7 @@ from minflux.arrays import Tree
 from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
 from minflux.checkpoints.components import CLIP, COMPONENTS, T5, TRANSFORMER, VAE
-from minflux.checkpoints.components.flux import variant
+from minflux.checkpoints.components.flux import takes
 from minflux.checkpoints.family import PIPELINES, REDUX_TITLE
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.json_files import read_json, write_json
@@ -39,6 +39,7 @@ from minflux.sampling.timesteps import Schedule
 
 DEFAULTS, SCHEDULER = "minflux.json", "scheduler/scheduler_config.json"
 KONTEXT = "FluxKontextPipeline"
+CLASSES = {"": "FluxPipeline", "mask": "FluxFillPipeline", "control": "FluxControlPipeline"}  # by what they take
 NEVER_INSIDE = ("scheduler", "tokenizer", "tokenizer_2")  # what no single file holds
 PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the steps: these values alone are right
     "_class_name": "FlowMatchEulerDiscreteScheduler",
@@ -52,6 +53,7 @@ PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the ste
 }
 DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
+SHOWN_DEFAULTS = Defaults(steps=50, guidance=30.0)  # of Fill and Canny; Depth's guidance is 10
 
 
 def load(
@@ -193,12 +195,12 @@ def check_beside(checkpoint: Checkpoint) -> None:
 
 
 def check_channels(path: Path, flux: FluxConfig, z_channels: int | None = None) -> None:
-    """Raise `CheckpointError` for a transformer that takes more than the latents (Fill, Canny, Depth), or others."""
+    """Raise `CheckpointError` for a transformer of other latents, or that takes beside them what no FLUX.1 does."""
     wanted = 4 * z_channels if z_channels else flux.out_channels
-    if flux.in_channels != wanted:
+    if flux.out_channels != wanted or takes(flux) is None:
         raise CheckpointError(
-            f"{path}: expected a transformer of {wanted} channels, a 2×2 patch of latents; found "
-            f"{flux.in_channels}: FLUX.1 {variant(flux)}; minflux can't generate with it"
+            f"{path}: expected a transformer of {wanted} channels, a 2×2 patch of latents, or one of FLUX.1 Fill, "
+            f"Canny or Depth; found {flux.in_channels} channels in and {flux.out_channels} out"
         )
 
 
@@ -221,7 +223,9 @@ def read_schedule(path: Path) -> Schedule:
 
 
 def read_defaults(path: Path, cfg: FluxConfig) -> Defaults:
-    """Read how a model is best sampled with; without a file, as dev or schnell, by whether it takes guidance."""
+    """Read how a model is best sampled with; without a file, as the one of the family that its transformer is."""
+    if not path.exists() and takes(cfg):
+        return SHOWN_DEFAULTS
     if not path.exists():
         return DEV_DEFAULTS if cfg.guidance_embed else SCHNELL_DEFAULTS
     return read_fields(Defaults, read_json(path), path)
@@ -259,15 +263,15 @@ def save_model(pipe: Flux1, folder: Path, dtype: str | None = None) -> None:
     for name, (config, p) in parts.items():
         save_component(folder, name, config, p, dtype)
     (folder / SCHEDULER).parent.mkdir(exist_ok=True)
-    write_json(folder / INDEX, index_content())
+    write_json(folder / INDEX, index_content(pipe.takes))
     write_json(folder / SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler", **asdict(pipe.schedule)})
     write_json(folder / DEFAULTS, asdict(pipe.defaults))
 
 
-def index_content() -> dict[str, Any]:
-    """Return model_index.json of a FLUX.1 model: which library opens which part."""
+def index_content(taken: str) -> dict[str, Any]:
+    """Return model_index.json of a FLUX.1 model that takes an image or nothing: which library opens which part."""
     content = {
-        "_class_name": "FluxPipeline",
+        "_class_name": CLASSES[taken],
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "tokenizer_2": ["transformers", "T5TokenizerFast"],

@@ -8,7 +8,7 @@ A model is a subclass that says how its prompts are encoded, what its velocity i
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self, TypedDict, Unpack, overload
 
@@ -20,8 +20,6 @@ from minflux.backend import Backend
 from minflux.edit.base import TEXT_TO_IMAGE, Edit
 from minflux.edit.canvas import Canvas, open_canvas
 from minflux.edit.flowedit import FlowEdit, check_counts
-from minflux.edit.image_to_image import ImageToImage, check_share
-from minflux.edit.inpaint import Inpaint, latent_mask
 from minflux.errors import ArgumentError, MinfluxError
 from minflux.images import from_uint8
 from minflux.inference.arguments import (
@@ -38,6 +36,7 @@ from minflux.inference.arguments import (
     effective,
     without_effect,
 )
+from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_taken
 from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
@@ -45,7 +44,6 @@ from minflux.sampling.solvers import SOLVERS, Solver, Step, Velocity, visited_ti
 from minflux.sampling.timesteps import Schedule
 
 OnStep = Callable[[Step], None]
-STRENGTH = 0.6  # unless given, as in diffusers
 
 
 @dataclass(frozen=True)
@@ -83,19 +81,6 @@ class SamplingPlan:
     solver: Solver
 
 
-@dataclass(frozen=True)
-class ImageInput:
-    """An image to begin with, and how; the names and meanings are a call's (see `Pipeline.__call__`)."""
-
-    image: Any = None
-    strength: float | None = None
-    mask: Any = None
-    mask_blur: float = 0
-    mask_crop: int | None = None
-    paste: bool = True
-    posterior: str = "mode"
-
-
 class CallSettings(TypedDict, total=False):
     """The types of a call's settings, for type checkers; `Pipeline.__call__` has their defaults."""
 
@@ -114,6 +99,7 @@ class CallSettings(TypedDict, total=False):
     mask_blur: float
     mask_crop: int | None
     paste: bool
+    control: Any
     posterior: str
     on_step: OnStep | None
     on_block: OnBlock | None
@@ -163,6 +149,7 @@ class Pipeline(ABC):
         mask_blur: float = 0,
         mask_crop: int | None = None,
         paste: bool = True,
+        control: Any = None,
         posterior: str = "mode",
         on_step: OnStep | None = None,
         on_block: OnBlock | None = None,
@@ -184,11 +171,14 @@ class Pipeline(ABC):
         image: an image to begin with, a path, PIL image or array (see `minflux.images.read_image`). Unless width and
         height are given, the result has its size, shrunk to the model's own where it is larger; what is scaled or cut
         off is said in a warning, `ImageFitted`.
-        strength: the share of the steps that is taken from the noised image on, 0.6 unless given; 1 keeps nothing.
+        strength: the share of the steps that is taken from the noised image on, 0.6 unless given, for Fill 1; 1 keeps
+        nothing.
         mask: what to redraw of the image, white; elsewhere it stays. mask_blur: radius in pixels that softens the
         mask's edge. mask_crop: see the surroundings of the mask alone, with so many pixels around it, at the size of a
         whole image. paste: whether the result is the original image with what was redrawn pasted into it, rather than
         what the model made of all of it.
+        control: an image to draw along, of edges for FLUX.1 Canny and of depth for Depth; where there is an image too,
+        of its size.
         posterior: "mode" takes the middle of the VAE's distribution for the image's latents, "sample" draws them with
         the seed's first numbers, before the noise, as diffusers does.
         on_step: a function that is called with each `Step` after it.
@@ -199,7 +189,7 @@ class Pipeline(ABC):
         Raises `ArgumentError` for a setting that can't be honoured, before anything is computed.
         """
         prompts = check_prompts(prompt)
-        given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, posterior)
+        given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, control, posterior)
         canvas = self.open_canvas(given, width, height)
         if canvas is not None:
             width, height = canvas.size
@@ -243,7 +233,9 @@ class Pipeline(ABC):
         guidance they are scales of classifier-free guidance away from "". Raises `ArgumentError` as a call does.
         """
         counts = check_counts(n_max, n_min, n_avg, check_steps(steps))
-        canvas = self._open_canvas(ImageInput(image), width, height)
+        given = ImageInput(image)
+        check_taken(given, self.takes)
+        canvas = self._open_canvas(given, width, height)
         source, target = (self.encode(p, guidance=g) for p, g in ((source_prompt, source_guidance), (prompt, guidance)))
 
         def follow() -> Iterator[Step]:  # whose end frees the weights that it holds
@@ -261,9 +253,10 @@ class Pipeline(ABC):
     # -- an image to begin with --------------------------------------------------------------------------------
 
     def open_canvas(self, given: ImageInput, width: int | None = None, height: int | None = None) -> Canvas | None:
-        """Read the image and mask of a call, None where no image is given; raises `ArgumentError` for what is wrong."""
+        """Read the images of a call, None where there are none; raises `ArgumentError` for what is wrong."""
         check_image_input(given)
-        return None if given.image is None else self._open_canvas(given, width, height)
+        check_taken(given, self.takes)
+        return None if given.image is None and given.control is None else self._open_canvas(given, width, height)
 
     def _open_canvas(self, given: ImageInput, width: int | None, height: int | None) -> Canvas:
         unit = 2 * self.downscale
@@ -272,21 +265,16 @@ class Pipeline(ABC):
                 check_side(name, side, unit)
         return open_canvas(
             given.image, given.mask, wanted=(width, height), usual=(self.defaults.width, self.defaults.height),
-            unit=unit, blur=given.mask_blur, crop=given.mask_crop, paste=given.paste,
+            unit=unit, blur=given.mask_blur, crop=given.mask_crop, paste=given.paste, control=given.control,
         )  # fmt: skip
 
     def edit_of(self, given: ImageInput, canvas: Canvas | None, seeds: Sequence[int]) -> Edit:
-        """Return the edit that a call asks for: text to image, image-to-image or inpainting."""
+        """Return the edit that a call asks for, which is text to image without a canvas."""
         if canvas is None:
             return TEXT_TO_IMAGE
-        strength = check_share("strength", STRENGTH if given.strength is None else given.strength)
-        mask = None if canvas.mask is None else latent_mask(canvas.mask_pixels(), self.downscale)
-        is_sampled = given.posterior == "sample"
-        latents = self.encode_image(canvas.pixels(), seeds if is_sampled else None)
-        draws = 2 if is_sampled else 1  # the first is the posterior's
-        if mask is None:
-            return ImageToImage(latents, strength, draws)
-        return Inpaint(latents, strength, draws, mask=self.nx.array(mask))
+        drawn_for = seeds if given.posterior == "sample" else None
+        encode = partial(self._encode_image, drawn_for)
+        return EditMaker(given, canvas, self.takes, self.nx, self.downscale, encode).make()
 
     # -- its steps ---------------------------------------------------------------------------------------------
 
@@ -338,6 +326,7 @@ class Pipeline(ABC):
         count = len(conditioning.txt)
         plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
         self._check_edited(edit.image, plan)
+        self._check_shown(edit.shown, plan)
         noises = self._noises(plan, edit.draws) if start is None else [self._checked_start(start, plan)]
         plan = replace(plan, timesteps=edit.timesteps(plan.timesteps))
         scale = true_cfg_scale if self.built_in_guidance or guidance is None else guidance
@@ -354,12 +343,16 @@ class Pipeline(ABC):
         They are the mean of the VAE's distribution. With `seeds`, of one image, they are drawn from it, for each seed
         by its first numbers.
         """
-        pixels = check_image(image, 2 * self.downscale)
-        array = self.nx.array(from_uint8(pixels))
+        return self._encode_image(seeds, from_uint8(check_image(image, 2 * self.downscale)))
+
+    def _encode_image(self, seeds: Sequence[int] | None, pixels: np.ndarray, draw: int = 0) -> Array:
+        """Encode float32 images in [-1, 1] to the mean of their latents, or to what each seed's draw `draw` gives."""
+        array = self.nx.array(pixels)
         if seeds is None:
             return self._encode_pixels(array)
         _, height, width, _ = array.shape
-        noise = self._drawn(seeds, (self.channels, height // self.downscale, width // self.downscale), 1)[0]
+        shape = self.channels, height // self.downscale, width // self.downscale
+        noise = self._drawn(seeds, shape, draw + 1)[draw]
         return self._encode_pixels(self.nx.broadcast_to(array, (len(seeds), *array.shape[1:])), noise)
 
     @abstractmethod
@@ -396,6 +389,16 @@ class Pipeline(ABC):
     @abstractmethod
     def channels(self) -> int:
         """Channels of the latents."""
+
+    @property
+    @abstractmethod
+    def takes(self) -> str:
+        """Return what the model takes beside the latents: "mask", "control" or ""."""
+
+    @property
+    @abstractmethod
+    def beside(self) -> int:
+        """Channels that the model takes beside those of the latents."""
 
     @abstractmethod
     def count_numbers(self) -> int:
@@ -478,6 +481,16 @@ class Pipeline(ABC):
             count = len(image) if len(image) in (1, count) else count
             check_latents("edit", image, (count, height, width, channels), "batch, height, width, channels")
 
+    def _check_shown(self, shown: tuple[int, ...], plan: SamplingPlan) -> None:
+        """Raise `ArgumentError` unless the model is shown what it takes beside the latents."""
+        _, _, height, width = self._shape(plan)
+        wanted = (height, width, self.beside) if self.beside else ()
+        if shown != wanted:
+            raise ArgumentError(
+                f"edit must show {wanted or 'nothing'} (height, width, channels) beside the latents, got "
+                f"{shown or 'nothing'}: see minflux.edit.beside"
+            )
+
     def _checked_start(self, start: Any, plan: SamplingPlan) -> Array:
         count, channels, height, width = self._shape(plan)
         order = "batch, height, width, channels"
@@ -502,21 +515,6 @@ class Pipeline(ABC):
         for number, step in enumerate(plan.solver(velocity, x, plan.timesteps), start=1):
             check_finite(self.nx, f"step {number} of {len(plan.timesteps) - 1}", step.x)
             yield step
-
-
-def check_image_input(given: ImageInput) -> None:
-    """Raise `ArgumentError` for settings of an image that have no effect without it, and for an unknown posterior."""
-    if given.posterior not in ("mode", "sample"):
-        raise ArgumentError(f"posterior must be 'mode' or 'sample', got {given.posterior!r}")
-    if given.image is None:
-        alone = [field.name for field in fields(given) if not is_equal(getattr(given, field.name), field.default)]
-        if alone:
-            raise ArgumentError(f"{', '.join(alone)} without an image: give image, or leave out {alone[0]}")
-
-
-def is_equal(given: Any, default: Any) -> bool:
-    """Return whether a setting is its default, be it an array, which has no one answer to ==."""
-    return given is default or (isinstance(given, int | float | str) and given == default)
 
 
 def finished(canvas: Canvas | None, pixels: np.ndarray) -> Image.Image:

@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
-from PIL import Image
+from diffusers import (
+    FluxControlImg2ImgPipeline,
+    FluxControlPipeline,
+    FluxFillPipeline,
+    FluxImg2ImgPipeline,
+    FluxInpaintPipeline,
+    FluxPipeline,
+)
+from PIL import Image, ImageOps
 
 import minflux
 from minflux.inference.load import load
@@ -82,6 +89,42 @@ def test_inpainting_is_diffusers_at_every_step(trial, kind, model, dev_model, im
     kept = np.asarray(mask) == 0
     np.testing.assert_array_equal(np.asarray(result)[kept], np.asarray(image)[kept])
     assert (np.asarray(result)[~kept] != np.asarray(image)[~kept]).any()
+
+
+@FLOAT32
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_fill_is_diffusers_at_every_step(trial, fill_model, image, mask, strength):
+    expected = theirs_of(
+        FluxFillPipeline, fill_model, image=image, mask_image=mask, strength=strength, num_inference_steps=4
+    )
+    pipe = load(fill_model, trial.nx)
+    got, result = ours_of(pipe, image=image, mask=mask, strength=strength, steps=4, guidance=30.0)
+    for step, theirs in zip(got, expected, strict=True):
+        trial.close("Fill, each step's latents", step.x, theirs, compare.MODEL)
+    kept = np.asarray(mask) == 0
+    np.testing.assert_array_equal(np.asarray(result)[kept], np.asarray(image)[kept])
+
+
+@FLOAT32
+def test_control_is_diffusers_at_every_step(trial, control_model, image):
+    expected = theirs_of(
+        FluxControlPipeline, control_model, control_image=image, num_inference_steps=4, guidance_scale=10.0
+    )
+    got, _ = ours_of(load(control_model, trial.nx), control=image, steps=4, guidance=10.0)
+    for step, theirs in zip(got, expected, strict=True):
+        trial.close("Canny and Depth, each step's latents", step.x, theirs, compare.MODEL)
+
+
+@FLOAT32
+def test_an_image_and_a_control_image_are_diffusers_at_every_step(trial, control_model, image):
+    edges = ImageOps.invert(image)
+    expected = theirs_of(
+        FluxControlImg2ImgPipeline, control_model, image=image, control_image=edges, strength=0.6,
+        num_inference_steps=5, guidance_scale=10.0,
+    )  # fmt: skip
+    got, _ = ours_of(load(control_model, trial.nx), image=image, control=edges, strength=0.6, steps=5, guidance=10.0)
+    for step, theirs in zip(got, expected, strict=True):
+        trial.close("Canny and Depth with an image, each step's latents", step.x, theirs, compare.MODEL)
 
 
 def flowedit_in_torch(folder, image, *, steps, n_max, n_min, n_avg, guidances) -> list[torch.Tensor]:
