@@ -6,6 +6,7 @@ Read the files in this order:
 `image_to_image`  begin with the image, noised, instead of noise alone
 `inpaint`         outside a mask, go straight back to the image
 `beside`          show the model a masked image or a control image beside the latents
+`kontext`         reference images, as tokens beside the image's
 `flowedit`        follow the difference of two prompts' velocities, from the image itself
 `canvas`          which part of an image a model sees, and where its answer goes
 

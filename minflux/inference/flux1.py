@@ -16,6 +16,7 @@ from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.lazy import Progress, for_steps, no_progress
 from minflux.checkpoints.tree import tree_map
+from minflux.edit.kontext import Reference
 from minflux.errors import ArgumentError
 from minflux.images import to_uint8
 from minflux.inference.cache import Cache
@@ -132,7 +133,8 @@ class Flux1(Pipeline):
         """
         cfg, nx, is_guided = self.flux[0], self.nx, guidance.needs_negative
         txt, y = both_signs(text) if is_guided else (text.txt, text.y)
-        ids = nx.concatenate([text_ids(txt), image_ids(txt, *size)], axis=1)
+        ids = nx.concatenate([text_ids(txt), image_ids(txt, *size), *reference_ids(txt, text.references)], axis=1)
+        references = [pack(nx.broadcast_to(r.latents, (len(txt), *r.latents.shape[1:]))) for r in text.references]
         pe = rope(ids, cfg.axes_dim, cfg.theta)  # the same in every step
         ahead = self._modulations(y, guidance, timesteps) if len(timesteps) else {}
         p = for_steps(self.flux[1], self.progress)
@@ -141,8 +143,10 @@ class Flux1(Pipeline):
         def v(x: Array, t: float) -> Array:
             mod = ahead.get(float(t)) or self._modulations(y, guidance, [t])[float(t)]
             tokens = pack(nx.concatenate([x, x], axis=0) if is_guided else x)
+            count = tokens.shape[1]
+            tokens = nx.concatenate([tokens, *references], axis=1)
             tokens = velocity(p, tokens, txt, mod, pe, listen, keep_qkv=on_block is not None)
-            out = unpack(tokens, *size)
+            out = unpack(tokens[:, :count], *size)
             return guided(nx.as_float32(out), guidance.scale) if is_guided else out
 
         return v
@@ -213,3 +217,9 @@ def both_signs(text: Conditioning) -> tuple[Array, Array]:
     nx = backend_of(text.txt)
     txt = nx.concatenate([text.txt, text.negative.txt], axis=0)
     return txt, nx.concatenate([text.y, text.negative.y], axis=0)
+
+
+def reference_ids(like: Array, references: Sequence[Reference]) -> list[Array]:
+    """Number the tokens of each reference, in its place."""
+    sizes = [reference.latents.shape[1:3] for reference in references]
+    return [image_ids(like, h, w, r.place) for (h, w), r in zip(sizes, references, strict=True)]

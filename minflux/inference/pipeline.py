@@ -20,8 +20,9 @@ from minflux.backend import Backend
 from minflux.edit.base import TEXT_TO_IMAGE, Edit
 from minflux.edit.canvas import Canvas, open_canvas
 from minflux.edit.flowedit import FlowEdit, check_counts
+from minflux.edit.kontext import Reference, places, reference_size
 from minflux.errors import ArgumentError, MinfluxError
-from minflux.images import from_uint8
+from minflux.images import from_uint8, read_image
 from minflux.inference.arguments import (
     check_guidance,
     check_image,
@@ -61,12 +62,14 @@ class Defaults:
 class Conditioning:
     """What prompts say, ready for the transformer: `txt` (B, T, E) from T5, `y` (B, P) from CLIP.
 
-    negative: the same of the negative prompt, B times, which classifier-free guidance leads away from.
+    negative: the same of the negative prompt, B times, which classifier-free guidance leads away from. references: the
+    images that FLUX.1 Kontext looks at beside its prompt.
     """
 
     txt: Array
     y: Array
     negative: "Conditioning | None" = None
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class CallSettings(TypedDict, total=False):
     mask_crop: int | None
     paste: bool
     control: Any
+    reference: Any
+    reference_layout: str
     posterior: str
     on_step: OnStep | None
     on_block: OnBlock | None
@@ -150,6 +155,8 @@ class Pipeline(ABC):
         mask_crop: int | None = None,
         paste: bool = True,
         control: Any = None,
+        reference: Any = None,
+        reference_layout: str = "offset",
         posterior: str = "mode",
         on_step: OnStep | None = None,
         on_block: OnBlock | None = None,
@@ -179,6 +186,9 @@ class Pipeline(ABC):
         what the model made of all of it.
         control: an image to draw along, of edges for FLUX.1 Canny and of depth for Depth; where there is an image too,
         of its size.
+        reference: an image that FLUX.1 Kontext looks at, or a list of them; the result has the first one's aspect
+        unless width or height is given. reference_layout: where several stand for the model, "offset" side by side, or
+        "index" one behind the other.
         posterior: "mode" takes the middle of the VAE's distribution for the image's latents, "sample" draws them with
         the seed's first numbers, before the noise, as diffusers does.
         on_step: a function that is called with each `Step` after it.
@@ -190,9 +200,9 @@ class Pipeline(ABC):
         """
         prompts = check_prompts(prompt)
         given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, control, posterior)
+        references = self.encode_references(reference, reference_layout)
         canvas = self.open_canvas(given, width, height)
-        if canvas is not None:
-            width, height = canvas.size
+        width, height = self.size_of(canvas, references, width, height)
         plan = self._plan(len(prompts), seed, steps, guidance, true_cfg_scale, width, height, solver)
         negative = effective(negative_prompt, plan.guidance)
         start = None if latents is None else self._start_from(latents, plan)
@@ -200,6 +210,7 @@ class Pipeline(ABC):
         edit.timesteps(plan.timesteps)  # which raises for a strength that leaves no step
 
         text = self.encode(prompts, negative, guidance=guidance, true_cfg_scale=true_cfg_scale)
+        text = replace(text, references=references)
         for step in self.sample(
             text, seed, steps, guidance=guidance, true_cfg_scale=true_cfg_scale, width=plan.width, height=plan.height,
             solver=solver, start=start, edit=edit, on_block=on_block,
@@ -275,6 +286,31 @@ class Pipeline(ABC):
         drawn_for = seeds if given.posterior == "sample" else None
         encode = partial(self._encode_image, drawn_for)
         return EditMaker(given, canvas, self.takes, self.nx, self.downscale, encode).make()
+
+    def encode_references(self, reference: Any, layout: str = "offset") -> tuple[Reference, ...]:
+        """Encode the reference images of a call, one or a list, each at the size that Kontext sees it."""
+        listed = list(reference) if isinstance(reference, list | tuple) else [reference]
+        images = [read_image(image, "reference") for image in listed if image is not None]
+        if images and self.takes:
+            raise ArgumentError("reference goes with FLUX.1 Kontext, such as black-forest-labs/FLUX.1-Kontext-dev")
+        unit, usual = 2 * self.downscale, (self.defaults.width, self.defaults.height)
+        sizes = [reference_size(image.size, usual, unit) for image in images]
+        begin = places([(width // unit, height // unit) for width, height in sizes], layout)
+        return tuple(
+            Reference(self.encode_image(image.resize(size, Image.Resampling.LANCZOS)), place)
+            for image, size, place in zip(images, sizes, begin, strict=True)
+        )
+
+    def size_of(
+        self, canvas: Canvas | None, references: Sequence[Reference], width: int | None, height: int | None
+    ) -> tuple[int | None, int | None]:
+        """Return a call's width and height: the canvas's, those given, or else the first reference's."""
+        if canvas is not None:
+            return canvas.size
+        if references and width is None and height is None:
+            rows, columns = references[0].latents.shape[1:3]
+            return self.downscale * columns, self.downscale * rows
+        return width, height
 
     # -- its steps ---------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """Image-to-image, inpainting and FlowEdit: diffusers' latents at every step, and the published algorithm's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,17 @@ from diffusers import (
     FluxFillPipeline,
     FluxImg2ImgPipeline,
     FluxInpaintPipeline,
+    FluxKontextInpaintPipeline,
+    FluxKontextPipeline,
     FluxPipeline,
 )
 from PIL import Image, ImageOps
 
 import minflux
+from minflux.edit.inpaint import Inpaint, latent_mask
+from minflux.edit.kontext import LAYOUTS, Reference, places
 from minflux.inference.load import load
+from minflux.sampling.guidance import Guidance
 from tests import compare
 from tests.conftest import CHOSEN
 
@@ -47,7 +54,7 @@ def theirs_of(kind, folder, **settings) -> list[torch.Tensor]:
         return tensors
 
     pipe(
-        PROMPT, width=WIDTH, height=HEIGHT, max_sequence_length=24, generator=torch.Generator().manual_seed(7),
+        prompt=PROMPT, width=WIDTH, height=HEIGHT, max_sequence_length=24, generator=torch.Generator().manual_seed(7),
         callback_on_step_end=keep, output_type="latent", **settings,
     )  # fmt: skip
     return steps
@@ -125,6 +132,74 @@ def test_an_image_and_a_control_image_are_diffusers_at_every_step(trial, control
     got, _ = ours_of(load(control_model, trial.nx), image=image, control=edges, strength=0.6, steps=5, guidance=10.0)
     for step, theirs in zip(got, expected, strict=True):
         trial.close("Canny and Depth with an image, each step's latents", step.x, theirs, compare.MODEL)
+
+
+KONTEXT = {"_auto_resize": False, "max_area": WIDTH * HEIGHT}
+
+
+@FLOAT32
+def test_kontext_is_diffusers_at_every_step(trial, dev_model, image):
+    other = image.rotate(90, expand=True).crop((0, 0, 48, 64))
+    expected = theirs_of(
+        FluxKontextPipeline, dev_model, image=other, num_inference_steps=4, guidance_scale=2.5, **KONTEXT
+    )
+    pipe = load(dev_model, trial.nx)
+    text = replace(pipe.encode(PROMPT), references=(Reference(pipe.encode_image(other)),))
+    got = pipe.sample(text, 7, 4, guidance=2.5, width=WIDTH, height=HEIGHT)
+    for step, theirs in zip(got, expected, strict=True):
+        trial.close("Kontext, each step's latents", step.x, theirs, compare.MODEL)
+
+
+@FLOAT32
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_inpainting_by_kontext_is_diffusers_at_every_step(trial, dev_model, image, mask, strength):
+    expected = theirs_of(
+        FluxKontextInpaintPipeline, dev_model, image=image, mask_image=mask, image_reference=image, strength=strength,
+        num_inference_steps=4, guidance_scale=2.5, **KONTEXT,
+    )  # fmt: skip
+    pipe = load(dev_model, trial.nx)
+    latents = pipe.encode_image(image)
+    inside = trial.nx.array(latent_mask(np.asarray(mask) > 0, 8))
+    text = replace(pipe.encode(PROMPT), references=(Reference(latents),))
+    got = pipe.sample(text, 7, 4, guidance=2.5, edit=Inpaint(latents, strength, mask=inside))
+    for step, theirs in zip(got, expected, strict=True):
+        trial.close("Kontext inpainting, each step's latents", step.x, theirs, compare.MODEL)
+
+
+@FLOAT32
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_several_references_are_what_the_transformer_of_diffusers_makes_of_them(trial, dev_model, image, layout):
+    theirs, pipe = FluxPipeline.from_pretrained(dev_model), load(dev_model, trial.nx)
+    images = [image, image.rotate(90, expand=True), image.crop((0, 0, 32, 32))]
+    latents = [pipe.encode_image(one) for one in images]
+    begin = places([(one.width // 16, one.height // 16) for one in images], layout)
+    text = replace(pipe.encode(PROMPT), references=tuple(map(Reference, latents, begin)))
+    x = trial.randn(1, 6, 10, 4)
+    got = pipe.velocity(text, (6, 10), Guidance(2.5))(trial.array(x), 0.7)
+
+    ids, tokens = [grid_of((0, 0, 0), 3, 5)], [packed(x)]
+    for one, place in zip(latents, begin, strict=True):
+        ids.append(grid_of(place, one.shape[1] // 2, one.shape[2] // 2))
+        tokens.append(packed(trial.tensor(one)))
+    txt, pooled, txt_ids = theirs.encode_prompt(PROMPT, None, max_sequence_length=24)
+    expected = theirs.transformer(
+        hidden_states=torch.cat(tokens, 1), timestep=torch.tensor([0.7]), guidance=torch.tensor([2.5]),
+        pooled_projections=pooled, encoder_hidden_states=txt, txt_ids=txt_ids, img_ids=torch.cat(ids),
+    ).sample[:, :15]  # fmt: skip
+    expected = theirs._unpack_latents(expected, 48, 80, 8).permute(0, 2, 3, 1)
+    trial.close("Kontext, several references", got, expected, compare.MODEL)
+
+
+def packed(latents: torch.Tensor) -> torch.Tensor:
+    """Latents (1, h, w, C) as diffusers packs them."""
+    _, height, width, channels = latents.shape
+    return FluxPipeline._pack_latents(latents.permute(0, 3, 1, 2), 1, channels, height, width)
+
+
+def grid_of(place, rows: int, columns: int) -> torch.Tensor:
+    """Position ids of a reference, written out."""
+    first, top, left = place
+    return torch.tensor([[first, top + row, left + column] for row in range(rows) for column in range(columns)])
 
 
 def flowedit_in_torch(folder, image, *, steps, n_max, n_min, n_avg, guidances) -> list[torch.Tensor]:
