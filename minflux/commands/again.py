@@ -3,8 +3,9 @@
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -18,7 +19,7 @@ from minflux.commands.png import ImageSettings
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import take_components
 
-PICTURES = ("image", "mask", "control")  # that an image may be made with, by their names in `ImageSettings`
+PICTURES = ("image", "mask", "control")  # that an image may be made with, beside references
 BESIDE_FROM = ("source", "out", "preview", "memory", "cache", "anyway", "yes")  # what may be given with --from
 
 
@@ -67,10 +68,22 @@ def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str], pictures: Mapping[s
     return {"model": hash_model(checkpoint.folder, components)} | hashes | of_pictures
 
 
-def find_pictures(png: ImageSettings, source: Path) -> dict[str, Path]:
-    """Return where the image and the mask are that a PNG names, from its own folder; raises `ArgumentError` if not."""
-    found = {role: source.parent / str(path) for role in PICTURES if (path := getattr(png, role)) is not None}
-    for role, path in found.items():
+def pictures_in(given: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the images that settings name, by what they are there: "image", …, "reference 1"."""
+    single = {role: given[role] for role in PICTURES if given[role] is not None}
+    return single | {f"reference {number}": path for number, path in enumerate(given["reference"], start=1)}
+
+
+def moved(given: Mapping[str, Any], move: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return settings with the path of each image changed by `move`."""
+    single = {role: move(given[role]) for role in PICTURES if given[role] is not None}
+    return {**given, **single, "reference": tuple(map(move, given["reference"]))}
+
+
+def find_pictures(given: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Return a PNG's settings with its images' paths from its own folder; raises `ArgumentError` if one isn't there."""
+    found = moved(given, lambda path: source.parent / str(path))
+    for role, path in pictures_in(found).items():
         if not path.is_file():
             raise ArgumentError(f"--from: {source} was made with the {role} {str(path)!a}, which is not there")
     return found
@@ -95,7 +108,6 @@ def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], an
 
 
 def called(name: str, png: ImageSettings) -> str:
-    """Return how an error calls what has a hash: the model, the image, the mask, or a LoRA by its name."""
-    if name in ("model", *PICTURES):
-        return f"the {name} {getattr(png, name)!a}"
-    return f"the LoRA {name!a}"
+    """Return how an error calls what has a hash: the model, an image by what it is, or a LoRA by its name."""
+    known = {"model": png.model} | pictures_in(vars(png))
+    return f"the {name} {str(known[name])!a}" if name in known else f"the LoRA {name!a}"

@@ -1,9 +1,9 @@
 """`minflux generate`: a prompt to a PNG, under a progress bar, with previews of the way."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -18,12 +18,13 @@ from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.open import Checkpoint, locate_here, open_model
 from minflux.commands.again import (
-    PICTURES,
     ask_before_fetching,
     check_nothing_beside,
     check_unchanged,
     find_pictures,
     hash_inputs,
+    moved,
+    pictures_in,
     seen_from,
 )
 from minflux.commands.options import (
@@ -41,6 +42,7 @@ from minflux.commands.png import ImageSettings, read_png_settings, save_png
 from minflux.edit.base import Edit
 from minflux.edit.canvas import Canvas
 from minflux.edit.image_to_image import check_share
+from minflux.edit.kontext import Reference
 from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
@@ -118,12 +120,12 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
         ask_before_fetching(source, png, yes)
         prompt, model, backend, lora, seeds = png.prompt, png.model, png.backend, png.lora, [png.seed]
         given = {name: getattr(png, name) for name in given}
-        given |= find_pictures(png, source)
+        given = find_pictures(given, source)
     elif anyway or yes:
         raise ArgumentError("--anyway and --yes go with --from")
     if prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
-    pictures = {role: given[role] for role in PICTURES if given[role] is not None}
+    pictures = pictures_in(given)
     check_pictures(pictures)
     check_settings(seeds, given)
     images = image_input(given)
@@ -138,13 +140,14 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
     canvas = pipe.open_canvas(images, *wanted)
-    if canvas is not None:
-        given |= {"width": canvas.size[0], "height": canvas.size[1]}
+    references = pipe.encode_references(given["reference"], given["reference_layout"])
+    width, height = pipe.size_of(canvas, references, *wanted)
+    given |= {"width": width or given["width"], "height": height or given["height"]}
     if images.image is not None:
         given["strength"] = strength_of(images, pipe.takes)
-    given |= {role: seen_from(path, out) for role, path in pictures.items()}
+    given = moved(given, lambda path: seen_from(path, out))
     jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given, lora=pipe.lora, hashes=hashes) for seed in seeds]
-    generate(pipe, jobs, out, preview, images, canvas)
+    generate(pipe, jobs, out, preview, Shown(images, canvas, references))
 
 
 # -- checks, before a weight is read -----------------------------------------------------------------------------
@@ -214,7 +217,7 @@ def complete(checkpoint: Checkpoint, given: dict[str, Any]) -> dict[str, Any]:
 
 def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[str, Any]:
     """Do as `complete` does for a model whose defaults lie in `folder`."""
-    check_taken(image_input(given), takes(cfg) or "")
+    check_taken(image_input(given), takes(cfg) or "", given["reference"])
     defaults = read_defaults(folder / DEFAULTS, cfg)
     guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, cfg.guidance_embed)
     effective(given["negative_prompt"], guidance)
@@ -228,24 +231,25 @@ def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[s
 # -- images ------------------------------------------------------------------------------------------------------
 
 
-def generate(
-    pipe: Flux1,
-    jobs: Sequence[ImageSettings],
-    out: Path,
-    preview: Path | None,
-    given: ImageInput,
-    canvas: Canvas | None,
-) -> None:
+class Shown(NamedTuple):
+    """The images that a model is shown: what is said of them, the canvas they lie on, and encoded references."""
+
+    images: ImageInput
+    canvas: Canvas | None
+    references: tuple[Reference, ...]
+
+
+def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Path | None, shown: Shown) -> None:
     """Generate and write images that differ in their seeds alone, and print where they are."""
     text = None
     for job in jobs:
         with tqdm(total=job.steps, desc="reading the prompt", unit="step") as bar:
-            text = text or encode_prompt(pipe, job)
+            text = text or replace(encode_prompt(pipe, job), references=shown.references)
             bar.set_description(f"seed {job.seed}")
-            edit = pipe.edit_of(given, canvas, [job.seed])
+            edit = pipe.edit_of(shown.images, shown.canvas, [job.seed])
             bar.reset(len(edit.timesteps(np.zeros(job.steps + 1))) - 1)
             pixels, frames = sample_image(pipe, job, text, edit, bar, previews=preview is not None)
-            image = finished(canvas, pixels)
+            image = finished(shown.canvas, pixels)
         path = numbered(out, job.seed, len(jobs))
         save_png(image, path, job)
         click.echo(path)

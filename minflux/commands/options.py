@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
+from minflux.edit.kontext import LAYOUTS
 from minflux.errors import ArgumentError
 
 MODEL = click.option(
@@ -33,6 +34,13 @@ IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
     click.option("--strength", type=float, help="How much is drawn anew, above 0 and at most 1.  [0.6; 1 for Fill]"),
     click.option("--mask", type=FILE, help="Redraw what is white in this image, and keep the rest."),
     click.option("--control", type=FILE, help="Draw along this image: edges for FLUX.1 Canny, depth for Depth."),
+    click.option("--reference", type=FILE, multiple=True, help="Show FLUX.1 Kontext this image; repeatable."),
+    click.option(
+        "--reference-layout",
+        type=click.Choice(LAYOUTS),
+        default="offset",
+        help="Where several references stand: side by side, or one behind the other.  [offset]",
+    ),
     click.option("--mask-blur", type=float, default=0.0, help="Soften the mask's edge by so many pixels."),
     click.option("--mask-crop", type=int, help="See the mask's surroundings alone, with so many pixels around it."),
     click.option("--paste/--no-paste", default=True, help="Keep the original's pixels outside the mask.  [paste]"),

@@ -33,6 +33,8 @@ class ImageSettings:
     image: str | None = None  # a path, and mask too, from the PNG's folder where both are under one
     mask: str | None = None
     control: str | None = None
+    reference: tuple[str, ...] = ()
+    reference_layout: str = "offset"
     strength: float | None = None
     mask_blur: float = 0
     mask_crop: int | None = None
@@ -67,7 +69,8 @@ def parse_settings(values: dict) -> ImageSettings:
     """Return settings from a PNG's JSON; raises `KeyError` where one lacks that has no default."""
     given = {f.name: values[f.name] for f in fields(ImageSettings) if is_required(f) or f.name in values}
     hashes = {str(name): str(value) for name, value in given.get("hashes", {}).items()}
-    return ImageSettings(**given | {"lora": tuple(given.get("lora", ())), "hashes": hashes})
+    lists = {name: tuple(given.get(name, ())) for name in ("lora", "reference")}
+    return ImageSettings(**given | lists | {"hashes": hashes})
 
 
 def is_required(setting: Field) -> bool:

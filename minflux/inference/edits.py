@@ -4,7 +4,7 @@ How a model was trained decides which images it takes: any FLUX.1 begins with an
 Depth need a control image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -58,11 +58,12 @@ def is_equal(given: Any, default: Any) -> bool:
     return given is default or (isinstance(given, int | float | str) and given == default)
 
 
-def check_taken(given: ImageInput, takes: str) -> None:
+def check_taken(given: ImageInput, takes: str, references: Sequence = ()) -> None:
     """Raise `ArgumentError` unless a call gives what the model takes beside the latents: "mask", "control" or "".
 
-    A mask is good for any model, a control image for one that was trained with it.
+    A mask is good for any model, a control image or references for one that was trained with them.
     """
+    check_references(references, takes)
     if takes and getattr(given, takes) is None:
         title, inputs = NEEDS[takes]
         raise ArgumentError(f"the model is {title}: give {inputs}, or take one that needs none, such as dev")
@@ -70,6 +71,17 @@ def check_taken(given: ImageInput, takes: str) -> None:
         raise ArgumentError(
             "control: the model takes no control image; FLUX.1 Canny and Depth do, such as "
             "black-forest-labs/FLUX.1-Canny-dev"
+        )
+
+
+def check_references(references: Sequence[Any], takes: str) -> None:
+    """Raise `ArgumentError` for references on a model that takes something else.
+
+    Whether any other was trained with references, as Kontext was, can't be seen: its weights look like dev's.
+    """
+    if references and takes:
+        raise ArgumentError(
+            "reference: the model takes none; FLUX.1 Kontext does, black-forest-labs/FLUX.1-Kontext-dev"
         )
 
 

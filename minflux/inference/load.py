@@ -8,7 +8,6 @@ ComfyUI's, …) inside the folder, or a component's folder, takes the place of t
 """
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,7 +18,7 @@ from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
 from minflux.checkpoints.components import CLIP, COMPONENTS, T5, TRANSFORMER, VAE
 from minflux.checkpoints.components.flux import takes
-from minflux.checkpoints.family import PIPELINES, REDUX_TITLE
+from minflux.checkpoints.family import REDUX_TITLE
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.json_files import read_json, write_json
 from minflux.checkpoints.lazy import Progress, no_progress, stream
@@ -53,6 +52,7 @@ PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the ste
 }
 DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
+KONTEXT_DEFAULTS = Defaults(guidance=2.5)
 SHOWN_DEFAULTS = Defaults(steps=50, guidance=30.0)  # of Fill and Canny; Depth's guidance is 10
 
 
@@ -166,7 +166,7 @@ def take_components(checkpoint: Checkpoint) -> dict[str, StoredComponent]:
 
 
 def check_pipeline(checkpoint: Checkpoint) -> None:
-    """Raise `CheckpointError` for what is no FLUX.1 model; warn of one that is sampled from its text alone."""
+    """Raise `CheckpointError` for what is no FLUX.1 model."""
     path, pipeline = checkpoint.path, str(checkpoint.index.get("_class_name"))
     if not checkpoint.found:
         raise CheckpointError(f"{path}: is {REDUX_TITLE}: minflux can't generate with it")
@@ -176,8 +176,6 @@ def check_pipeline(checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{path}: expected a model in diffusers' layout, found no {INDEX}")
     if not pipeline.startswith("Flux"):
         raise CheckpointError(f"{path / INDEX}: expected a FluxPipeline, found a {pipeline}")
-    if pipeline == KONTEXT:
-        warnings.warn(f"{path}: is {PIPELINES[KONTEXT]}; it generates from the text alone", stacklevel=4)
 
 
 def check_beside(checkpoint: Checkpoint) -> None:
@@ -226,9 +224,17 @@ def read_defaults(path: Path, cfg: FluxConfig) -> Defaults:
     """Read how a model is best sampled with; without a file, as the one of the family that its transformer is."""
     if not path.exists() and takes(cfg):
         return SHOWN_DEFAULTS
+    if not path.exists() and is_kontext(path.parent):
+        return KONTEXT_DEFAULTS
     if not path.exists():
         return DEV_DEFAULTS if cfg.guidance_embed else SCHNELL_DEFAULTS
     return read_fields(Defaults, read_json(path), path)
+
+
+def is_kontext(folder: Path) -> bool:
+    """Return whether a model's index names Kontext, whose weights look like dev's."""
+    index = folder / INDEX
+    return index.exists() and read_json(index).get("_class_name") == KONTEXT
 
 
 def read_fields(kind: type, values: dict[str, Any], path: Path) -> Any:

@@ -37,7 +37,7 @@ from minflux.inference.arguments import (
     effective,
     without_effect,
 )
-from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_taken
+from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_references, check_taken
 from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
@@ -291,8 +291,7 @@ class Pipeline(ABC):
         """Encode the reference images of a call, one or a list, each at the size that Kontext sees it."""
         listed = list(reference) if isinstance(reference, list | tuple) else [reference]
         images = [read_image(image, "reference") for image in listed if image is not None]
-        if images and self.takes:
-            raise ArgumentError("reference goes with FLUX.1 Kontext, such as black-forest-labs/FLUX.1-Kontext-dev")
+        check_references(images, self.takes)
         unit, usual = 2 * self.downscale, (self.defaults.width, self.defaults.height)
         sizes = [reference_size(image.size, usual, unit) for image in images]
         begin = places([(width // unit, height // unit) for width, height in sizes], layout)

@@ -22,7 +22,8 @@ from tests import tiny_model
 from tests.commands.runner import assert_refused, pixels, run
 
 IMAGE = {
-    "image": None, "mask": None, "control": None, "strength": None, "mask_blur": 0.0, "mask_crop": None, "paste": True,
+    "image": None, "mask": None, "control": None, "reference": [], "reference_layout": "offset",
+    "strength": None, "mask_blur": 0.0, "mask_crop": None, "paste": True,
     "posterior": "mode",
 }  # fmt: skip
 NEWER = ("true_cfg_scale", "solver", "hashes", *IMAGE)  # settings that older PNGs lack
