@@ -98,6 +98,22 @@ def label(image: Image.Image) -> str:
     return f"{image.width} × {image.height}"
 
 
+def grow(image: Any, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0) -> tuple[Image.Image, Image.Image]:
+    """Return an image with so many pixels more at its sides, and the mask of what is new, to be drawn there.
+
+    What is new has the colour of the image's edge next to it.
+    """
+    margins = {"left": left, "top": top, "right": right, "bottom": bottom}
+    for name, margin in margins.items():
+        if not isinstance(margin, Integral) or margin < 0:
+            raise ArgumentError(f"{name} must be a whole number of pixels of at least 0, got {margin!r}")
+    pixels = np.asarray(read_image(image))
+    around = ((top, bottom), (left, right))
+    grown = np.pad(pixels, (*around, (0, 0)), mode="edge")
+    mask = np.pad(np.zeros(pixels.shape[:2], np.uint8), around, constant_values=255)
+    return Image.fromarray(grown), Image.fromarray(mask)
+
+
 def fitted_mask(mask: Any, size: tuple[int, int], blur: float) -> Image.Image:
     """Read a mask, which must have the image's size, and soften its edge."""
     grey = read_mask(mask)
@@ -178,6 +194,14 @@ def tell(size: tuple[int, int], box: Box, wanted: tuple[int, int], is_whole: boo
         words.append(f"{seen[0]} × {seen[1]} pixels are stretched to {wanted[0]} × {wanted[1]}; give another width")
     if words:
         warnings.warn(f"image: {'; '.join(words)}", ImageFitted, stacklevel=4)
+
+
+def tell_stretched(name: str, size: tuple[int, int], wanted: tuple[int, int], share: float = 0.1) -> None:
+    """Warn where scaling changes an image's aspect by more than a share."""
+    across, down = (after / before for before, after in zip(size, wanted, strict=True))
+    if abs(across / down - 1) > share:
+        line = f"{name}: {size[0]} × {size[1]} pixels are stretched to {wanted[0]} × {wanted[1]}; crop it first"
+        warnings.warn(line, ImageFitted, stacklevel=4)
 
 
 def is_stretched(seen: tuple[int, int], wanted: tuple[int, int]) -> bool:

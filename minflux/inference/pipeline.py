@@ -18,7 +18,7 @@ from PIL import Image
 from minflux.arrays import Array
 from minflux.backend import Backend
 from minflux.edit.base import TEXT_TO_IMAGE, Edit
-from minflux.edit.canvas import Canvas, open_canvas
+from minflux.edit.canvas import Canvas, open_canvas, tell_stretched
 from minflux.edit.flowedit import FlowEdit, check_counts
 from minflux.edit.kontext import Reference, places, reference_size
 from minflux.errors import ArgumentError, MinfluxError
@@ -294,6 +294,8 @@ class Pipeline(ABC):
         check_references(images, self.takes)
         unit, usual = 2 * self.downscale, (self.defaults.width, self.defaults.height)
         sizes = [reference_size(image.size, usual, unit) for image in images]
+        for image, size in zip(images, sizes, strict=True):
+            tell_stretched("reference", image.size, size)
         begin = places([(width // unit, height // unit) for width, height in sizes], layout)
         return tuple(
             Reference(self.encode_image(image.resize(size, Image.Resampling.LANCZOS)), place)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minflux.edit.canvas import box_around, centred_box, open_canvas
+from minflux.edit.canvas import box_around, centred_box, grow, open_canvas
 from minflux.errors import ArgumentError
 from minflux.images import ImageFitted
 
@@ -57,6 +57,22 @@ def test_outside_the_mask_the_result_is_the_original_to_the_bit(crop):
 def test_surroundings_that_the_image_is_too_small_for_are_stretched_and_that_is_said():
     with pytest.warns(ImageFitted, match=r"^image: 96 × 64 pixels are stretched to 64 × 16; give another width$"):
         open_canvas(PIXELS, spot(box=(5, 5, 90, 60)), **USUAL | {"wanted": (64, 16)}, crop=5)
+
+
+def test_growing_keeps_the_image_and_masks_what_is_new():
+    grown, mask = grow(PIXELS, left=3, top=5, right=7, bottom=11)
+    assert grown.size == mask.size == (96 + 3 + 7, 64 + 5 + 11)
+    np.testing.assert_array_equal(np.asarray(grown)[5:69, 3:99], PIXELS)
+    new = np.asarray(mask) == 255
+    assert not new[5:69, 3:99].any()
+    assert new.sum() == new.size - 96 * 64
+    assert (np.asarray(grown)[0, 0] == PIXELS[0, 0]).all()
+
+
+@pytest.mark.parametrize("margin", [-1, 1.5])
+def test_margins_that_growing_refuses(margin):
+    with pytest.raises(ArgumentError, match="right must be a whole number of pixels of at least 0"):
+        grow(PIXELS, right=margin)
 
 
 def test_a_crop_shows_the_mask_larger():

@@ -12,6 +12,7 @@ from PIL import Image
 import minflux
 from minflux.edit.kontext import SIZES, places, reference_size
 from minflux.errors import ArgumentError
+from minflux.images import ImageFitted
 from minflux.inference.load import load
 from tests.commands.runner import assert_refused, pixels, run
 
@@ -90,6 +91,11 @@ def test_a_batch_is_its_images(nx, dev_model, scale):
 def test_memory_modes_give_the_same_image(dev_model, memory):
     expected = minflux.load(dev_model, memory="resident")("a cat", steps=2, reference=CAT)
     assert minflux.load(dev_model, memory=memory)("a cat", steps=2, reference=CAT) == expected
+
+
+def test_a_reference_that_is_stretched_is_said(dev_model):
+    with pytest.warns(ImageFitted, match="^reference: 64 × 4 pixels are stretched to 96 × 48; crop it first$"):
+        minflux.load(dev_model).encode_references(WIDE[:4])
 
 
 def test_what_is_refused(fill_model, dev_model):
