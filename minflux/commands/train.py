@@ -43,3 +43,23 @@ def flow(recipe, folder):
     from minflux.train.run import run_flow
 
     run_flow(recipe, folder)
+
+
+@command.command("distill-guidance")
+@RECIPE
+@FOLDER
+def distill_guidance(recipe, folder):
+    """Teach a copy of FOLDER/model to follow its guidance in one pass a step, and write it to FOLDER/dev."""
+    from minflux.train.siblings import run_guidance
+
+    run_guidance(recipe, folder)
+
+
+@command.command("distill-steps")
+@RECIPE
+@FOLDER
+def distill_steps(recipe, folder):
+    """Teach a copy of FOLDER/dev to draw in one to four steps, and write it to FOLDER/schnell."""
+    from minflux.train.siblings import run_steps
+
+    run_steps(recipe, folder)
