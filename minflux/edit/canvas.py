@@ -193,7 +193,7 @@ def tell(size: tuple[int, int], box: Box, wanted: tuple[int, int], is_whole: boo
     if is_stretched(seen, wanted):
         words.append(f"{seen[0]} × {seen[1]} pixels are stretched to {wanted[0]} × {wanted[1]}; give another width")
     if words:
-        warnings.warn(f"image: {'; '.join(words)}", ImageFitted, stacklevel=4)
+        warnings.warn(f"image: {'; '.join(words)}", ImageFitted, stacklevel=6)  # a call's line
 
 
 def tell_stretched(name: str, size: tuple[int, int], wanted: tuple[int, int], share: float = 0.1) -> None:
