@@ -11,7 +11,9 @@ import click
 from click.core import ParameterSource
 
 from minflux.checkpoints import hub
+from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.hashes import hash_file, hash_model
+from minflux.checkpoints.loose import TOKENIZER
 from minflux.checkpoints.lora_files import locate_lora, repository_of
 from minflux.checkpoints.open import Checkpoint, locate_here
 from minflux.commands.options import print_note
@@ -65,7 +67,7 @@ def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str], pictures: Mapping[s
         components = take_components(checkpoint)
     hashes = {text: hash_file(locate_lora(text)[0]) for text in lora}
     of_pictures = {role: hash_file(path) for role, path in pictures.items()}
-    return {"model": hash_model(checkpoint.folder, components)} | hashes | of_pictures
+    return {"model": hash_model(checkpoint.folder, components, checkpoint.tokenizers)} | hashes | of_pictures
 
 
 def pictures_in(given: Mapping[str, Any]) -> dict[str, Path]:
@@ -92,6 +94,14 @@ def find_pictures(given: Mapping[str, Any], source: Path) -> dict[str, Any]:
 def seen_from(path: Path, png: Path) -> str:
     """Return a picture's path as a PNG holds it: from the PNG's folder, so that both may be moved together."""
     return os.path.relpath(path.resolve(), png.resolve().parent)
+
+
+def parts_of(source: Path, png: ImageSettings) -> dict[str, str]:
+    """Return the files in place of the model's parts; raises `ArgumentError` for a PNG with files of no part."""
+    strange = png.files.keys() - {*COMPONENTS, TOKENIZER}
+    if strange:
+        raise ArgumentError(f"--from: the settings inside {source} are damaged (files: {sorted(strange)!a})")
+    return png.files
 
 
 def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], anyway: bool) -> None:

@@ -16,7 +16,8 @@ from minflux.checkpoints.components import TRANSFORMER
 from minflux.checkpoints.components.flux import takes
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
-from minflux.checkpoints.open import Checkpoint, locate_here, open_model
+from minflux.checkpoints.loose import open_with_files
+from minflux.checkpoints.open import Checkpoint, locate_here
 from minflux.commands.again import (
     ask_before_fetching,
     check_nothing_beside,
@@ -24,6 +25,7 @@ from minflux.commands.again import (
     find_pictures,
     hash_inputs,
     moved,
+    parts_of,
     pictures_in,
     seen_from,
 )
@@ -37,6 +39,8 @@ from minflux.commands.options import (
     check_output,
     image_options,
     print_note,
+    take_files,
+    with_files,
 )
 from minflux.commands.png import ImageSettings, read_png_settings, save_png
 from minflux.edit.base import Edit
@@ -49,7 +53,7 @@ from minflux.inference.arguments import check_guidance, check_side, check_solver
 from minflux.inference.cache import default_folder
 from minflux.inference.edits import ImageInput, check_image_input, check_taken, strength_of
 from minflux.inference.flux1 import Flux1
-from minflux.inference.load import DEFAULTS, load_checkpoint, read_defaults
+from minflux.inference.load import DEFAULTS, choose_files, find_loras, load_checkpoint, read_defaults
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning, finished
 from minflux.model.flux import FluxConfig
@@ -101,6 +105,7 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     help="How weights are held: all at once, each part while it works, or each matrix while it works.",
 )
 @click.option("--cache", is_flag=True, help="Keep the encoded prompt on disk, for the next time.")
+@with_files
 def command(prompt, model, backend, seeds, size, out, preview, source, anyway, yes, lora, memory, cache, **given):
     """Generate an image of PROMPT, as a PNG that carries its own settings.
 
@@ -110,7 +115,9 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     minflux generate --from cat.png --out again.png
     minflux generate "a lighthouse at dusk" --model schnell --size 768x512
     minflux generate "a dog on a blue background" --image cat.png --strength 0.8
+    minflux generate "a lighthouse at dusk" --comfy ComfyUI/models --transformer flux1-dev-fp8
     """
+    named = take_files(given)
     given |= {"width": size[0], "height": size[1]}
     check_files(out, preview)
     png = None
@@ -119,6 +126,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
         png = read_png_settings(source)
         ask_before_fetching(source, png, yes)
         prompt, model, backend, lora, seeds = png.prompt, png.model, png.backend, png.lora, [png.seed]
+        named |= parts_of(source, png)
         given = {name: getattr(png, name) for name in given}
         given = find_pictures(given, source)
     elif anyway or yes:
@@ -129,8 +137,11 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     check_pictures(pictures)
     check_settings(seeds, given)
     images = image_input(given)
-    check_ahead_of_fetching(model, given)
-    checkpoint = open_model(model, fetch=True)
+    lora = find_loras(named["comfy"], lora)
+    model, files = choose_files(model, named.pop("comfy"), named, print_note)
+    if TRANSFORMER.name not in files:
+        check_ahead_of_fetching(model, given)
+    checkpoint = open_with_files(model, files, fetch=True)
     wanted = given["width"], given["height"]  # of an image's, what isn't given is the image's own
     given = complete(checkpoint, given)
     hashes = hash_inputs(checkpoint, lora, pictures)
@@ -146,7 +157,8 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     if images.image is not None:
         given["strength"] = strength_of(images, pipe.takes)
     given = moved(given, lambda path: seen_from(path, out))
-    jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given, lora=pipe.lora, hashes=hashes) for seed in seeds]
+    given |= {"lora": pipe.lora, "files": {name: str(path) for name, path in files.items()}, "hashes": hashes}
+    jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given) for seed in seeds]
     generate(pipe, jobs, out, preview, Shown(images, canvas, references))
 
 

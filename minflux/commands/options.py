@@ -3,18 +3,19 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
 
+from minflux.checkpoints.loose import option
 from minflux.edit.kontext import LAYOUTS
 from minflux.errors import ArgumentError
 
 MODEL = click.option(
     "--model",
-    default="tiny",
-    show_default=True,
-    help="A model that ships here, a folder, a .safetensors or .gguf file, or schnell, dev or OWNER/NAME on the Hub.",
+    help="A model that ships here, a folder, a .safetensors or .gguf file, or schnell, dev or OWNER/NAME on the Hub; "
+    "tiny unless given.",
 )
 BACKEND = click.option(
     "--backend",
@@ -55,9 +56,32 @@ IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
 
 def image_options(command: Callable) -> Callable:
     """Add the options of an image to begin with to a command."""
-    for option in reversed(IMAGE_OPTIONS):
-        command = option(command)
+    for add in reversed(IMAGE_OPTIONS):
+        command = add(command)
     return command
+
+
+FILES = {  # in place of a model's parts
+    "transformer": "A file with the transformer; without --model it is the model.",
+    "text_encoder": "A file with CLIP (clip_l.safetensors), in place of the model's.",
+    "text_encoder_2": "A file with T5 (t5xxl_fp16.safetensors), in place of the model's.",
+    "vae": "A file with the VAE (ae.safetensors), in place of the model's.",
+    "tokenizer": "A folder that holds tokenizer and tokenizer_2; unless given, the model's, or FLUX.1's from the Hub.",
+    "comfy": "ComfyUI's folder models: its files are taken, and may be named as they are there.",
+}
+
+
+def with_files(command: Callable) -> Callable:
+    """Add the options that name files in place of a model's parts."""
+    for name, text in reversed(FILES.items()):
+        metavar = "FOLDER" if name in ("tokenizer", "comfy") else "FILE"
+        command = click.option(option(name), name, metavar=metavar, help=text)(command)
+    return command
+
+
+def take_files(given: dict[str, Any]) -> dict[str, str | None]:
+    """Take the options of `with_files` out of a command's."""
+    return {name: given.pop(name) for name in FILES}
 
 
 def print_note(line: str) -> None:

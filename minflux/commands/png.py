@@ -29,7 +29,8 @@ class ImageSettings:
     lora: tuple[str, ...] = ()
     true_cfg_scale: float | None = None
     solver: str = "euler"
-    hashes: dict[str, str] = field(default_factory=dict)  # of the model, each LoRA as `lora` names it, image and mask
+    files: dict[str, str] = field(default_factory=dict)  # in place of the model's parts, by their names
+    hashes: dict[str, str] = field(default_factory=dict)  # of the model, each LoRA as `lora` names it, and each image
     image: str | None = None  # a path, and mask too, from the PNG's folder where both are under one
     mask: str | None = None
     control: str | None = None
@@ -68,9 +69,14 @@ def read_png_settings(path: Path) -> ImageSettings:
 def parse_settings(values: dict) -> ImageSettings:
     """Return settings from a PNG's JSON; raises `KeyError` where one lacks that has no default."""
     given = {f.name: values[f.name] for f in fields(ImageSettings) if is_required(f) or f.name in values}
-    hashes = {str(name): str(value) for name, value in given.get("hashes", {}).items()}
+    texts = {name: as_texts(given.get(name, {})) for name in ("files", "hashes")}
     lists = {name: tuple(given.get(name, ())) for name in ("lora", "reference")}
-    return ImageSettings(**given | lists | {"hashes": hashes})
+    return ImageSettings(**given | lists | texts)
+
+
+def as_texts(values: dict) -> dict[str, str]:
+    """Return a JSON object with texts alone."""
+    return {str(name): str(value) for name, value in values.items()}
 
 
 def is_required(setting: Field) -> bool:

@@ -8,7 +8,7 @@ A model is a subclass that says how its prompts are encoded, what its velocity i
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self, TypedDict, Unpack, overload
 
@@ -38,6 +38,7 @@ from minflux.inference.arguments import (
     without_effect,
 )
 from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_references, check_taken
+from minflux.inference.hints import Trained, hint_at_guidance, hint_at_size, hint_at_text_length, hint_at_words
 from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
@@ -115,11 +116,13 @@ class Pipeline(ABC):
     """A model ready to generate images: call it, or take its steps `encode`, `sample` and `decode` one by one.
 
     nx: the backend that computes. schedule: how steps are spread over time. lora: the LoRAs added to the weights.
+    trained: what the model was trained on; a `Hint`, which is a warning, tells of anything else that is asked for.
     """
 
     nx: Backend
     schedule: Schedule
     defaults: Defaults
+    trained: Trained = field(default_factory=Trained)
     name: str = ""
     lora: tuple[str, ...] = ()
 
@@ -332,6 +335,9 @@ class Pipeline(ABC):
         asked = guidance is not None or true_cfg_scale is not None
         if asked or negative is None:
             negative = effective(negative, self._guidance(guidance, true_cfg_scale))
+        hint_at_words(self.trained, listed + ([negative] if negative else []))
+        hint_at_text_length(self.trained, self.defaults.text_length)
+        hint_at_guidance(self._guidance(guidance, true_cfg_scale), listed, negative)
         return self._encode(listed, negative)
 
     def sample(
@@ -368,6 +374,7 @@ class Pipeline(ABC):
         plan = replace(plan, timesteps=edit.timesteps(plan.timesteps))
         scale = true_cfg_scale if self.built_in_guidance or guidance is None else guidance
         text = matching(conditioning, plan.guidance, asked=scale is not None)
+        hint_at_size(self.trained, plan.width, plan.height)
         return self._follow(text, plan, edit, noises, on_block)
 
     @abstractmethod
