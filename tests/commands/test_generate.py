@@ -26,7 +26,7 @@ IMAGE = {
     "strength": None, "mask_blur": 0.0, "mask_crop": None, "paste": True,
     "posterior": "mode",
 }  # fmt: skip
-NEWER = ("true_cfg_scale", "solver", "hashes", *IMAGE)  # settings that older PNGs lack
+NEWER = ("true_cfg_scale", "solver", "files", "hashes", *IMAGE)  # settings that older PNGs lack
 
 
 def draw(model: str, *args: object) -> Result:
@@ -61,7 +61,7 @@ def test_the_picture_carries_all_its_settings(here, model):
     assert found == {
         "prompt": "a cat", "model": str(model), "backend": "numpy", "seed": 7, "steps": 2, "guidance": 2.0,
         "negative_prompt": None, "width": 64, "height": 64, "lora": [], "true_cfg_scale": None, "solver": "euler",
-        "version": minflux.__version__, **IMAGE,
+        "files": {}, "version": minflux.__version__, **IMAGE,
     }  # fmt: skip
 
 
