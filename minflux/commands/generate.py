@@ -50,7 +50,7 @@ from minflux.edit.kontext import Reference
 from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
-from minflux.inference.cache import default_folder
+from minflux.inference.cache_files import default_folder
 from minflux.inference.edits import ImageInput, check_image_input, check_taken, strength_of
 from minflux.inference.flux1 import Flux1
 from minflux.inference.load import DEFAULTS, choose_files, find_loras, load_checkpoint, read_defaults

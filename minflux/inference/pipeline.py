@@ -6,6 +6,7 @@ A model is a subclass that says how its prompts are encoded, what its velocity i
 `minflux/inference/flux1.py` for FLUX.1. An edit wraps a velocity, or starts from other latents or at another timestep.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,12 +22,14 @@ from minflux.edit.base import TEXT_TO_IMAGE, Edit
 from minflux.edit.canvas import Canvas, open_canvas, tell_stretched
 from minflux.edit.flowedit import FlowEdit, check_counts
 from minflux.edit.kontext import Reference, places, reference_size
-from minflux.errors import ArgumentError, MinfluxError
+from minflux.errors import ArgumentError, MinfluxError, quoted
 from minflux.images import from_uint8, read_image
 from minflux.inference.arguments import (
+    check_fits,
     check_guidance,
     check_image,
     check_latents,
+    check_listener,
     check_negative_prompt,
     check_prompts,
     check_seeds,
@@ -202,6 +205,8 @@ class Pipeline(ABC):
         Raises `ArgumentError` for a setting that can't be honoured, before anything is computed.
         """
         prompts = check_prompts(prompt)
+        check_listener("on_step", on_step)
+        check_listener("on_block", on_block)
         given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, control, posterior)
         references = self.encode_references(reference, reference_layout)
         canvas = self.open_canvas(given, width, height)
@@ -363,9 +368,11 @@ class Pipeline(ABC):
         what becomes of an image (see `minflux.edit`); it begins with that image and takes `start` for its noise.
         Raises `ArgumentError` at once for a setting that can't be honoured.
         """
+        check_conditioning(conditioning)
+        check_listener("on_block", on_block)
         like = edit.image if start is None else start
         if like is not None and width is None and height is None:
-            height, width = (self.downscale * n for n in like.shape[1:3])
+            height, width = (self.downscale * n for n in self._size_of(like))
         count = len(conditioning.txt)
         plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
         self._check_edited(edit.image, plan)
@@ -391,10 +398,12 @@ class Pipeline(ABC):
 
     def _encode_image(self, seeds: Sequence[int] | None, pixels: np.ndarray, draw: int = 0) -> Array:
         """Encode float32 images in [-1, 1] to the mean of their latents, or to what each seed's draw `draw` gives."""
+        count, height, width, _ = pixels.shape
+        count = count if seeds is None else len(seeds)
+        self._check_memory(f"{count} images of {width}x{height} pixels", self.memory_of_pixels(count, width, height))
         array = self.nx.array(pixels)
         if seeds is None:
             return self._encode_pixels(array)
-        _, height, width, _ = array.shape
         shape = self.channels, height // self.downscale, width // self.downscale
         noise = self._drawn(seeds, shape, draw + 1)[draw]
         return self._encode_pixels(self.nx.broadcast_to(array, (len(seeds), *array.shape[1:])), noise)
@@ -449,6 +458,14 @@ class Pipeline(ABC):
         """Count the numbers in all weights."""
 
     @abstractmethod
+    def memory_of_images(self, count: int, width: int, height: int, guidance: Guidance) -> int:
+        """Return about how many bytes the arrays of images take at a time in sampling, beside the weights."""
+
+    @abstractmethod
+    def memory_of_pixels(self, count: int, width: int, height: int) -> int:
+        """Return about how many bytes the arrays of images take at a time in the VAE, beside the weights."""
+
+    @abstractmethod
     def _encode(self, prompts: list[str], negative: str | None) -> Conditioning:
         """Encode prompts, and a negative prompt for each of them where there is one."""
 
@@ -472,14 +489,23 @@ class Pipeline(ABC):
     ) -> SamplingPlan:
         """Check the settings for `count` images, and complete them with the model's defaults."""
         width, height = self._size(width, height)
+        strength = self._guidance(guidance, true_cfg_scale)
+        self._check_memory(
+            f"{count} images of {width}x{height} pixels", self.memory_of_images(count, width, height, strength)
+        )
         return SamplingPlan(
             seeds=check_seeds(seed, count),
             width=width,
             height=height,
             timesteps=self._timesteps(steps, timesteps, width, height),
-            guidance=self._guidance(guidance, true_cfg_scale),
+            guidance=strength,
             solver=SOLVERS[check_solver(solver)],
         )
+
+    def _check_memory(self, what: str, needed: int) -> None:
+        """Raise `ArgumentError` when the arrays of images don't fit; a GPU with memory of its own can't be asked."""
+        if not self.nx.on_gpu or sys.platform == "darwin":
+            check_fits(what, needed)
 
     def _size(self, width: Any, height: Any) -> tuple[int, int]:
         width = self.defaults.width if width is None else width
@@ -491,7 +517,8 @@ class Pipeline(ABC):
         """Return the given timesteps, or those of the schedule."""
         if timesteps is None:
             tokens = width * height // (2 * self.downscale) ** 2
-            return self.schedule.timesteps(check_steps(self.defaults.steps if steps is None else steps), tokens)
+            count = check_steps(self.defaults.steps if steps is None else steps)
+            return check_timesteps(self.schedule.timesteps(count, tokens))
         if steps is not None:
             raise ArgumentError("timesteps take the place of steps; give one of them")
         return check_timesteps(timesteps)
@@ -535,6 +562,13 @@ class Pipeline(ABC):
                 f"{shown or 'nothing'}: see minflux.edit.beside"
             )
 
+    def _size_of(self, start: Any) -> tuple[int, int]:
+        """Return height and width of latents that are given to begin with."""
+        shape: tuple[int, ...] = getattr(start, "shape", ())
+        if len(shape) != 4:
+            raise ArgumentError(f"start must be latents (B, h, w, {self.channels}), got {quoted(start)}")
+        return shape[1], shape[2]
+
     def _checked_start(self, start: Any, plan: SamplingPlan) -> Array:
         count, channels, height, width = self._shape(plan)
         order = "batch, height, width, channels"
@@ -573,6 +607,12 @@ def check_finite(nx: Backend, where: str, *arrays: Array) -> None:
             f"{where}: the numbers came out as NaN or infinity; load with dtype float32, and use smaller scales of "
             "LoRAs and guidance"
         )
+
+
+def check_conditioning(given: Any) -> None:
+    """Raise `ArgumentError` for what `encode` can't have returned."""
+    if not isinstance(given, Conditioning):
+        raise ArgumentError(f"conditioning must be what pipe.encode(prompts) returns, got {quoted(given)}")
 
 
 def matching(text: Conditioning, guidance: Guidance, asked: bool) -> Conditioning:
