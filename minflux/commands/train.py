@@ -4,12 +4,18 @@ from pathlib import Path
 
 import click
 
+from minflux.commands.options import FILE, MODEL, check_output
 
-@click.group("train", short_help="Train the small model.")
+
+@click.group("train", short_help="Train the small model, or any model on your own images.")
 def command():
-    """Train the small model: first the VAE, then the flow. Stop with Ctrl-C and go on as you like.
+    """Train a model. Stop with Ctrl-C and go on as you like: the same command goes on where it stopped.
 
     \b
+    on your own images, with captions (docs/training.md):
+    minflux train lora --images photos --output mine.safetensors
+    minflux train finetune --images photos --output runs/mine
+    the small model, from nothing:
     minflux train vae --folder runs/tiny
     minflux train flow --folder runs/tiny
     """
@@ -43,3 +49,87 @@ def flow(recipe, folder):
     from minflux.train.run import run_flow
 
     run_flow(recipe, folder)
+
+
+# -- one's own images ----------------------------------------------------------------------------------------
+
+
+def own_options(learning_rate: float):
+    """Add the options of training on one's own images to a command."""
+    options = [
+        MODEL,
+        click.option(
+            "--images",
+            type=click.Path(path_type=Path, file_okay=False),
+            required=True,
+            help="A folder of images, each with a caption in a .txt beside it, or all in a metadata.jsonl.",
+        ),
+        click.option("--steps", type=int, default=1000, show_default=True, help="Training steps."),
+        click.option("--lr", type=float, default=learning_rate, show_default=True, help="The learning rate."),
+        click.option("--batch", type=int, default=1, show_default=True, help="Images a step."),
+        click.option(
+            "--size", "side", type=int, default=0, help="Images get the pixels of a square of this side; 512 or less."
+        ),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn in training."),
+        click.option(
+            "--empty-captions",
+            type=float,
+            default=0.0,
+            show_default=True,
+            help="The share of samples trained without their caption, for models with classifier-free guidance.",
+        ),
+        click.option("--prompt", "prompts", multiple=True, help="Generate this on the way; repeat for several."),
+        click.option("--every", type=int, default=200, show_default=True, help="Steps between what is written."),
+        click.option(
+            "--recompute/--keep",
+            default=None,
+            help="Compute each block twice to save memory, or keep its inside; unless given, what suits the model.",
+        ),
+        click.option(
+            "--cache",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Where encoded images and captions are kept; unless given, in the user's caches.",
+        ),
+    ]
+
+    def add(function):
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+@command.command()
+@own_options(learning_rate=1e-4)
+@click.option("--rank", type=int, default=16, show_default=True, help="Of each change to a matrix.")
+@click.option("--alpha", type=float, help="How strongly changes count: alpha/rank; unless given, the rank.")
+@click.option("--targets", help="Which matrices, by the ends of diffusers' names, with commas between.")
+@click.option("--output", type=FILE, required=True, help="The LoRA; its run has a folder of the same name.")
+def lora(rank, alpha, targets, output, **given):
+    """Train a LoRA on a folder of images with captions, and write it to a file that diffusers reads too."""
+    from minflux.train.own_run import LoraSettings, train_lora
+
+    check_output(output, "--output", (".safetensors",))
+    chosen = {"targets": tuple(part.strip() for part in targets.split(","))} if targets else {}
+    train_lora(as_task(**given), LoraSettings(rank, rank if alpha is None else alpha, **chosen), output)
+
+
+@command.command()
+@own_options(learning_rate=1e-5)
+@click.option("--from-nothing", is_flag=True, help="Begin with random weights, under the model's encoders and VAE.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The run's folder.")
+def finetune(from_nothing, output, **given):
+    """Train a model's whole transformer on a folder of images with captions, and write it to OUTPUT/model."""
+    from minflux.train.own_run import finetune as run
+
+    run(as_task(**given), output, from_nothing)
+
+
+def as_task(model, images, prompts, every, recompute, cache, **how):
+    """Make a task of a command's options."""
+    from minflux.inference.cache import default_folder
+    from minflux.train.own import OwnTraining
+    from minflux.train.own_run import Task
+
+    return Task(model, images, cache or default_folder(), OwnTraining(**how), prompts, every, recompute)

@@ -1,0 +1,130 @@
+"""`minflux train lora` and `minflux train finetune`: a model and a folder of images in, a LoRA or a model out."""
+
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from minflux.arrays import Tree
+from minflux.backend import get_backend
+from minflux.checkpoints.components import TRANSFORMER
+from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.open import open_model, some_of
+from minflux.checkpoints.quantise import SCALES
+from minflux.checkpoints.tree import flatten, tree, tree_map
+from minflux.errors import ArgumentError
+from minflux.inference.load import save_model
+from minflux.model.hooks import RunBlock, run
+from minflux.train.adapters import TARGETS, as_branches, find_adapters, init_adapters, save_lora
+from minflux.train.captioned import read_folder
+from minflux.train.init_weights import init_weights
+from minflux.train.own import (
+    OwnData,
+    OwnTraining,
+    Run,
+    Subject,
+    claim,
+    open_subject,
+    prepare,
+    settings_of,
+    small_images,
+)
+from minflux.train.recompute import is_lora, recompute
+
+LARGE = 10**9  # numbers in a transformer whose blocks are computed twice unless told otherwise
+TOKENIZERS = "tokenizer", "tokenizer_2"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """A LoRA's rank, α, and which matrices get one (see `find_adapters`)."""
+
+    rank: int = 16
+    alpha: float = 16.0
+    targets: tuple[str, ...] = TARGETS
+
+    def __post_init__(self):
+        if not 1 <= self.rank <= 1024 or not 0 < self.alpha < 1e6:
+            raise ArgumentError(f"expected a rank from 1 to 1024 and an alpha above 0, got {self.rank}, {self.alpha}")
+
+    @property
+    def scale(self) -> float:
+        """Return what B A is multiplied by: α / r."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a command asks for: a model, a folder of images, where caches lie, and what is shown on the way.
+
+    recompute: whether blocks are computed twice to save memory; None for large models alone.
+    """
+
+    model: str
+    images: Path
+    cache: Path
+    how: OwnTraining
+    prompts: tuple[str, ...] = ()
+    every: int = 200
+    recompute: bool | None = None
+
+    def opened(self) -> tuple[Subject, OwnData]:
+        """Look at the images, open the model, and encode all."""
+        images = read_folder(self.images)
+        subject = open_subject(open_model(self.model, fetch=True), get_backend("mlx"), self.model, self.cache)
+        how = self.how.suiting(subject.pipe.defaults)
+        small = [image.path.name for image in small_images(images, how.side)]
+        if small:
+            warnings.warn(f"{len(small)} images are smaller than they are trained at: {some_of(small)}", stacklevel=2)
+        return subject, prepare(subject, images, how, self.prompts)
+
+    def run_block(self, subject: Subject, is_trained: Callable[[str], bool]) -> RunBlock:
+        """Return how blocks are run."""
+        large = subject.pipe.count_numbers() > LARGE
+        wanted = large if self.recompute is None else self.recompute
+        return recompute(subject.pipe.nx, is_trained) if wanted else run
+
+
+def train_lora(task: Task, lora: LoraSettings, output: Path) -> None:
+    """Train a LoRA, and write it to `output`; the run's folder has the same name without its ending."""
+    subject, data = task.opened()
+    nx, cfg = subject.pipe.nx, subject.pipe.flux[0]
+    adapters = find_adapters(cfg, lora.targets)
+    folder = output.with_suffix("")
+    claim(folder, settings_of(subject, data, rank=lora.rank, alpha=lora.alpha, targets=list(lora.targets)))
+    base = flatten(subject.read(TRANSFORMER.name))
+    dtype = "bfloat16" if nx.on_gpu else None
+
+    def weights(p: Tree) -> Tree:
+        return tree(base | as_branches(adapters, flatten(p), lora.scale, base))
+
+    def save(path: Path, p: Tree) -> None:
+        save_lora(path.with_name(f"{path.name}.safetensors"), nx, flatten(p), lora.scale, dtype)
+
+    start = tree({name: nx.array(x) for name, x in init_adapters(adapters, lora.rank, task.how.seed).items()})
+    own = Run(folder, data, weights, save, task.prompts, task.every)
+    save(folder, own.train(start, task.run_block(subject, is_lora)))
+
+
+def finetune(task: Task, output: Path, from_nothing: bool = False) -> None:
+    """Train the whole transformer, from its weights or from random ones, and write the model to output/model."""
+    subject, data = task.opened()
+    cfg = subject.pipe.flux[0]
+    claim(output, settings_of(subject, data, from_nothing=from_nothing))
+    start = first_weights(subject, task.how.seed, from_nothing)
+    own = Run(output, data, weights=lambda p: p, prompts=task.prompts, every=task.every)
+    trained = own.train(start, task.run_block(subject, lambda name: True))
+    save_model(replace(subject.with_encoders(), flux=(cfg, trained)), output / "model")
+    for name in TOKENIZERS:
+        shutil.copytree(subject.checkpoint.folder / name, output / "model" / name, dirs_exist_ok=True)
+
+
+def first_weights(subject: Subject, seed: int, from_nothing: bool) -> Tree:
+    """Return the weights that all of a transformer is trained from, float32; raises `ArgumentError` for packed ones."""
+    nx, cfg = subject.pipe.nx, subject.pipe.flux[0]
+    if from_nothing:
+        return tree_map(nx.array, init_weights(flux_shapes(cfg), seed))
+    if any(name.endswith(f".{SCALES}") for name in subject.checkpoint.take(TRANSFORMER.name).tensors):
+        raise ArgumentError("a quantised model can't be trained whole: take one of floats, or train a LoRA")
+    return subject.read(TRANSFORMER.name, "float32")
