@@ -29,11 +29,12 @@ from minflux.checkpoints.components import COMPONENTS, Component
 from minflux.checkpoints.components.flux import exchanged
 from minflux.checkpoints.components.renaming import joint_rows, parts_of, rename
 from minflux.checkpoints.formats.dtypes import FLOATS
-from minflux.checkpoints.formats.json_files import parse_json
-from minflux.checkpoints.formats.safetensors import Stored, contents, read_array, read_metadata
+from minflux.checkpoints.formats.safetensors import Stored, contents, read_array
+from minflux.checkpoints.lora_files import locate_lora
+from minflux.checkpoints.lora_settings import read_settings
 from minflux.checkpoints.open import some_of
 from minflux.checkpoints.quantise import SCALES, holds_packed, stem_of
-from minflux.errors import ArgumentError, CheckpointError
+from minflux.errors import CheckpointError
 
 ROLES = {
     "down": ("lora_A.weight", "lora_A.default.weight", "lora_down.weight", "lora.down.weight", "down.weight"),
@@ -94,27 +95,9 @@ class Change:
 # -- reading -------------------------------------------------------------------------------------------------
 
 
-def parse(text: str) -> tuple[Path, float]:
-    """Split "FILE:SCALE" or "FILE" into path and scale, 1 unless given; raises `ArgumentError` for what is no number.
-
-    >>> parse("style.safetensors:0.8")
-    (PosixPath('style.safetensors'), 0.8)
-    """
-    path, colon, scale = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return Path(text), 1.0
-    try:
-        value = float(scale)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ArgumentError(f"lora: expected FILE or FILE:SCALE with a number for the scale, got {text!r}")
-    return Path(path), value
-
-
 def read_loras(texts: Sequence[str], configs: dict[str, Any]) -> list[Change]:
-    """Read several LoRAs, each given as "FILE" or "FILE:SCALE", for the components of a model (see `read_lora`)."""
-    return [change for path, scale in map(parse, texts) for change in read_lora(path, configs, scale)]
+    """Read several LoRAs, each given as `locate_lora` takes it, for the components of a model (see `read_lora`)."""
+    return [change for path, scale in map(locate_lora, texts) for change in read_lora(path, configs, scale)]
 
 
 def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[Change]:
@@ -137,8 +120,8 @@ def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[C
     for (module, spelled), roles in placed.items():
         arrays = {role: read_array(stored, get_backend("numpy")) for role, stored in roles.items()}
         matrix = Matrix(f"{path}: {spelled}", module, configs[module.component])
-        matrix.check(arrays)
-        changes.append(matrix.change(arrays, scale, settings.of(spelled)))
+        matrix.check(arrays, settings.rank(spelled))
+        changes.append(matrix.change(arrays, scale, (settings.alpha(spelled), settings.by_root(spelled))))
     return changes
 
 
@@ -242,46 +225,6 @@ def as_module(component: Component, text: str, exchanged: Sequence[str] = ()) ->
     return Module(component.name, stem, span, stem in exchanged)
 
 
-# -- how strong ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Settings:
-    """PEFT's settings, which diffusers writes into the header: "transformer.lora_alpha" and others."""
-
-    values: dict[str, Any]
-
-    def of(self, name: str) -> tuple[float | None, bool]:
-        """Return a module's α, None where the file doesn't say, and whether it is divided by √r in place of r."""
-        part, _, stem = name.partition(".")
-        patterns = self.values.get(f"{part}.alpha_pattern", {})
-        fitting = (a for pattern, a in patterns.items() if stem == pattern or stem.endswith(f".{pattern}"))
-        alpha = next(fitting, self.values.get(f"{part}.lora_alpha"))
-        return alpha, bool(self.values.get(f"{part}.use_rslora"))
-
-
-def read_settings(path: Path) -> Settings:
-    """Read what a file's header says of its α; nothing in most files."""
-    text = read_metadata(path).get("lora_adapter_metadata", "{}")
-    settings = parse_json(path, str(text).encode())
-    for key, value in settings.items():
-        if not is_setting(key, value):
-            raise CheckpointError(f"{path}: {key}: expected numbers, found {value!r}")
-    return Settings(settings)
-
-
-def is_setting(key: str, value: Any) -> bool:
-    """Return whether a setting that we read has a value of its type; other settings may be anything."""
-    if key.endswith("alpha_pattern"):
-        return isinstance(value, dict) and all(map(is_number, value.values()))
-    return not key.endswith("lora_alpha") or is_number(value)
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a JSON value is a number that a float32 can hold."""
-    return isinstance(value, int | float) and abs(value) < 1e38
-
-
 # -- one matrix ----------------------------------------------------------------------------------------------
 
 
@@ -305,8 +248,8 @@ class Matrix:
         """Return whether the model has a bias beside the matrix."""
         return f"{self.module.stem}.bias" in COMPONENTS[self.module.component].shapes(self.config)
 
-    def check(self, arrays: dict[str, np.ndarray]) -> None:
-        """Raise `CheckpointError` unless the arrays are a pair of this matrix, all of them finite."""
+    def check(self, arrays: dict[str, np.ndarray], rank: float | None = None) -> None:
+        """Raise `CheckpointError` unless the arrays are a pair of this matrix, of this rank, all of them finite."""
         if "down" not in arrays or "up" not in arrays:
             self.refuse(f"expected a pair, found {' and '.join(sorted(arrays))} alone")
         down, up = arrays["down"], arrays["up"]
@@ -316,6 +259,8 @@ class Matrix:
             self.refuse("expected two matrices and at most one number α, found other shapes")
         self.check_bias(arrays.get("bias"))
         self.check_pair(as_matrix(down), as_matrix(up))
+        if rank not in (None, len(down)):
+            self.refuse(f"expected rank {rank}, as its settings say, found {len(down)}")
         if not all(np.isfinite(array).all() for array in arrays.values()):
             self.refuse("expected finite numbers, found NaN or infinity")
 

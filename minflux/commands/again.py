@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from minflux.checkpoints import hub
 from minflux.checkpoints.hashes import hash_file, hash_model
-from minflux.checkpoints.lora import parse
+from minflux.checkpoints.lora_files import locate_lora, repository_of
 from minflux.checkpoints.open import Checkpoint, locate_here
 from minflux.commands.options import print_note
 from minflux.commands.png import ImageSettings
@@ -31,26 +31,33 @@ def check_nothing_beside(source: Path) -> None:
 
 
 def ask_before_fetching(source: Path, png: ImageSettings, yes: bool) -> None:
-    """Ask before fetching the model that a PNG, perhaps a stranger's, names; raises `ArgumentError` at a no."""
-    repository = hub.repository(png.model)
-    if yes or locate_here(png.model) is not None or repository is None:
+    """Ask before fetching what a PNG, perhaps a stranger's, names; raises `ArgumentError` at a no."""
+    if yes:
         return
+    model = hub.repository(png.model) if locate_here(png.model) is None else None
+    if model is not None:
+        ask_unless_cached(source, "model", model)
+    for repository in filter(None, map(repository_of, png.lora)):
+        ask_unless_cached(source, "LoRA", repository)
+
+
+def ask_unless_cached(source: Path, what: str, repository: str) -> None:
+    """Ask before fetching a model or a LoRA that is not in the cache; raises `ArgumentError` at a no."""
     try:
         hub.cached(repository)
     except CheckpointError:
-        question = f"{source} names the model {repository!a}, which is not here. Fetch it from the Hugging Face Hub?"
+        question = f"{source} names the {what} {repository!a}, which is not here. Fetch it from the Hugging Face Hub?"
         if not (sys.stdin.isatty() and click.confirm(question, err=True)):
             raise ArgumentError(
-                f"--from: {source} names the model {repository!a}, which is not here; with --yes it is fetched"
+                f"--from: {source} names the {what} {repository!a}, which is not here; with --yes it is fetched"
             ) from None
 
 
 def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str]) -> dict[str, str]:
-    """Hash the model and each LoRA, as an image's settings hold them."""
+    """Hash the model and each LoRA, as an image's settings hold them; a LoRA that only the Hub has is fetched."""
     with warnings.catch_warnings(action="ignore"):  # loading warns
         components = take_components(checkpoint)
-    files = {text: parse(text)[0] for text in lora}
-    hashes = {text: hash_file(path) for text, path in files.items() if path.is_file()}  # loading says which is missing
+    hashes = {text: hash_file(locate_lora(text)[0]) for text in lora}
     return {"model": hash_model(checkpoint.folder, components)} | hashes
 
 

@@ -21,7 +21,9 @@ BACKEND = click.option(
     show_default=True,
     help="What computes; auto: MLX on a GPU, else NumPy.",
 )
-LORA = click.option("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a LoRA; repeat for several.")
+LORA = click.option(
+    "--lora", multiple=True, metavar="LORA[:SCALE]", help="Add FILE, FOLDER[:FILE] or OWNER/NAME[:FILE]; repeatable."
+)
 STEPS = click.option("--steps", type=int, help="Denoising steps; unless given, what suits the model.")
 FILE = click.Path(path_type=Path, dir_okay=False)
 

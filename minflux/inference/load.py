@@ -68,8 +68,9 @@ def load(
 
     model: a model that ships here, a folder in diffusers' layout, a .safetensors file with what it lacks beside it, or
     on the Hugging Face Hub "schnell", "dev" or OWNER/NAME. backend: "auto" is MLX where it has a GPU and NumPy
-    elsewhere. dtype: of the weights; unless given, "float32" on a CPU and the file's own on a GPU. lora: files of LoRAs
-    to add, each "FILE" or "FILE:SCALE". memory: "resident", "staged", "streamed", or "auto" for the first of them that
+    elsewhere. dtype: of the weights; unless given, "float32" on a CPU and the file's own on a GPU. lora: LoRAs to
+    add, each a file, "FOLDER[:FILE]" or "OWNER/NAME[:FILE]" on the Hub, and ":SCALE" after it or not.
+    memory: "resident", "staged", "streamed", or "auto" for the first of them that
     fits into what is free (see `inference/memory.py`); `report` is told when that is a slow one, and without it there
     is a warning. cache: a folder in which what the text encoders say is kept, so that for the same prompts they need
     not run again (see `inference/cache.py`).

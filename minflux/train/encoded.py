@@ -45,14 +45,13 @@ def encode_all(
 ) -> dict[Size, Encoded]:
     """Encode `counts[size]` scenes of each size, or read back what an earlier run has left in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    of = fingerprint(vae, [])
     bar = tqdm(total=sum(counts.values()), desc="encoding scenes", unit="scene")
     found = {}
     for size, count in counts.items():
         parts = []
         for shard, start in enumerate(range(0, count, SHARD)):
             drawn = scenes_of(size, shard, min(SHARD, count - start), seed)
-            path = folder / f"latents-{of}-{seed}-{size[0]}x{size[1]}-{shard}-{len(drawn)}.npy"
+            path = folder / f"latents-{fingerprint(vae, drawn)}-{size[0]}x{size[1]}-{shard}.npy"
             parts.append(Encoded(drawn, read_or_encode(path, vae, drawn, nx)))
             bar.update(len(drawn))
         found[size] = Encoded([s for p in parts for s in p.scenes], np.concatenate([p.latents for p in parts]))

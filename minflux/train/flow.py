@@ -1,7 +1,7 @@
 """Training the transformer and both small text encoders together, as a rectified flow in the VAE's latents."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from minflux.inference.pipeline import Defaults
 from minflux.inference.text import Tokenizer
 from minflux.model.clip import CLIPConfig, clip_encoder
 from minflux.model.flux import FluxConfig, flux
+from minflux.model.hooks import OnBlock, ignore
 from minflux.model.latents import image_ids, pack, text_ids
 from minflux.model.t5 import T5Config, t5_encoder
 from minflux.model.vae import VAEConfig, encode
@@ -46,6 +47,7 @@ def flow_loss(
     clip_ids: Int[Array, "B S"],
     t5_ids: Int[Array, "B T"],
     pooled: Float[Array, "B"] | None = None,
+    on_block: OnBlock = ignore,
 ) -> Array:
     """mean ‖v(x_t, t, text) - (noise - x₀)‖², with x_t = (1 - t) x₀ + t noise.
 
@@ -60,7 +62,7 @@ def flow_loss(
     _, y = clip_encoder(p["clip"], clip_cfg, clip_ids)
     y = y if pooled is None else y * pooled[:, None]
     ids = image_ids(x0, *x0.shape[1:3])
-    v = flux(p["transformer"], flux_cfg, pack(x_t), ids, txt, text_ids(txt), t, y)
+    v = flux(p["transformer"], flux_cfg, pack(x_t), ids, txt, text_ids(txt), t, y, on_block=on_block)
     error = v - pack(noise - x0)
     return nx.mean(error * error)
 
@@ -94,7 +96,7 @@ def encode_scenes(
     return whole
 
 
-def fingerprint(vae: tuple[VAEConfig, Tree], drawn: list[scenes.Scene]) -> str:
+def fingerprint(vae: tuple[VAEConfig, Tree], drawn: Sequence[object]) -> str:
     """Return a name for encoded scenes by what made them: 12 hexadecimal digits of VAE and scenes."""
     cfg, p = vae
     digest = hashlib.sha256(repr((cfg, drawn)).encode())

@@ -18,7 +18,8 @@ from minflux.checkpoints.tree import flatten, leaves, tree, tree_map
 class AdamW:
     """The optimiser's constants (Loshchilov & Hutter 2017, arXiv 1711.05101); `clip` bounds the gradient's norm.
 
-    `muon` is the momentum of the weights that Muon moves (`by_muon`); 0 leaves all to Adam.
+    `muon` is the momentum of the weights that Muon moves (`by_muon`); 0 leaves all to Adam. `decay` is the share of the
+    steps after the warm-up over which the learning rate falls.
     """
 
     lr: float = 1e-3
@@ -30,13 +31,18 @@ class AdamW:
     warmup: int = 200
     ema: float = 0.999
     muon: float = 0.0
+    decay: float = 1.0
 
 
 def learning_rate(opt: AdamW, step: int, steps: int) -> float:
-    """Rise linearly over `opt.warmup` steps, then fall along half a cosine to a hundredth at the last step."""
+    """Rise linearly over `opt.warmup` steps; fall along half a cosine to a hundredth over the last `opt.decay` of them.
+
+    Between the two it stays: with a small `decay` a run can be made longer until shortly before its end.
+    """
     if step < opt.warmup:
         return opt.lr * (step + 1) / opt.warmup
-    done = (step - opt.warmup) / max(1, steps - opt.warmup)
+    falling = opt.decay * (steps - opt.warmup)
+    done = max(0.0, step - (steps - falling)) / max(1.0, falling)
     return opt.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 

@@ -7,6 +7,7 @@ As in the first world a rectified flow in the VAE's latents, with `flow_loss`. N
 - The text is padded to one of several lengths, so that the padding a pipeline adds changes nothing.
 - The pooled text is hidden from most samples. It names the things in one vector, a short cut by which the model would
   never learn to look at the words (docs/log.md).
+- Beside the velocity the model learns to name what lies on each token (see `labels`).
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from minflux.arrays import Tree
+from minflux.arrays import Array, Tree
 from minflux.backend import Backend
 from minflux.checkpoints.components.clip import clip_shapes
 from minflux.checkpoints.components.flux import flux_shapes
@@ -29,10 +30,12 @@ from minflux.sampling.timesteps import Schedule
 from minflux.train.encoded import Encoded, Size, encode_all
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of, flow_loss, logit_normal
 from minflux.train.init_weights import init_weights
+from minflux.train.labels import Labels, Listener, label_loss, label_shapes
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.workers import assemble
 from minflux.world.captions import caption
+from minflux.world.labels import token_shares
 from minflux.world.scenes import DEFAULT_SIDE, SIDES
 
 CLIP_TOKENS = 48  # longer than any caption; CLIP's pooled output is the same for any padding
@@ -83,7 +86,7 @@ class Data:
     shift: float
 
     def batch(self, rng: np.random.Generator) -> Batch:
-        """Draw one step's arrays: latents, noise, times, ids of both tokenizers, the pooled text's factors."""
+        """Draw one step: token labels, latents, noise, timesteps, ids of both tokenizers, factors of pooled text."""
         shares = self.mixture.size_shares()
         sizes = list(self.encoded)
         size = sizes[rng.choice(len(sizes), p=normalised([shares[s] for s in sizes]))]
@@ -97,7 +100,8 @@ class Data:
         noise = rng.standard_normal(x0.shape, np.float32)
         t = logit_normal(rng, count, self.shift)
         pooled = (rng.random(count) >= self.mixture.hide_pooled).astype(np.float32)
-        return x0, noise, t, self.clip(texts, CLIP_TOKENS), self.t5(texts, length), pooled
+        labels = np.stack([token_shares(drawn.scenes[i]) for i in chosen])
+        return labels, x0, noise, t, self.clip(texts, CLIP_TOKENS), self.t5(texts, length), pooled
 
     def text(self, scene, rng: np.random.Generator) -> str:
         """Caption a scene, or leave the prompt empty, for guidance."""
@@ -109,6 +113,13 @@ def normalised(shares: list[float]) -> np.ndarray:
     return np.array(shares) / sum(shares)
 
 
+def labelled_loss(p: Tree, configs: tuple, labels: Labels, shares: Array, *batch: Array) -> Array:
+    """Return the flow's loss on a batch, plus `labels.weight` times the loss of naming what lies on each token."""
+    listener = Listener(labels.after)
+    loss = flow_loss(p, configs, *batch, on_block=listener)
+    return loss + labels.weight * label_loss(p["labels"], listener.img, shares)
+
+
 def train_velocity(
     recipe: dict[str, Any], folder: Path, model: Path, nx: Backend, on_sample: Callable[..., None] | None = None
 ) -> tuple[tuple, Tree]:
@@ -118,6 +129,7 @@ def train_velocity(
     """
     how = section(Training, part(recipe, "flow.training"))
     mixture = section(Mixture, part(recipe, "flow.mixture"))
+    labels = section(Labels, part(recipe, "flow.labels"))
     clip_tokens, t5_tokens = (Tokenizer.from_folder(model / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
     configs = flux_cfg, clip_cfg, t5_cfg = configs_of(recipe, clip_tokens, t5_tokens)
     vae = load_component(model, "vae", nx)
@@ -127,6 +139,7 @@ def train_velocity(
         under("transformer", flux_shapes(flux_cfg))
         | under("clip", clip_shapes(clip_cfg))
         | under("t5", t5_shapes(t5_cfg))
+        | under("labels", label_shapes(flux_cfg.hidden_size))
     )
     weights = train(
         nx,
@@ -135,7 +148,7 @@ def train_velocity(
         optimizer(part(recipe, "flow.optimizer")),
         tree_map(nx.array, init_weights(shapes, how.seed)),
         data.batch,
-        lambda p, *arrays: flow_loss(p, configs, *arrays),
+        lambda p, *arrays: labelled_loss(p, configs, labels, *arrays),
         on_sample and (lambda p, step: on_sample(configs, p, step)),
     )
     return configs, weights

@@ -3,7 +3,7 @@
 A `Scene` is a background and one to three items in a row or a column: things ("a cat"), or one sign with a word on it.
 The image is divided into as many equal cells along the row or column as there are items; each item lies in its
 cell, moved from the cell's middle by its offset. Sides of things grow with the image's shorter side, so a scene
-looks alike at every size.
+looks alike at every size. Places and sides are multiples of 8 pixels, as large as a latent.
 
 Items are always listed left to right, or top to bottom: "a cat left of an apple" and "an apple right of a cat" are the
 same scene, and holding it out holds out both. Some combinations are never trained on (`is_held_out`): each thing on
@@ -53,7 +53,7 @@ TWO_COLOURED: dict[str, tuple[Colour, Colour]] = {  # above the horizon, and bel
 }
 BACKGROUNDS: dict[str, tuple[Colour, Colour]] = {name: (c, c) for name, c in PLAIN.items()} | TWO_COLOURED
 HORIZON = 0.625  # of the height
-SIZES = {"small": 9 / 32, "regular": 14 / 32, "large": 22 / 32}  # side of a thing, in shorter sides of the image
+SIZES = {"small": 8 / 32, "regular": 14 / 32, "large": 22 / 32}  # side of a thing, in shorter sides of the image
 COUNTS = (2, 3)  # of one thing
 
 # What a relation says of its first thing: along which axis, and whether it comes second on that axis.
@@ -70,14 +70,15 @@ LONGEST_WORD = 6
 
 SIDES = range(64, 161, 16)  # what width and height may be
 DEFAULT_SIDE = 128
-FREE = 1 / 10  # how far an item may lie from its cell's middle, in sides of the image
+GRID = 8  # pixels, as a latent has: sides and places of things, so that one thing has few latents (docs/log.md)
+FREE_ALONE, FREE = 1 / 4, 1 / 10  # how far an item, alone or one of several, may lie from its cell's middle, in sides
 LETTER = (9 / 64, 12 / 64)  # width and height of a letter on a sign, in shorter sides of the image
 FRAME = 3 / 64  # of a sign, around its letters, likewise
 
 
 def thing_side(size: str, short: int) -> int:
-    """Give the side of a thing in pixels, even, for an image whose shorter side is `short`."""
-    return 2 * round(SIZES[size] * short / 2)
+    """Give the side of a thing in pixels, for an image whose shorter side is `short`."""
+    return on_grid(SIZES[size] * short)
 
 
 def sign_extent(letters: int, short: int) -> tuple[int, int]:
@@ -135,6 +136,7 @@ class Sign:
 
 Item = Thing | Sign
 Offsets = tuple[tuple[int, int], ...]
+Box = tuple[int, int, int, int]  # left, top, width, height, in pixels
 
 
 @dataclass(frozen=True)
@@ -219,12 +221,13 @@ def cell(scene: Scene) -> tuple[float, float]:
 def freedom(scene: Scene) -> list[tuple[int, int]]:
     """Give how far each item may be moved each way, in pixels: it stays in its cell, and near the middle."""
     width, height = cell(scene)
+    free = FREE_ALONE if len(scene.items) == 1 else FREE
     limits = []
     for item in scene.items:
         w, h = item.extent(scene.short)
-        limits.append(
-            (min(int(width - w) // 2, int(FREE * scene.width)), min(int(height - h) // 2, int(FREE * scene.height)))
-        )
+        right = min((width - w) / 2, free * scene.width)
+        down = min((height - h) / 2, free * scene.height)
+        limits.append((int(right) // GRID * GRID, int(down) // GRID * GRID))
     return limits
 
 
@@ -233,16 +236,29 @@ def without_offsets(scene: Scene) -> Scene:
     return replace(scene, offsets=())
 
 
-def boxes(scene: Scene) -> list[tuple[int, int, int, int]]:
+def boxes(scene: Scene) -> list[Box]:
     """Give each item's place as (left, top, width, height) in pixels."""
     width, height = cell(scene)
     places = []
     for i, (item, (dx, dy)) in enumerate(zip(scene.items, scene.offsets, strict=True)):
         column, row = (i if scene.axis == axis else 0 for axis in AXES)
         w, h = item.extent(scene.short)
-        left, top = int(width * (column + 0.5) - w / 2), int(height * (row + 0.5) - h / 2)
+        left, top = on_grid(width * (column + 0.5) - w / 2), on_grid(height * (row + 0.5) - h / 2)
         places.append((left + dx, top + dy, w, h))
     return places
+
+
+def on_grid(place: float) -> int:
+    """Return the nearest multiple of `GRID` pixels."""
+    return GRID * round(place / GRID)
+
+
+def letter_boxes(sign: Sign, box: Box, short: int) -> list[Box]:
+    """Return each letter's place on a sign that fills `box`, as (left, top, width, height) in pixels."""
+    left, top, _, _ = box
+    width, height = letter_extent(short)
+    frame = frame_width(short)
+    return [(left + frame + i * width, top + frame, width, height) for i in range(len(sign.word))]
 
 
 # ------------------------------------------------------------------------------------------ held-out split
@@ -314,7 +330,11 @@ def sample(
 
 
 def _draw_offsets(rng: np.random.Generator, scene: Scene) -> Offsets:
-    return tuple((int(rng.integers(-x, x + 1)), int(rng.integers(-y, y + 1))) for x, y in freedom(scene))
+    return tuple((_draw_offset(rng, x), _draw_offset(rng, y)) for x, y in freedom(scene))
+
+
+def _draw_offset(rng: np.random.Generator, most: int) -> int:
+    return GRID * int(rng.integers(-most // GRID, most // GRID + 1))
 
 
 def pick(rng: np.random.Generator, choices: Sequence[Any]) -> Any:

@@ -26,6 +26,7 @@ from minflux.train.flow import configs_of, flow_loss
 from minflux.train.recipe import Training, part, read_recipe, section
 from minflux.train.velocity import CLIP_TOKENS, LEAST, Data, Mixture, batch_size, counts_of, tokens_of
 from minflux.world import scenes, tokenizers
+from minflux.world.labels import CLASSES
 from minflux.world.render import render_batch
 from tests import tiny_model
 
@@ -122,12 +123,13 @@ def test_shards_are_joined(vae, tmp_path, monkeypatch):
 def test_a_batch_has_one_size_and_one_length(data):
     seen = Counter()
     for seed in range(60):
-        x0, noise, t, clip_ids, t5_ids, pooled = data.batch(np.random.default_rng(seed))
+        shares, x0, noise, t, clip_ids, t5_ids, pooled = data.batch(np.random.default_rng(seed))
         count, rows, columns, channels = x0.shape
         size, text = (8 * columns, 8 * rows), t5_ids.shape[1]
         assert count == batch_size(HOW, size, text, 32) == len(noise) == len(t) == len(clip_ids) == len(pooled)
         assert (channels, clip_ids.shape[1]) == (4, CLIP_TOKENS)
-        assert all(x.dtype == np.float32 for x in (x0, noise, t, pooled))
+        assert shares.shape == (count, tokens_of(size), len(CLASSES))
+        assert all(x.dtype == np.float32 for x in (shares, x0, noise, t, pooled))
         assert set(pooled) <= {0, 1}
         seen[size, text] += 1
         seen["pooled"] += pooled.mean() / 60
@@ -159,7 +161,7 @@ def test_hidden_pooled_text_changes_nothing(nx, folder, data):
     shapes = (flux_shapes(configs[0]), clip_shapes(configs[1]), t5_shapes(configs[2]))
     parts = (tree_map(nx.array, tiny_model.random_tree(s, rng)) for s in shapes)
     p = dict(zip(("transformer", "clip", "t5"), parts, strict=True))
-    x0, noise, t, _, t5_ids, _ = (nx.array(x) for x in data.batch(rng))
+    _, x0, noise, t, _, t5_ids, _ = (nx.array(x) for x in data.batch(rng))
     one, two = (nx.array(rng.integers(3, 50, (len(x0), 8)).astype(np.int32)) for _ in range(2))
 
     def loss(clip_ids, pooled):

@@ -114,12 +114,12 @@ CASES = [
     (TRIO, Scene("pink", (TRIO.items[1], TRIO.items[0], TRIO.items[2]), "horizontal"), {"where"}),
     (STARS, Scene("sky over grass", STARS.items, "vertical"), set()),
     (STARS, Scene("sky over grass", STARS.items[:2], "vertical"), {"things", "where", "size", "count"}),
-    (SIGNED, Scene("white", (Sign("HELLO"), Thing("dog")), "vertical", offsets=((2, 3), (-5, 1))), set()),
+    (SIGNED, Scene("white", (Sign("HELLO"), Thing("dog")), "vertical", offsets=((2, 0), (-5, 0))), set()),
     (SIGNED, Scene("white", (Sign("HALLO"), Thing("dog")), "vertical"), {"letters"}),
     (SIGNED, Scene("white", (Sign("HELL"), Thing("dog")), "vertical"), {"letters"}),
     (SIGNED, Scene("white", (Thing("dog"), Sign("HELLO")), "vertical"), {"where"}),
     (SIGNED, Scene("white", (Thing("dog"),)), {"things", "where", "size", "count", "letters"}),
-    (Scene("white", (Thing("dog"),)), SIGNED, {"things", "where", "count"}),
+    (Scene("white", (Thing("dog"),)), SIGNED, {"things", "count"}),
 ]
 
 
@@ -128,10 +128,10 @@ def test_a_wrong_image_misses_the_marks_it_should(wanted, drawn, missed):
     assert marks_missed(wanted, drawn) == missed
 
 
-def test_a_single_thing_must_be_near_the_middle():
+def test_a_single_thing_may_lie_anywhere():
     image = render.render(Scene("pink", (Thing("owl"),)))
-    for shift, near in ((16, True), (24, False)):
-        assert reader.score(Scene("pink", (Thing("owl"),)), np.roll(image, shift, axis=1))["where"] is near
+    for shift in (0, 16, 32):
+        assert reader.score(Scene("pink", (Thing("owl"),)), np.roll(image, shift, axis=1))["where"]
 
 
 def test_a_thing_too_many_is_seen():

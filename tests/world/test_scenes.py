@@ -65,7 +65,7 @@ PAIR = (Thing("cat"), Thing("apple"))
         (lambda: Scene("blue", (Sign("HI"), Thing("cat")), "horizontal"), "items"),
         (lambda: Scene("blue", (Sign("HI"), Sign("HO")), "vertical"), "items"),
         (lambda: Scene("blue", (Sign("HI"), Sign("HI")), "vertical"), "items"),
-        (lambda: Scene("blue", PAIR[:1], None, offsets=((14, 0),)), "offsets"),
+        (lambda: Scene("blue", PAIR[:1], None, offsets=((40, 0),)), "offsets"),
         (lambda: Scene("blue", PAIR[:1], None, offsets=((0, 0), (0, 0))), "offsets"),
     ],
 )
