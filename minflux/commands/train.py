@@ -64,6 +64,11 @@ def own_options(learning_rate: float):
             required=True,
             help="A folder of images, each with a caption in a .txt beside it, or all in a metadata.jsonl.",
         ),
+        click.option(
+            "--known",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Images with captions of what the model shall not forget, drawn as often as yours.",
+        ),
         click.option("--steps", type=int, default=1000, show_default=True, help="Training steps."),
         click.option("--lr", type=float, default=learning_rate, show_default=True, help="The learning rate."),
         click.option("--batch", type=int, default=1, show_default=True, help="Images a step."),
@@ -81,7 +86,7 @@ def own_options(learning_rate: float):
         click.option("--prompt", "prompts", multiple=True, help="Generate this on the way; repeat for several."),
         click.option("--every", type=int, default=200, show_default=True, help="Steps between what is written."),
         click.option(
-            "--recompute/--keep",
+            "--recompute/--no-recompute",
             default=None,
             help="Compute each block twice to save memory, or keep its inside; unless given, what suits the model.",
         ),
@@ -105,14 +110,20 @@ def own_options(learning_rate: float):
 @click.option("--rank", type=int, default=16, show_default=True, help="Of each change to a matrix.")
 @click.option("--alpha", type=float, help="How strongly changes count: alpha/rank; unless given, the rank.")
 @click.option("--targets", help="Which matrices, by the ends of diffusers' names, with commas between.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of the frozen model; unless given, its own on a GPU, float32 elsewhere.",
+)
 @click.option("--output", type=FILE, required=True, help="The LoRA; its run has a folder of the same name.")
-def lora(rank, alpha, targets, output, **given):
+def lora(rank, alpha, targets, dtype, output, **given):
     """Train a LoRA on a folder of images with captions, and write it to a file that diffusers reads too."""
     from minflux.train.own_run import LoraSettings, train_lora
 
     check_output(output, "--output", (".safetensors",))
     chosen = {"targets": tuple(part.strip() for part in targets.split(","))} if targets else {}
-    train_lora(as_task(**given), LoraSettings(rank, rank if alpha is None else alpha, **chosen), output)
+    settings = LoraSettings(rank, float(rank if alpha is None else alpha), base=dtype, **chosen)
+    train_lora(as_task(**given), settings, output)
 
 
 @command.command()
@@ -126,10 +137,10 @@ def finetune(from_nothing, output, **given):
     run(as_task(**given), output, from_nothing)
 
 
-def as_task(model, images, prompts, every, recompute, cache, **how):
+def as_task(model, images, known, prompts, every, recompute, cache, **how):
     """Make a task of a command's options."""
     from minflux.inference.cache import default_folder
     from minflux.train.own import OwnTraining
     from minflux.train.own_run import Task
 
-    return Task(model, images, cache or default_folder(), OwnTraining(**how), prompts, every, recompute)
+    return Task(model, images, cache or default_folder(), OwnTraining(**how), known, prompts, every, recompute)

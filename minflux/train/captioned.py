@@ -51,14 +51,25 @@ def read_folder(folder: Path) -> list[Captioned]:
     """
     if not folder.is_dir():
         raise ArgumentError(f"{folder}: expected a folder of images, found none")
-    listed = folder / METADATA
-    captions = read_metadata(listed) if listed.exists() else dict.fromkeys(images_of(folder))
+    captions = captions_of(folder)
     if not captions:
         raise ArgumentError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
     found, problems = sorted_out(lambda path: captioned(path, captions[path]), sorted(captions))
     if problems:
         raise ArgumentError(f"{len(problems)} of {len(captions)} images can't be used: {some_of(problems)}")
     return found
+
+
+def captions_of(folder: Path) -> dict[Path, str | None]:
+    """Return a folder's images with their captions, None for those in a .txt; warns of images that aren't listed."""
+    images, listed = dict.fromkeys(images_of(folder)), folder / METADATA
+    if not listed.exists():
+        return images
+    captions = read_metadata(listed)
+    left = [path.name for path in images if path not in captions]
+    if left:
+        warnings.warn(f"{listed}: {len(left)} images are not in it and left out: {some_of(left)}", stacklevel=3)
+    return dict(captions)
 
 
 def sorted_out(make: Callable[[Path], Captioned], paths: list[Path]) -> tuple[list[Captioned], list[str]]:
@@ -80,8 +91,11 @@ def images_of(folder: Path) -> Iterator[Path]:
 
 
 def captioned(path: Path, caption: str | None) -> Captioned:
-    """Look at an image's header, and at its caption where none is given."""
-    return Captioned(path, read_caption(path) if caption is None else caption, size_of(path))
+    """Look at an image's header, and at its caption where none is given; raises `ArgumentError` for an empty one."""
+    caption = read_caption(path) if caption is None else caption
+    if not caption:
+        raise ArgumentError(f"{path}: its caption is empty; write what the image shows")
+    return Captioned(path, caption, size_of(path))
 
 
 # -- captions ------------------------------------------------------------------------------------------------
@@ -128,7 +142,7 @@ def read_line(path: Path, number: int, line: bytes) -> tuple[Path, str]:
     image = path.parent / name
     if not name.isprintable() or not image.resolve().is_relative_to(path.parent.resolve()):
         raise ArgumentError(f"{path}, line {number}: expected a file below this folder, found {name!a}")
-    return image, text.strip()
+    return image, " ".join(text.split())
 
 
 # -- pixels --------------------------------------------------------------------------------------------------

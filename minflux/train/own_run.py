@@ -1,9 +1,10 @@
 """`minflux train lora` and `minflux train finetune`: a model and a folder of images in, a LoRA or a model out."""
 
+import math
 import shutil
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from minflux.arrays import Tree
@@ -17,19 +18,10 @@ from minflux.errors import ArgumentError
 from minflux.inference.load import save_model
 from minflux.model.hooks import RunBlock, run
 from minflux.train.adapters import TARGETS, as_branches, find_adapters, init_adapters, save_lora
-from minflux.train.captioned import read_folder
+from minflux.train.captioned import Captioned, read_folder
 from minflux.train.init_weights import init_weights
-from minflux.train.own import (
-    OwnData,
-    OwnTraining,
-    Run,
-    Subject,
-    claim,
-    open_subject,
-    prepare,
-    settings_of,
-    small_images,
-)
+from minflux.train.own import Run, claim, settings_of
+from minflux.train.own_data import OwnData, OwnTraining, Subject, open_subject, prepare, small_images
 from minflux.train.recompute import is_lora, recompute
 
 LARGE = 10**9  # numbers in a transformer whose blocks are computed twice unless told otherwise
@@ -38,11 +30,16 @@ TOKENIZERS = "tokenizer", "tokenizer_2"
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """A LoRA's rank, α, and which matrices get one (see `find_adapters`)."""
+    """A LoRA's rank, α, and which matrices get one (see `find_adapters`).
+
+    base: the dtype that the frozen model is computed in; None for the file's own on a GPU, float32 elsewhere. A
+    quantised model stays as it is, and its scales get that dtype.
+    """
 
     rank: int = 16
     alpha: float = 16.0
     targets: tuple[str, ...] = TARGETS
+    base: str | None = None
 
     def __post_init__(self):
         if not 1 <= self.rank <= 1024 or not 0 < self.alpha < 1e6:
@@ -58,42 +55,65 @@ class LoraSettings:
 class Task:
     """What a command asks for: a model, a folder of images, where caches lie, and what is shown on the way.
 
-    recompute: whether blocks are computed twice to save memory; None for large models alone.
+    known: a folder of what the model knows already and shall not forget. recompute: whether blocks are computed twice
+    to save memory; None for large models alone.
     """
 
     model: str
     images: Path
     cache: Path
     how: OwnTraining
+    known: Path | None = None
     prompts: tuple[str, ...] = ()
     every: int = 200
     recompute: bool | None = None
 
-    def opened(self) -> tuple[Subject, OwnData]:
-        """Look at the images, open the model, and encode all."""
-        images = read_folder(self.images)
+    def __post_init__(self):
+        if self.every < 1:
+            raise ArgumentError(f"every must be at least 1, got {self.every}")
+
+    def folders(self) -> list[Path]:
+        """List the folders of images."""
+        return [self.images] if self.known is None else [self.images, self.known]
+
+    def opened(self, output: Path) -> tuple[Subject, OwnData]:
+        """Look at the images, open the model, and encode all; raises `ArgumentError` for a run among the images."""
+        check_apart(output, self.folders())
+        images = [read_folder(folder) for folder in self.folders()]
         subject = open_subject(open_model(self.model, fetch=True), get_backend("mlx"), self.model, self.cache)
         how = self.how.suiting(subject.pipe.defaults)
-        small = [image.path.name for image in small_images(images, how.side)]
-        if small:
-            warnings.warn(f"{len(small)} images are smaller than they are trained at: {some_of(small)}", stacklevel=2)
-        return subject, prepare(subject, images, how, self.prompts)
+        warn_of_small(images, how.side)
+        return subject, prepare(subject, images, how)
 
     def run_block(self, subject: Subject, is_trained: Callable[[str], bool]) -> RunBlock:
         """Return how blocks are run."""
-        large = subject.pipe.count_numbers() > LARGE
-        wanted = large if self.recompute is None else self.recompute
+        numbers = sum(map(math.prod, flux_shapes(subject.pipe.flux[0]).values()))
+        wanted = numbers > LARGE if self.recompute is None else self.recompute
         return recompute(subject.pipe.nx, is_trained) if wanted else run
+
+
+def check_apart(output: Path, folders: Sequence[Path]) -> None:
+    """Raise `ArgumentError` where a run would write its samples among the images."""
+    for folder in folders:
+        if output.resolve().is_relative_to(folder.resolve()):
+            raise ArgumentError(f"--output: {output} would be written among the images; choose a place outside")
+
+
+def warn_of_small(folders: Sequence[Sequence[Captioned]], side: int) -> None:
+    """Warn of images that have to be enlarged."""
+    small = [image.path.name for images in folders for image in small_images(images, side)]
+    if small:
+        warnings.warn(f"{len(small)} images are smaller than they are trained at: {some_of(small)}", stacklevel=3)
 
 
 def train_lora(task: Task, lora: LoraSettings, output: Path) -> None:
     """Train a LoRA, and write it to `output`; the run's folder has the same name without its ending."""
-    subject, data = task.opened()
+    folder = output.with_suffix("")
+    subject, data = task.opened(folder)
     nx, cfg = subject.pipe.nx, subject.pipe.flux[0]
     adapters = find_adapters(cfg, lora.targets)
-    folder = output.with_suffix("")
-    claim(folder, settings_of(subject, data, rank=lora.rank, alpha=lora.alpha, targets=list(lora.targets)))
-    base = flatten(subject.read(TRANSFORMER.name))
+    claim(folder, settings_of(subject, data, **asdict(lora) | {"targets": list(lora.targets)}))
+    base = flatten(subject.read(TRANSFORMER.name, lora.base))
     dtype = "bfloat16" if nx.on_gpu else None
 
     def weights(p: Tree) -> Tree:
@@ -109,7 +129,7 @@ def train_lora(task: Task, lora: LoraSettings, output: Path) -> None:
 
 def finetune(task: Task, output: Path, from_nothing: bool = False) -> None:
     """Train the whole transformer, from its weights or from random ones, and write the model to output/model."""
-    subject, data = task.opened()
+    subject, data = task.opened(output)
     cfg = subject.pipe.flux[0]
     claim(output, settings_of(subject, data, from_nothing=from_nothing))
     start = first_weights(subject, task.how.seed, from_nothing)

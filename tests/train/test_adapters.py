@@ -73,7 +73,10 @@ def their_loss(theirs: FluxTransformer2DModel, arrays: list[np.ndarray]) -> torc
     x0, noise, t, txt, y = map(torch.from_numpy, arrays)
     at = t[:, None, None, None]
     tokens = torch.from_numpy(pack(((1 - at) * x0 + at * noise).numpy()))
-    ids = [torch.from_numpy(i[0].astype(np.float32)) for i in (image_ids(x0.numpy(), *x0.shape[1:3]), text_ids(txt.numpy()))]
+    ids = [
+        torch.from_numpy(i[0].astype(np.float32))
+        for i in (image_ids(x0.numpy(), *x0.shape[1:3]), text_ids(txt.numpy()))
+    ]
     guidance = torch.ones(len(t)) if theirs.config.guidance_embeds else None
     v = theirs(tokens, txt, y, t, ids[0], ids[1], guidance, return_dict=False)[0]
     return torch.nn.functional.mse_loss(v, torch.from_numpy(pack((noise - x0).numpy())))
@@ -260,7 +263,7 @@ def test_diffusers_opens_the_file_with_the_same_result(tmp_path, cfg):
 
     bare = FluxTransformer2DModel(**{k: v for k, v in diffusers_config(cfg).items() if k != "_class_name"}).eval()
     theirs.unload_lora()
-    bare.load_state_dict({n: w for n, w in theirs.state_dict().items()})
+    bare.load_state_dict(theirs.state_dict())
     plain = their_loss(bare, arrays).item()
     bare.load_lora_adapter(safetensors.torch.load_file(path), prefix="transformer")
     assert their_loss(bare, arrays).item() == pytest.approx(expected, rel=1e-5)
