@@ -140,7 +140,7 @@ def finetune(from_nothing, output, **given):
 def as_task(model, images, known, prompts, every, recompute, cache, **how):
     """Make a task of a command's options."""
     from minflux.inference.cache import default_folder
-    from minflux.train.own import OwnTraining
+    from minflux.train.own_data import OwnTraining
     from minflux.train.own_run import Task
 
     return Task(model, images, cache or default_folder(), OwnTraining(**how), known, prompts, every, recompute)

@@ -111,6 +111,6 @@ def claim(folder: Path, settings: dict) -> None:
 
 def settings_of(subject: Subject, data: OwnData, **others: object) -> dict:
     """Return all that a run depends on, as JSON has it."""
-    described = [f"{sample.latents.name} {sample.caption}" for sample in data.samples]
+    described = [f"{sample.image} {sample.weight} {sample.caption}" for sample in data.samples]
     images = hashlib.sha256("\n".join(described).encode()).hexdigest()
     return {"model": subject.hash(), "images": images, **asdict(data.how), **others}

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from minflux.arrays import Tree
 from minflux.backend import Backend
 from minflux.checkpoints.components import CLIP, T5, TRANSFORMER, VAE
-from minflux.checkpoints.hashes import hash_model
+from minflux.checkpoints.hashes import hash_file, hash_model
 from minflux.checkpoints.open import Checkpoint
 from minflux.checkpoints.read import read_tree
 from minflux.errors import ArgumentError
@@ -72,8 +72,12 @@ class OwnTraining:
 
 @dataclass(frozen=True)
 class Sample:
-    """An image as a step needs it: its caption, its size, the file of its latents, and how often it is drawn."""
+    """An image as a step needs it: its caption, its size, the file of its latents, and how often it is drawn.
 
+    image: the hash of its own file.
+    """
+
+    image: str
     caption: str
     size: Size
     latents: Path
@@ -183,7 +187,8 @@ def prepare(subject: Subject, folders: Sequence[Sequence[Captioned]], how: OwnTr
     samples = []
     for image, weight in tqdm(weighted(folders), desc="encoding", unit="image"):
         size = bucket_of(image.size, sizes)
-        samples.append(Sample(image.caption, size, latents.keep(image, size, encode), weight))
+        kept = latents.keep(image, size, encode)
+        samples.append(Sample(hash_file(image.path), image.caption, size, kept, weight))
     for caption in dict.fromkeys(["", *(sample.caption for sample in samples)]):
         if not subject.pipe.is_kept(caption):  # warns of a caption that is cut
             encoders().encode([caption], guidance=1.0)
