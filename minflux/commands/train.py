@@ -12,7 +12,7 @@ def command():
     """Train a model. Stop with Ctrl-C and go on as you like: the same command goes on where it stopped.
 
     \b
-    on your own images, with captions (docs/training.md):
+    on your own images, with captions:
     minflux train lora --images photos --output mine.safetensors
     minflux train finetune --images photos --output runs/mine
     the small model, from nothing:
@@ -73,7 +73,11 @@ def own_options(learning_rate: float):
         click.option("--lr", type=float, default=learning_rate, show_default=True, help="The learning rate."),
         click.option("--batch", type=int, default=1, show_default=True, help="Images a step."),
         click.option(
-            "--size", "side", type=int, default=0, help="Images get the pixels of a square of this side; 512 or less."
+            "--size",
+            "side",
+            type=int,
+            default=0,
+            help="Images get as many pixels as a square of this side; unless given, the model's own, at most 512.",
         ),
         click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn in training."),
         click.option(
@@ -107,7 +111,7 @@ def own_options(learning_rate: float):
 
 @command.command()
 @own_options(learning_rate=1e-4)
-@click.option("--rank", type=int, default=16, show_default=True, help="Of each change to a matrix.")
+@click.option("--rank", type=int, default=16, show_default=True, help="Of the change to each matrix.")
 @click.option("--alpha", type=float, help="How strongly changes count: alpha/rank; unless given, the rank.")
 @click.option("--targets", help="Which matrices, by the ends of diffusers' names, with commas between.")
 @click.option(
@@ -117,7 +121,17 @@ def own_options(learning_rate: float):
 )
 @click.option("--output", type=FILE, required=True, help="The LoRA; its run has a folder of the same name.")
 def lora(rank, alpha, targets, dtype, output, **given):
-    """Train a LoRA on a folder of images with captions, and write it to a file that diffusers reads too."""
+    """Train a LoRA on a folder of images with captions, and write it to a file that diffusers reads too.
+
+    \b
+    minflux train lora --images photos --output mine.safetensors
+    minflux train lora --images photos --output mine.safetensors --model dev --prompt "a sks dog" --rank 4
+    minflux generate "a sks dog" --model dev --lora mine.safetensors
+
+    Before the first step all images and captions are looked at, encoded and kept, so that text encoders and VAE take no
+    memory in training. Ctrl-C writes down where it is; the same command goes on from there, to the same LoRA, to the
+    bit. A model is kept in fewer bits if it is: minflux convert FOLDER SMALLER --format minflux --quantize 4.
+    """
     from minflux.train.own_run import LoraSettings, train_lora
 
     check_output(output, "--output", (".safetensors",))
@@ -131,7 +145,15 @@ def lora(rank, alpha, targets, dtype, output, **given):
 @click.option("--from-nothing", is_flag=True, help="Begin with random weights, under the model's encoders and VAE.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The run's folder.")
 def finetune(from_nothing, output, **given):
-    """Train a model's whole transformer on a folder of images with captions, and write it to OUTPUT/model."""
+    """Train a model's whole transformer on a folder of images with captions, and write it to OUTPUT/model.
+
+    \b
+    minflux train finetune --images photos --output runs/mine
+    minflux train finetune --images photos --output runs/mine --from-nothing --lr 1e-3 --steps 5000 --batch 16
+    minflux generate "a cat" --model runs/mine/model
+
+    Its text encoders and its VAE stay as they are.
+    """
     from minflux.train.own_run import finetune as run
 
     run(as_task(**given), output, from_nothing)

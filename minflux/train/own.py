@@ -15,13 +15,14 @@ import numpy as np
 from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import backend_of
 from minflux.checkpoints.formats.json_files import read_json, write_json
+from minflux.checkpoints.hashes import hash_file
 from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.model.flux import FluxConfig, flux
 from minflux.model.hooks import RunBlock, run
 from minflux.model.latents import image_ids, pack, text_ids
 from minflux.train.loop import Plan, train
-from minflux.train.own_data import OwnData, Subject
+from minflux.train.own_data import Folders, OwnData, OwnTraining, Subject, weighted
 from minflux.train.workers import Team
 
 SETTINGS = "settings.json"
@@ -109,8 +110,8 @@ def claim(folder: Path, settings: dict) -> None:
         raise ArgumentError(f"{folder}: is a run with {was}; go on with that, or choose another output")
 
 
-def settings_of(subject: Subject, data: OwnData, **others: object) -> dict:
+def settings_of(subject: Subject, folders: Folders, how: OwnTraining, **others: object) -> dict:
     """Return all that a run depends on, as JSON has it."""
-    described = [f"{sample.image} {sample.weight} {sample.caption}" for sample in data.samples]
+    described = [f"{hash_file(image.path)} {weight} {image.caption}" for image, weight in weighted(folders)]
     images = hashlib.sha256("\n".join(described).encode()).hexdigest()
-    return {"model": subject.hash(), "images": images, **asdict(data.how), **others}
+    return {"model": subject.hash(), "images": images, **asdict(how), **others}

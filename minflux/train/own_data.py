@@ -16,7 +16,7 @@ from tqdm import tqdm
 from minflux.arrays import Tree
 from minflux.backend import Backend
 from minflux.checkpoints.components import CLIP, T5, TRANSFORMER, VAE
-from minflux.checkpoints.hashes import hash_file, hash_model
+from minflux.checkpoints.hashes import hash_model
 from minflux.checkpoints.open import Checkpoint
 from minflux.checkpoints.read import read_tree
 from minflux.errors import ArgumentError
@@ -32,6 +32,7 @@ from minflux.train.latents import LatentsCache
 from minflux.train.loop import Batch
 from minflux.train.optimizer import AdamW
 
+Folders = Sequence[Sequence[Captioned]]
 USUAL = 512  # pixels a side that large models are trained at
 
 
@@ -72,12 +73,8 @@ class OwnTraining:
 
 @dataclass(frozen=True)
 class Sample:
-    """An image as a step needs it: its caption, its size, the file of its latents, and how often it is drawn.
+    """An image as a step needs it: its caption, its size, the file of its latents, and how often it is drawn."""
 
-    image: the hash of its own file.
-    """
-
-    image: str
     caption: str
     size: Size
     latents: Path
@@ -173,7 +170,7 @@ def open_subject(checkpoint: Checkpoint, nx: Backend, name: str, kept: Path) -> 
     return Subject(checkpoint, load_checkpoint(checkpoint, nx, name, memory="staged", cache=kept), kept)
 
 
-def prepare(subject: Subject, folders: Sequence[Sequence[Captioned]], how: OwnTraining) -> OwnData:
+def prepare(subject: Subject, folders: Folders, how: OwnTraining) -> OwnData:
     """Encode the images and captions of several folders, or find what an earlier run has kept.
 
     Each folder is drawn from as often as any other.
@@ -187,15 +184,14 @@ def prepare(subject: Subject, folders: Sequence[Sequence[Captioned]], how: OwnTr
     samples = []
     for image, weight in tqdm(weighted(folders), desc="encoding", unit="image"):
         size = bucket_of(image.size, sizes)
-        kept = latents.keep(image, size, encode)
-        samples.append(Sample(hash_file(image.path), image.caption, size, kept, weight))
+        samples.append(Sample(image.caption, size, latents.keep(image, size, encode), weight))
     for caption in dict.fromkeys(["", *(sample.caption for sample in samples)]):
         if not subject.pipe.is_kept(caption):  # warns of a caption that is cut
             encoders().encode([caption], guidance=1.0)
     return OwnData(subject.pipe, samples, how)
 
 
-def weighted(folders: Sequence[Sequence[Captioned]]) -> list[tuple[Captioned, float]]:
+def weighted(folders: Folders) -> list[tuple[Captioned, float]]:
     """List all images, each with its share of its folder."""
     return [(image, 1 / len(images)) for images in folders for image in images]
 

@@ -18,10 +18,10 @@ from minflux.errors import ArgumentError
 from minflux.inference.load import save_model
 from minflux.model.hooks import RunBlock, run
 from minflux.train.adapters import TARGETS, as_branches, find_adapters, init_adapters, save_lora
-from minflux.train.captioned import Captioned, read_folder
+from minflux.train.captioned import read_folder
 from minflux.train.init_weights import init_weights
 from minflux.train.own import Run, claim, settings_of
-from minflux.train.own_data import OwnData, OwnTraining, Subject, open_subject, prepare, small_images
+from minflux.train.own_data import Folders, OwnTraining, Subject, open_subject, prepare, small_images
 from minflux.train.recompute import is_lora, recompute
 
 LARGE = 10**9  # numbers in a transformer whose blocks are computed twice unless told otherwise
@@ -76,14 +76,14 @@ class Task:
         """List the folders of images."""
         return [self.images] if self.known is None else [self.images, self.known]
 
-    def opened(self, output: Path) -> tuple[Subject, OwnData]:
-        """Look at the images, open the model, and encode all; raises `ArgumentError` for a run among the images."""
+    def opened(self, output: Path) -> tuple[Subject, Folders, OwnTraining]:
+        """Look at the images, and open the model; raises `ArgumentError` for a run among the images."""
         check_apart(output, self.folders())
         images = [read_folder(folder) for folder in self.folders()]
         subject = open_subject(open_model(self.model, fetch=True), get_backend("mlx"), self.model, self.cache)
         how = self.how.suiting(subject.pipe.defaults)
         warn_of_small(images, how.side)
-        return subject, prepare(subject, images, how)
+        return subject, images, how
 
     def run_block(self, subject: Subject, is_trained: Callable[[str], bool]) -> RunBlock:
         """Return how blocks are run."""
@@ -99,7 +99,7 @@ def check_apart(output: Path, folders: Sequence[Path]) -> None:
             raise ArgumentError(f"--output: {output} would be written among the images; choose a place outside")
 
 
-def warn_of_small(folders: Sequence[Sequence[Captioned]], side: int) -> None:
+def warn_of_small(folders: Folders, side: int) -> None:
     """Warn of images that have to be enlarged."""
     small = [image.path.name for images in folders for image in small_images(images, side)]
     if small:
@@ -109,10 +109,11 @@ def warn_of_small(folders: Sequence[Sequence[Captioned]], side: int) -> None:
 def train_lora(task: Task, lora: LoraSettings, output: Path) -> None:
     """Train a LoRA, and write it to `output`; the run's folder has the same name without its ending."""
     folder = output.with_suffix("")
-    subject, data = task.opened(folder)
+    subject, images, how = task.opened(folder)
     nx, cfg = subject.pipe.nx, subject.pipe.flux[0]
     adapters = find_adapters(cfg, lora.targets)
-    claim(folder, settings_of(subject, data, **asdict(lora) | {"targets": list(lora.targets)}))
+    claim(folder, settings_of(subject, images, how, **asdict(lora) | {"targets": list(lora.targets)}))
+    data = prepare(subject, images, how)
     base = flatten(subject.read(TRANSFORMER.name, lora.base))
     dtype = "bfloat16" if nx.on_gpu else None
 
@@ -129,10 +130,13 @@ def train_lora(task: Task, lora: LoraSettings, output: Path) -> None:
 
 def finetune(task: Task, output: Path, from_nothing: bool = False) -> None:
     """Train the whole transformer, from its weights or from random ones, and write the model to output/model."""
-    subject, data = task.opened(output)
+    subject, images, how = task.opened(output)
     cfg = subject.pipe.flux[0]
-    claim(output, settings_of(subject, data, from_nothing=from_nothing))
-    start = first_weights(subject, task.how.seed, from_nothing)
+    if not from_nothing:
+        check_floats(subject)
+    claim(output, settings_of(subject, images, how, from_nothing=from_nothing))
+    data = prepare(subject, images, how)
+    start = first_weights(subject, how.seed, from_nothing)
     own = Run(output, data, weights=lambda p: p, prompts=task.prompts, every=task.every)
     trained = own.train(start, task.run_block(subject, lambda name: True))
     save_model(replace(subject.with_encoders(), flux=(cfg, trained)), output / "model")
@@ -140,11 +144,15 @@ def finetune(task: Task, output: Path, from_nothing: bool = False) -> None:
         shutil.copytree(subject.checkpoint.folder / name, output / "model" / name, dirs_exist_ok=True)
 
 
+def check_floats(subject: Subject) -> None:
+    """Raise `ArgumentError` for a transformer of packed matrices."""
+    if any(name.endswith(f".{SCALES}") for name in subject.checkpoint.take(TRANSFORMER.name).tensors):
+        raise ArgumentError("a quantised model can't be trained whole: take one of floats, or train a LoRA")
+
+
 def first_weights(subject: Subject, seed: int, from_nothing: bool) -> Tree:
-    """Return the weights that all of a transformer is trained from, float32; raises `ArgumentError` for packed ones."""
+    """Return the weights that all of a transformer is trained from, float32."""
     nx, cfg = subject.pipe.nx, subject.pipe.flux[0]
     if from_nothing:
         return tree_map(nx.array, init_weights(flux_shapes(cfg), seed))
-    if any(name.endswith(f".{SCALES}") for name in subject.checkpoint.take(TRANSFORMER.name).tensors):
-        raise ArgumentError("a quantised model can't be trained whole: take one of floats, or train a LoRA")
     return subject.read(TRANSFORMER.name, "float32")

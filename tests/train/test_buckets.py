@@ -23,7 +23,9 @@ def test_every_bucket_costs_about_the_same(side):
     for width, height in bucket_sizes(side):
         assert width % 16 == height % 16 == 0
         assert 0.5 <= width / height <= 2
-        assert abs(tokens_of((width, height)) - square) <= max(width, height) / 32 + 1e-9  # half a row of the longer side
+        assert (
+            abs(tokens_of((width, height)) - square) <= max(width, height) / 32 + 1e-9
+        )  # half a row of the longer side
 
 
 @given(SIDES, st.integers(16, 4000), st.integers(16, 4000))

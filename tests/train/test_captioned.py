@@ -1,4 +1,4 @@
-"""One's own images: every kind of image that people have, captions in two forms, and one line for what can't be used."""
+"""One's own images: every kind that people have, captions in two forms, and one line for what can't be used."""
 
 import json
 import shutil
@@ -46,7 +46,9 @@ def test_captions_beside_the_images(tmp_path):
 def test_captions_in_a_list(tmp_path):
     put(tmp_path, "b.png", "not this")
     put(tmp_path, "sub/a.webp", None)
-    put_list(tmp_path, {"file_name": "b.png", "text": " a cat "}, "", {"file_name": "sub/a.webp", "text": "a dog", "x": 1})
+    put_list(
+        tmp_path, {"file_name": "b.png", "text": " a cat "}, "", {"file_name": "sub/a.webp", "text": "a dog", "x": 1}
+    )
     assert seen(tmp_path) == [("b.png", "a cat", (40, 24)), ("sub/a.webp", "a dog", (40, 24))]
 
 
@@ -87,7 +89,10 @@ def test_images_without_captions_are_all_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"\xff\xfea", "expected text in UTF-8"), (b"a" * (LONGEST + 1), f"expected a caption of at most {LONGEST} bytes")],
+    [
+        (b"\xff\xfea", "expected text in UTF-8"),
+        (b"a" * (LONGEST + 1), f"expected a caption of at most {LONGEST} bytes"),
+    ],
 )
 def test_a_caption_that_is_none(tmp_path, content, words):
     put(tmp_path, "a.png", None)

@@ -72,7 +72,7 @@ def subject_of(model, tmp_path, mlx):
 
 @pytest.mark.parametrize("tokens", [256, 1024])
 def test_times_are_logit_normal_and_shifted_as_the_steps_of_sampling(tokens):
-    """Of FLUX.1-dev's schedule: the logits are normal, their mean being the shift's logarithm, which grows with size."""
+    """Of FLUX.1-dev: the logits are normal, their mean being the logarithm of the shift, which grows with the size."""
     dev = Schedule(shift=3.0, use_dynamic_shifting=True)
     for schedule, mean in ((dev, dev.mu(tokens)), (Schedule(shift=3.0), np.log(3))):
         t = draw_times(np.random.default_rng(0), 20_000, schedule, tokens)
@@ -227,8 +227,8 @@ def test_a_model_of_a_stopped_run_is_that_of_one_that_never_stopped(model, photo
 def test_a_run_goes_on_as_it_began_or_not_at_all(mlx, model, dev_model, photos, tmp_path):
     def begin(folder=model, how=HOW, **others):
         subject = subject_of(folder, tmp_path, mlx)
-        data = prepare(subject, [read_folder(photos)], replace(how, side=64))
-        own.claim(tmp_path / "run", own.settings_of(subject, data, **{"rank": 2} | others))
+        settings = own.settings_of(subject, [read_folder(photos)], how, **{"rank": 2} | others)
+        own.claim(tmp_path / "run", settings)
 
     begin()
     begin()
@@ -277,7 +277,11 @@ def test_the_file_is_as_peft_and_diffusers_write_it(model, photos, tmp_path):
     path = tmp_path / "mine.safetensors"
     train_lora(task(tmp_path, model, photos), replace(LORA, targets=("attn.to_q", "proj_out")), path)
     weights = read_safetensors(path, get_backend("numpy"))
-    names = ["transformer_blocks.0.attn.to_q", "single_transformer_blocks.1.attn.to_q", "single_transformer_blocks.1.proj_out"]
+    names = [
+        "transformer_blocks.0.attn.to_q",
+        "single_transformer_blocks.1.attn.to_q",
+        "single_transformer_blocks.1.proj_out",
+    ]
     for name in names:
         assert weights[f"transformer.{name}.lora_A.weight"].shape[0] == 2
         assert weights[f"transformer.{name}.lora_B.weight"].shape[1] == 2
