@@ -69,14 +69,6 @@ class Backend:
         """Return a function that gives `loss` and its gradient; raises `BackendError` where there are no gradients."""
         raise BackendError(f"the {self.name} backend has no gradients: train with the mlx backend")
 
-    def checkpoint(self, function):
-        """Return the function, but that gradients run it again rather than keep what it computes inside.
-
-        A training step then takes less memory, and up to a third more time (Chen et al. 2016, arXiv 1604.06174). It is
-        the function itself where there are no gradients.
-        """
-        return function
-
     def as_float32(self, x: Array) -> Array:
         """Return `x` in float32, or `x` itself if it is float32 already."""
         return x if x.dtype == self.float32 else x.astype(self.float32)

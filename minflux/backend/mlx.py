@@ -51,10 +51,6 @@ class ReadableMLXBackend(Backend):
         """Return a function of the same arguments that gives (loss, its gradient by the first argument)."""
         return mx.value_and_grad(loss)
 
-    def checkpoint(self, function):
-        """Return the function, which gradients run again; all that it is differentiated by must be its arguments."""
-        return mx.checkpoint(function)
-
     def compile(self, function):
         """Return the function with its elementwise ops fused, or unchanged on a CPU without g++."""
         from minflux.backend.polynomial import can_compile

@@ -1,4 +1,4 @@
-"""`minflux train`: train the small model, first its VAE, then its flow."""
+"""`minflux train`: the small model from nothing, or any model on one's own images."""
 
 from pathlib import Path
 
@@ -49,6 +49,26 @@ def flow(recipe, folder):
     from minflux.train.run import run_flow
 
     run_flow(recipe, folder)
+
+
+@command.command("distill-guidance")
+@RECIPE
+@FOLDER
+def distill_guidance(recipe, folder):
+    """Teach a copy of FOLDER/model to follow its guidance in one pass a step, and write it to FOLDER/dev."""
+    from minflux.train.siblings import run_guidance
+
+    run_guidance(recipe, folder)
+
+
+@command.command("distill-steps")
+@RECIPE
+@FOLDER
+def distill_steps(recipe, folder):
+    """Teach a copy of FOLDER/dev to draw in one to four steps, and write it to FOLDER/schnell."""
+    from minflux.train.siblings import run_steps
+
+    run_steps(recipe, folder)
 
 
 # -- one's own images ----------------------------------------------------------------------------------------

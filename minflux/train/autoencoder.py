@@ -24,7 +24,7 @@ from minflux.train.discriminator import JudgeConfig, judge_shapes
 from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, run, train
 from minflux.train.optimizer import AdamW
-from minflux.train.recipe import Training, optimizer, part, section
+from minflux.train.recipe import Training, optimizer, part, section, stages
 from minflux.train.vae import vae_loss
 from minflux.train.workers import Team, assemble
 from minflux.world import scenes
@@ -66,11 +66,6 @@ def _crop(rng: np.random.Generator, scene: scenes.Scene, side: int) -> np.ndarra
     return render(scene)[y : y + side, x : x + side]
 
 
-def stages(recipe: dict[str, Any]) -> list[str]:
-    """List the stages' names in the order of the recipe."""
-    return [name for name, values in part(recipe, "vae").items() if isinstance(values, dict) and "training" in values]
-
-
 def train_autoencoder(recipe: dict[str, Any], folder: Path, nx: Backend, on_sample=None) -> tuple[VAEConfig, Tree]:
     """Train the recipe's VAE stage by stage, each in a folder of its own, or go on; return config and weights.
 
@@ -79,7 +74,7 @@ def train_autoencoder(recipe: dict[str, Any], folder: Path, nx: Backend, on_samp
     """
     cfg = section(VAEConfig, part(recipe, "vae.model"))
     weights = tree_map(nx.array, init_weights(vae_shapes(cfg), part(recipe, "vae")["seed"]))
-    for name in stages(recipe):
+    for name in stages(recipe, "vae"):
         how = section(Training, part(recipe, f"vae.{name}.training"))
         opt = optimizer(part(recipe, f"vae.{name}.optimizer"))
         sample = on_sample and (lambda p, step, name=name: on_sample(cfg, p, name, step))

@@ -55,6 +55,11 @@ def part(recipe: dict[str, Any], name: str) -> dict[str, Any]:
     return values
 
 
+def stages(recipe: dict[str, Any], name: str) -> list[str]:
+    """List the stages of a part of the recipe in the file's order: "sharp" for [vae.sharp.training]."""
+    return [key for key, values in part(recipe, name).items() if isinstance(values, dict) and "training" in values]
+
+
 def section(kind: type, values: dict[str, Any]) -> Any:
     """Make a config dataclass of a recipe's section; raises `ArgumentError` at a name too many or missing."""
     unknown = set(values) - {field.name for field in fields(kind)}

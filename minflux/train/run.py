@@ -19,10 +19,10 @@ from minflux.inference.text import Tokenizer
 from minflux.sampling.timesteps import Schedule
 from minflux.train import reader, scenes
 from minflux.train.autoencoder import reconstruct as reconstruct_world
-from minflux.train.autoencoder import stages, train_autoencoder
+from minflux.train.autoencoder import train_autoencoder
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
 from minflux.train.loop import LOG
-from minflux.train.recipe import part, read_recipe, section
+from minflux.train.recipe import part, read_recipe, section, stages
 from minflux.train.vae import reconstruct, train_vae
 from minflux.train.velocity import train_velocity
 from minflux.world import reader as world_reader
@@ -63,13 +63,13 @@ def run_autoencoder(recipe: str, folder: Path) -> None:
 
     cfg, p = train_autoencoder(settings, home, nx, on_sample)
     save_component(folder / "model", "vae", cfg, p)
-    for stage in stages(settings):
+    for stage in stages(settings, "vae"):
         plot_loss(home / stage)
 
 
 def run_flow(recipe: str, folder: Path) -> None:
     """Train transformer and text encoders in folder/flow, and write the whole model to folder/model."""
-    if "mixture" in part(read_recipe(recipe), "flow"):
+    if "training" not in part(read_recipe(recipe), "flow"):
         return run_velocity(recipe, folder)
     nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
     settings = read_recipe(recipe)
@@ -108,7 +108,7 @@ def run_flow(recipe: str, folder: Path) -> None:
 def run_velocity(recipe: str, folder: Path) -> None:
     """Train the second world's transformer and text encoders in folder/flow, and write the whole model to folder/model.
 
-    Samples are drawn at the recipe's default size; every second scene is held out.
+    Samples are drawn at the first size of each stage's mixture; every second scene is held out.
     """
     nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
     settings = read_recipe(recipe)
@@ -116,9 +116,7 @@ def run_velocity(recipe: str, folder: Path) -> None:
         raise CheckpointError(f"{model / 'vae'}: expected a trained autoencoder; run `minflux train vae` first")
     train_tokenizers(model)
     clip, t5 = (Tokenizer.from_folder(model / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
-    schedule, drawing = section(Schedule, part(settings, "schedule")), section(Defaults, part(settings, "defaults"))
-    rng = np.random.default_rng(0)
-    wanted = [world.sample(rng, drawing.width, drawing.height, held_out=i % 2 == 1) for i in range(SAMPLES)]
+    schedule, defaults = section(Schedule, part(settings, "schedule")), section(Defaults, part(settings, "defaults"))
 
     def pipeline(configs, p) -> Flux1:
         flux_cfg, clip_cfg, t5_cfg = configs
@@ -131,19 +129,24 @@ def run_velocity(recipe: str, folder: Path) -> None:
             clip_tokenizer=clip,
             t5_tokenizer=t5,
             schedule=schedule,
-            defaults=drawing,
+            defaults=defaults,
         )
 
-    def on_sample(configs, p, step):
-        images = [np.asarray(image) for image in pipeline(configs, p)([plain_caption(scene) for scene in wanted])]
-        grid(images, columns=8).save(home / f"step-{step}.png")
+    def on_sample(configs, p, stage, step):
+        width, height, _ = part(settings, f"flow.{stage}.mixture")["sizes"][0]
+        rng = np.random.default_rng(0)
+        wanted = [world.sample(rng, width, height, held_out=i % 2 == 1) for i in range(SAMPLES)]
+        drawn = pipeline(configs, p)([plain_caption(scene) for scene in wanted], width=width, height=height)
+        images = [np.asarray(image) for image in drawn]
+        grid(images, columns=8).save(home / stage / f"step-{step}.png")
         marks = [world_reader.score(scene, image) for scene, image in zip(wanted, images, strict=True)]
         shares = ", ".join(f"{check} {np.mean([mark[check] for mark in marks]):.0%}" for check in world_reader.CHECKS)
-        print(f"step {step}: of {SAMPLES} samples right: {shares}", flush=True)
+        print(f"{stage}, step {step}: of {SAMPLES} samples right: {shares}", flush=True)
 
     configs, p = train_velocity(settings, home, model, nx, on_sample)
     save_model(pipeline(configs, p), model)
-    plot_loss(home)
+    for stage in stages(settings, "flow"):
+        plot_loss(home / stage)
 
 
 def plot_loss(folder: Path) -> None:

@@ -1,23 +1,24 @@
-"""Training the second world's transformer and text encoders: any size of image, any length of text.
+"""Training the second world's transformer and text encoders in stages: any size of image, any length of text.
 
 As in the first world a rectified flow in the VAE's latents, with `flow_loss`. New here:
 
-- Each step draws images of one size; the default size is half of them. The batch is as large as a step's budget of
-  tokens allows, so that a step always costs about the same.
+- Each section [flow.NAME.training] of a recipe is a stage, in the file's order: first small images, which show
+  twice as many captions in the same time and so teach the names, then images of all sizes.
+- Each step draws images of one size. The batch is as large as a step's budget of tokens allows, so that a step always
+  costs about the same.
 - The text is padded to one of several lengths, so that the padding a pipeline adds changes nothing.
 - The pooled text is hidden from most samples. It names the things in one vector, a short cut by which the model would
   never learn to look at the words (docs/log.md).
-- Beside the velocity the model learns to name what lies on each token (see `labels`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minflux.arrays import Array, Tree
+from minflux.arrays import Tree
 from minflux.backend import Backend
 from minflux.checkpoints.components.clip import clip_shapes
 from minflux.checkpoints.components.flux import flux_shapes
@@ -30,12 +31,10 @@ from minflux.sampling.timesteps import Schedule
 from minflux.train.encoded import Encoded, Size, encode_all
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of, flow_loss, logit_normal
 from minflux.train.init_weights import init_weights
-from minflux.train.labels import Labels, Listener, label_loss, label_shapes
 from minflux.train.loop import Batch, Plan, train
-from minflux.train.recipe import Training, optimizer, part, section
+from minflux.train.recipe import Training, optimizer, part, section, stages
 from minflux.train.workers import assemble
 from minflux.world.captions import caption
-from minflux.world.labels import token_shares
 from minflux.world.scenes import DEFAULT_SIDE, SIDES
 
 CLIP_TOKENS = 48  # longer than any caption; CLIP's pooled output is the same for any padding
@@ -74,6 +73,17 @@ def tokens_of(size: Size) -> int:
     return (size[0] // 16) * (size[1] // 16)
 
 
+def draw_shape(
+    how: Training, mixture: Mixture, sizes: Sequence[Size], rng: np.random.Generator
+) -> tuple[Size, int, int]:
+    """Draw a step's size of image and length of text, and count its samples."""
+    shares = mixture.size_shares()
+    size = sizes[rng.choice(len(sizes), p=normalised([shares[s] for s in sizes]))]
+    lengths = [length for length, _ in mixture.text]
+    length = int(lengths[rng.choice(len(lengths), p=normalised([share for _, share in mixture.text]))])
+    return size, length, batch_size(how, size, length, int(lengths[0]))
+
+
 @dataclass(frozen=True)
 class Data:
     """All that a step's batch is made of."""
@@ -86,13 +96,8 @@ class Data:
     shift: float
 
     def batch(self, rng: np.random.Generator) -> Batch:
-        """Draw one step: token labels, latents, noise, timesteps, ids of both tokenizers, factors of pooled text."""
-        shares = self.mixture.size_shares()
-        sizes = list(self.encoded)
-        size = sizes[rng.choice(len(sizes), p=normalised([shares[s] for s in sizes]))]
-        lengths = self.mixture.text
-        length = int(lengths[rng.choice(len(lengths), p=normalised([share for _, share in lengths]))][0])
-        count = batch_size(self.how, size, length, int(lengths[0][0]))
+        """Draw one step's latents, noise, timesteps, ids of both tokenizers, and factors of the pooled text."""
+        size, length, count = draw_shape(self.how, self.mixture, list(self.encoded), rng)
         drawn = self.encoded[size]
         chosen = rng.integers(len(drawn.scenes), size=count)
         texts = [self.text(drawn.scenes[i], rng) for i in chosen]
@@ -100,8 +105,7 @@ class Data:
         noise = rng.standard_normal(x0.shape, np.float32)
         t = logit_normal(rng, count, self.shift)
         pooled = (rng.random(count) >= self.mixture.hide_pooled).astype(np.float32)
-        labels = np.stack([token_shares(drawn.scenes[i]) for i in chosen])
-        return labels, x0, noise, t, self.clip(texts, CLIP_TOKENS), self.t5(texts, length), pooled
+        return x0, noise, t, self.clip(texts, CLIP_TOKENS), self.t5(texts, length), pooled
 
     def text(self, scene, rng: np.random.Generator) -> str:
         """Caption a scene, or leave the prompt empty, for guidance."""
@@ -113,42 +117,41 @@ def normalised(shares: list[float]) -> np.ndarray:
     return np.array(shares) / sum(shares)
 
 
-def labelled_loss(p: Tree, configs: tuple, labels: Labels, shares: Array, *batch: Array) -> Array:
-    """Return the flow's loss on a batch, plus `labels.weight` times the loss of naming what lies on each token."""
-    listener = Listener(labels.after)
-    loss = flow_loss(p, configs, *batch, on_block=listener)
-    return loss + labels.weight * label_loss(p["labels"], listener.img, shares)
+def shapes_of(configs: tuple) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all that is trained: "transformer", "clip" and "t5"."""
+    flux_cfg, clip_cfg, t5_cfg = configs
+    return (
+        under("transformer", flux_shapes(flux_cfg))
+        | under("clip", clip_shapes(clip_cfg))
+        | under("t5", t5_shapes(t5_cfg))
+    )
 
 
 def train_velocity(
     recipe: dict[str, Any], folder: Path, model: Path, nx: Backend, on_sample: Callable[..., None] | None = None
 ) -> tuple[tuple, Tree]:
-    """Train the recipe's transformer and text encoders in `folder`, or go on; return configs and averaged weights.
+    """Train stage by stage, each in a folder of its own, or go on; return configs and averaged weights.
 
-    `model` holds the trained VAE and both tokenizers.
+    `model` holds the trained VAE and both tokenizers. A stage starts from the averaged weights of the one before.
+    `on_sample(configs, ema, stage, step)` may draw images on the way.
     """
-    how = section(Training, part(recipe, "flow.training"))
-    mixture = section(Mixture, part(recipe, "flow.mixture"))
-    labels = section(Labels, part(recipe, "flow.labels"))
-    clip_tokens, t5_tokens = (Tokenizer.from_folder(model / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
-    configs = flux_cfg, clip_cfg, t5_cfg = configs_of(recipe, clip_tokens, t5_tokens)
+    clip, t5 = (Tokenizer.from_folder(model / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
+    configs = configs_of(recipe, clip, t5)
     vae = load_component(model, "vae", nx)
-    encoded = encode_all(vae, counts_of(mixture, how.scenes), how.seed, folder / "latents", nx)
-    data = Data(how, mixture, encoded, clip_tokens, t5_tokens, section(Schedule, part(recipe, "schedule")).shift)
-    shapes = (
-        under("transformer", flux_shapes(flux_cfg))
-        | under("clip", clip_shapes(clip_cfg))
-        | under("t5", t5_shapes(t5_cfg))
-        | under("labels", label_shapes(flux_cfg.hidden_size))
-    )
-    weights = train(
-        nx,
-        assemble(how.workers),
-        Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
-        optimizer(part(recipe, "flow.optimizer")),
-        tree_map(nx.array, init_weights(shapes, how.seed)),
-        data.batch,
-        lambda p, *arrays: labelled_loss(p, configs, labels, *arrays),
-        on_sample and (lambda p, step: on_sample(configs, p, step)),
-    )
+    shift = section(Schedule, part(recipe, "schedule")).shift
+    weights = tree_map(nx.array, init_weights(shapes_of(configs), part(recipe, "flow")["seed"]))
+    for name in stages(recipe, "flow"):
+        how = section(Training, part(recipe, f"flow.{name}.training"))
+        mixture = section(Mixture, part(recipe, f"flow.{name}.mixture"))
+        encoded = encode_all(vae, counts_of(mixture, how.scenes), how.seed, folder / "latents", nx)
+        weights = train(
+            nx,
+            assemble(how.workers),
+            Plan(folder / name, how.steps, how.seed, how.checkpoint_every, how.sample_every),
+            optimizer(part(recipe, f"flow.{name}.optimizer")),
+            weights,
+            Data(how, mixture, encoded, clip, t5, shift).batch,
+            lambda p, *arrays: flow_loss(p, configs, *arrays),
+            on_sample and (lambda p, step, name=name: on_sample(configs, p, name, step)),
+        )
     return configs, weights

@@ -71,7 +71,7 @@ LONGEST_WORD = 6
 SIDES = range(64, 161, 16)  # what width and height may be
 DEFAULT_SIDE = 128
 GRID = 8  # pixels, as a latent has: sides and places of things, so that one thing has few latents (docs/log.md)
-FREE_ALONE, FREE = 1 / 4, 1 / 10  # how far an item, alone or one of several, may lie from its cell's middle, in sides
+FREE = 1 / 10  # how far an item may lie from its cell's middle, in its sides
 LETTER = (9 / 64, 12 / 64)  # width and height of a letter on a sign, in shorter sides of the image
 FRAME = 3 / 64  # of a sign, around its letters, likewise
 
@@ -221,12 +221,11 @@ def cell(scene: Scene) -> tuple[float, float]:
 def freedom(scene: Scene) -> list[tuple[int, int]]:
     """Give how far each item may be moved each way, in pixels: it stays in its cell, and near the middle."""
     width, height = cell(scene)
-    free = FREE_ALONE if len(scene.items) == 1 else FREE
     limits = []
     for item in scene.items:
         w, h = item.extent(scene.short)
-        right = min((width - w) / 2, free * scene.width)
-        down = min((height - h) / 2, free * scene.height)
+        right = min((width - w) / 2, FREE * scene.width)
+        down = min((height - h) / 2, FREE * scene.height)
         limits.append((int(right) // GRID * GRID, int(down) // GRID * GRID))
     return limits
 

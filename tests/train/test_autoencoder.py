@@ -11,8 +11,8 @@ from minflux.errors import ArgumentError
 from minflux.images import to_uint8
 from minflux.model.vae import VAEConfig, encode
 from minflux.train import autoencoder, checkpoint, loop
-from minflux.train.autoencoder import crops, draw_size, reconstruct, stages, train_autoencoder, whole_images
-from minflux.train.recipe import part, read_recipe, section
+from minflux.train.autoencoder import crops, draw_size, reconstruct, train_autoencoder, whole_images
+from minflux.train.recipe import part, read_recipe, section, stages
 from minflux.world import scenes
 from minflux.world.render import render_batch
 from tests import tiny_model
@@ -90,8 +90,8 @@ def test_whole_images_have_one_size():
 
 
 def test_stages_are_in_the_recipes_order():
-    assert stages(tomllib.loads(SMALL)) == ["first", "second"]
-    assert stages(read_recipe("second")) == ["crops", "wider", "sharp", "whole"]
+    assert stages(tomllib.loads(SMALL), "vae") == ["first", "second"]
+    assert stages(read_recipe("second"), "vae") == ["crops", "wider", "sharp", "whole"]
 
 
 def test_a_stage_starts_from_the_one_before(mlx, tmp_path):

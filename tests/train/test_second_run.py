@@ -49,8 +49,9 @@ def test_samples_losses_and_logs_are_left_behind(folder):
         "vae/crops/step-2.png",
         "vae/sharp/step-2.png",
         "vae/sharp/loss.png",
-        "flow/step-3.png",
-        "flow/log.csv",
+        "flow/small/step-2.png",
+        "flow/every/step-3.png",
+        "flow/every/log.csv",
     ):
         assert (folder / path).exists(), path
 
@@ -85,21 +86,53 @@ def test_a_flow_without_an_autoencoder_is_refused(patched, tmp_path):
 def test_a_stopped_flow_ends_as_one_that_never_stopped(patched, folder, tmp_path):
     settings = read_recipe(RECIPE)
 
-    def stop(configs, p, step):
-        raise KeyboardInterrupt
+    def stop(configs, p, stage, step):
+        if stage == "every":
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_velocity(settings, tmp_path, folder / "model", patched, stop)
     train_velocity(settings, tmp_path, folder / "model", patched)
-    first, second = ((path / checkpoint.NAME).read_bytes() for path in (folder / "flow", tmp_path))
+    first, second = ((path / "every" / checkpoint.NAME).read_bytes() for path in (folder / "flow", tmp_path))
     assert first == second
 
 
 def test_the_weights_saved_are_the_averaged_ones(patched, folder):
-    state, step = checkpoint.load(folder / "flow", patched)
+    state, step = checkpoint.load(folder / "flow" / "every", patched)
     assert step == 4
     _, p = load_component(folder / "model", "transformer", patched)
     for name in ("img_in", "txt_in"):
         np.testing.assert_array_equal(
             np.array(p[name]["weight"]), np.array(state["ema"]["transformer"][name]["weight"])
         )
+
+
+def test_a_sibling_takes_its_guidance_as_an_input_and_diffusers_draws_the_same(patched, folder):
+    given = ["train", "distill-guidance", "--recipe", str(RECIPE), "--folder", str(folder)]
+    result = CliRunner().invoke(cli.main, given)
+    assert result.exit_code == 0, result.output
+    assert (folder / "guidance" / "step-2.png").exists()
+    assert checkpoint.load(folder / "guidance", patched)[1] == 2
+    pipe = minflux.load(folder / "dev", "numpy")
+    assert pipe.built_in_guidance
+    theirs = FluxPipeline.from_pretrained(folder / "dev")
+    theirs.set_progress_bar_config(disable=True)
+    settings = {"num_inference_steps": 2, "width": 80, "height": 64, "guidance_scale": 3.0, "output_type": "np"}
+    expected = theirs("a cat", generator=torch.Generator().manual_seed(3), max_sequence_length=40, **settings).images[0]
+    got = np.asarray(pipe("a cat", seed=3, guidance=3.0))
+    assert np.abs(got / 255 - expected).max() <= 2 / 255
+
+
+def test_a_sibling_of_few_steps_is_drawn_alike_by_diffusers(patched, folder):
+    for command in ("distill-guidance", "distill-steps"):
+        given = ["train", command, "--recipe", str(RECIPE), "--folder", str(folder)]
+        result = CliRunner().invoke(cli.main, given)
+        assert result.exit_code == 0, result.output
+    pipe = minflux.load(folder / "schnell", "numpy")
+    assert (pipe.built_in_guidance, pipe.schedule.shift, pipe.defaults.steps) == (False, 1.0, 2)
+    theirs = FluxPipeline.from_pretrained(folder / "schnell")
+    theirs.set_progress_bar_config(disable=True)
+    settings = {"num_inference_steps": 2, "width": 80, "height": 64, "output_type": "np"}
+    expected = theirs("a cat", generator=torch.Generator().manual_seed(3), max_sequence_length=40, **settings).images[0]
+    got = np.asarray(pipe("a cat", seed=3))
+    assert np.abs(got / 255 - expected).max() <= 2 / 255

@@ -23,10 +23,9 @@ from minflux.train import encoded as encoding
 from minflux.train.autoencoder import signed
 from minflux.train.encoded import encode_all, scenes_of
 from minflux.train.flow import configs_of, flow_loss
-from minflux.train.recipe import Training, part, read_recipe, section
+from minflux.train.recipe import Training, part, read_recipe, section, stages
 from minflux.train.velocity import CLIP_TOKENS, LEAST, Data, Mixture, batch_size, counts_of, tokens_of
 from minflux.world import scenes, tokenizers
-from minflux.world.labels import CLASSES
 from minflux.world.render import render_batch
 from tests import tiny_model
 
@@ -123,13 +122,12 @@ def test_shards_are_joined(vae, tmp_path, monkeypatch):
 def test_a_batch_has_one_size_and_one_length(data):
     seen = Counter()
     for seed in range(60):
-        shares, x0, noise, t, clip_ids, t5_ids, pooled = data.batch(np.random.default_rng(seed))
+        x0, noise, t, clip_ids, t5_ids, pooled = data.batch(np.random.default_rng(seed))
         count, rows, columns, channels = x0.shape
         size, text = (8 * columns, 8 * rows), t5_ids.shape[1]
         assert count == batch_size(HOW, size, text, 32) == len(noise) == len(t) == len(clip_ids) == len(pooled)
         assert (channels, clip_ids.shape[1]) == (4, CLIP_TOKENS)
-        assert shares.shape == (count, tokens_of(size), len(CLASSES))
-        assert all(x.dtype == np.float32 for x in (shares, x0, noise, t, pooled))
+        assert all(x.dtype == np.float32 for x in (x0, noise, t, pooled))
         assert set(pooled) <= {0, 1}
         seen[size, text] += 1
         seen["pooled"] += pooled.mean() / 60
@@ -161,7 +159,7 @@ def test_hidden_pooled_text_changes_nothing(nx, folder, data):
     shapes = (flux_shapes(configs[0]), clip_shapes(configs[1]), t5_shapes(configs[2]))
     parts = (tree_map(nx.array, tiny_model.random_tree(s, rng)) for s in shapes)
     p = dict(zip(("transformer", "clip", "t5"), parts, strict=True))
-    _, x0, noise, t, _, t5_ids, _ = (nx.array(x) for x in data.batch(rng))
+    x0, noise, t, _, t5_ids, _ = (nx.array(x) for x in data.batch(rng))
     one, two = (nx.array(rng.integers(3, 50, (len(x0), 8)).astype(np.int32)) for _ in range(2))
 
     def loss(clip_ids, pooled):
@@ -181,7 +179,7 @@ def test_the_recipe_makes_models_that_fit_together(folder):
     both = [Tokenizer.from_folder(folder / "world" / name) for name in ("tokenizer", "tokenizer_2")]
     flux_cfg, clip_cfg, t5_cfg = configs_of(settings, *both)
     vae_cfg = section(VAEConfig, part(settings, "vae.model"))
-    mixture = section(Mixture, part(settings, "flow.mixture"))
+    mixtures = [section(Mixture, part(settings, f"flow.{name}.mixture")) for name in stages(settings, "flow")]
     assert isinstance(clip_cfg, CLIPConfig)
     assert isinstance(t5_cfg, T5Config)
     assert flux_cfg.in_channels == 4 * vae_cfg.z_channels
@@ -189,8 +187,9 @@ def test_the_recipe_makes_models_that_fit_together(folder):
     assert flux_cfg.context_in_dim == t5_cfg.d_model
     assert sum(flux_cfg.axes_dim) * flux_cfg.num_heads == flux_cfg.hidden_size
     assert clip_cfg.max_position_embeddings == both[0].max_length >= CLIP_TOKENS
-    assert sum(mixture.size_shares().values()) == pytest.approx(1)
-    assert sum(share for _, share in mixture.text) == pytest.approx(1)
+    for mixture in mixtures:
+        assert sum(mixture.size_shares().values()) == pytest.approx(1)
+        assert sum(share for _, share in mixture.text) == pytest.approx(1)
     shapes = (flux_shapes(flux_cfg), vae_shapes(vae_cfg), clip_shapes(clip_cfg), t5_shapes(t5_cfg))
     weights = sum(math.prod(shape) for part in shapes for shape in part.values())
     assert 3 * 2 * weights < 80e6  # bytes in bfloat16, with two siblings

@@ -1,0 +1,71 @@
+"""`minflux train distill-guidance` and `distill-steps`: a trained model in a folder in, its sibling beside it out."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from minflux.images import grid
+from minflux.inference.flux1 import Flux1
+from minflux.inference.load import load, save_model
+from minflux.inference.pipeline import Defaults
+from minflux.sampling.timesteps import Schedule
+from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER
+from minflux.train.guidance import distill_guidance
+from minflux.train.recipe import part, read_recipe, section
+from minflux.train.reflow import distill_steps
+from minflux.train.run import SAMPLES, plot_loss
+from minflux.world.captions import plain_caption
+from minflux.world.scenes import sample
+
+
+def run_guidance(recipe: str, folder: Path) -> None:
+    """Distil the guidance of the model in folder/model into a student, and write it to folder/dev.
+
+    Checkpoints, samples and a loss plot are left in folder/guidance. Raises `CheckpointError` where no model is.
+    """
+    home, base = folder / "guidance", load(folder / "model", "mlx", memory="resident")
+
+    def on_sample(cfg, p, step):
+        draw_samples(replace(base, flux=(cfg, p))).save(home / f"step-{step}.png")
+
+    student = distill_guidance(read_recipe(recipe), home, base, base.nx, on_sample)
+    write_sibling(replace(base, flux=student), folder / "model", folder / "dev")
+    plot_loss(home)
+
+
+def run_steps(recipe: str, folder: Path) -> None:
+    """Distil the steps of the model in folder/dev into a student, and write it to folder/schnell.
+
+    Checkpoints, samples and a loss plot are left in folder/steps. Raises `CheckpointError` where no model is.
+    """
+    home, settings, base = folder / "steps", read_recipe(recipe), load(folder / "dev", "mlx", memory="resident")
+    sibling = replace(
+        base,
+        schedule=section(Schedule, part(settings, "steps.schedule")),
+        defaults=section(Defaults, part(settings, "steps.defaults")),
+    )
+
+    def on_sample(cfg, p, step):
+        draw_samples(replace(sibling, flux=(cfg, p))).save(home / f"step-{step}.png")
+
+    student = distill_steps(settings, home, base, base.nx, on_sample)
+    write_sibling(replace(sibling, flux=student), folder / "dev", folder / "schnell")
+    plot_loss(home)
+
+
+def draw_samples(pipe: Flux1):
+    """Draw a grid of scenes, at the model's default size and settings; every second scene is held out."""
+    rng = np.random.default_rng(0)
+    size = pipe.defaults.width, pipe.defaults.height
+    wanted = [sample(rng, *size, held_out=i % 2 == 1) for i in range(SAMPLES)]
+    images = pipe([plain_caption(scene) for scene in wanted])
+    return grid([np.asarray(image) for image in images], columns=8)
+
+
+def write_sibling(pipe: Flux1, model: Path, folder: Path) -> None:
+    """Write a model that has the tokenizers of the one in `model`."""
+    save_model(pipe, folder)
+    for name in (CLIP_TOKENIZER, T5_TOKENIZER):
+        shutil.copytree(model / name, folder / name, dirs_exist_ok=True)
