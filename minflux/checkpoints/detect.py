@@ -15,7 +15,9 @@ from minflux.errors import CheckpointError
 
 # What files hold beside the weights: marks and scales of quantisation, and tables that follow from the sizes.
 SCALES = ("scale_weight", "weight_scale")  # a float8 weight's factor, beside it
-UNUSED = re.compile(r"(^|\.)(scaled_fp8|scale_input|input_scale|logit_scale|text_projection\.weight|position_ids)$")
+UNUSED = re.compile(
+    r"(^|\.)(scaled_fp8|comfy_quant|scale_input|input_scale|logit_scale|text_projection\.weight|position_ids)$"
+)
 
 
 def find_components(path: Path, tensors: dict[str, Stored]) -> tuple[list[StoredComponent], list[str]]:
@@ -42,7 +44,9 @@ def as_component(
     naming = next((naming for naming in component.namings if found[naming.name] is not None), usual)
     prefix = found[naming.name] or ""
     inside = {name: stored for name, stored in tensors.items() if name.startswith(prefix)}
-    return take_out(path, component, naming, prefix, inside), sorted(tensors.keys() - inside.keys())
+    return take_out(path, component, naming, prefix, inside), sorted(
+        name for name in tensors.keys() - inside.keys() if not UNUSED.search(name)
+    )
 
 
 def find_prefix(naming: Naming, names: dict[str, Stored]) -> str | None:

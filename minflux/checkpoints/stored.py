@@ -60,6 +60,15 @@ class Mismatch:
         return f"{self.name}: expected {'packed numbers' if self.packed else 'floats'}, found {self.dtype}"
 
 
+class WrongScale(Mismatch):
+    """A float8 weight's scale that holds no floats, or not one for the whole weight or for each of its rows."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: expected a scale of floats, one or {self.expected} of them; found {self.dtype} {self.found}"
+        )
+
+
 @dataclass(frozen=True)
 class StoredComponent:
     """A component in a file or folder: its weights by the file's names, without the `prefix` they lie under.
@@ -139,7 +148,7 @@ class StoredComponent:
         expected = self.expected()
         unexpected = sorted(self.tensors.keys() - expected.keys())
         compared = [self.compare(name, expected.get(name)) for name in (*expected, *unexpected)]
-        return [mismatch for mismatch in compared if mismatch is not None]
+        return [mismatch for mismatch in compared if mismatch is not None] + self.wrong_scales()
 
     def compare(self, name: str, shape: tuple[int, ...] | None) -> Mismatch | None:
         """Compare a weight with the shape that the config asks for; return None where all is right."""
@@ -151,6 +160,15 @@ class StoredComponent:
         if stored.shape == shape and right_dtype:
             return None
         return Mismatch(name, shape, stored.shape, None if right_dtype else stored.dtype, packed)
+
+    def wrong_scales(self) -> list[Mismatch]:
+        """List the scales by which no weight can be multiplied."""
+        wrong: list[Mismatch] = []
+        for name, scale in self.scales.items():
+            rows = self.tensors[name].shape[:1]
+            if scale.dtype not in FLOATS or scale.shape not in ((), (1,), rows, (*rows, 1)):
+                wrong.append(WrongScale(name, rows, scale.shape, scale.dtype))
+        return wrong
 
     @property
     def missing_keys(self) -> list[str]:

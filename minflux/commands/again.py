@@ -9,7 +9,9 @@ import click
 from click.core import ParameterSource
 
 from minflux.checkpoints import hub
+from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.hashes import hash_file, hash_model
+from minflux.checkpoints.loose import TOKENIZER
 from minflux.checkpoints.lora_files import locate_lora, repository_of
 from minflux.checkpoints.open import Checkpoint, locate_here
 from minflux.commands.options import print_note
@@ -58,7 +60,15 @@ def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str]) -> dict[str, str]:
     with warnings.catch_warnings(action="ignore"):  # loading warns
         components = take_components(checkpoint)
     hashes = {text: hash_file(locate_lora(text)[0]) for text in lora}
-    return {"model": hash_model(checkpoint.folder, components)} | hashes
+    return {"model": hash_model(checkpoint.folder, components, checkpoint.tokenizers)} | hashes
+
+
+def parts_of(source: Path, png: ImageSettings) -> dict[str, str]:
+    """Return the files in place of the model's parts; raises `ArgumentError` for a PNG with files of no part."""
+    strange = png.files.keys() - {*COMPONENTS, TOKENIZER}
+    if strange:
+        raise ArgumentError(f"--from: the settings inside {source} are damaged (files: {sorted(strange)!a})")
+    return png.files
 
 
 def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], anyway: bool) -> None:

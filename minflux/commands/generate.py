@@ -14,16 +14,28 @@ from minflux.checkpoints import hub
 from minflux.checkpoints.components import TRANSFORMER
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
-from minflux.checkpoints.open import Checkpoint, locate_here, open_model
-from minflux.commands.again import ask_before_fetching, check_nothing_beside, check_unchanged, hash_inputs
-from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, ReadingBar, check_output, print_note
+from minflux.checkpoints.loose import open_with_files
+from minflux.checkpoints.open import Checkpoint, locate_here
+from minflux.commands.again import ask_before_fetching, check_nothing_beside, check_unchanged, hash_inputs, parts_of
+from minflux.commands.options import (
+    BACKEND,
+    FILE,
+    LORA,
+    MODEL,
+    STEPS,
+    ReadingBar,
+    check_output,
+    print_note,
+    take_files,
+    with_files,
+)
 from minflux.commands.png import ImageSettings, read_png_settings, save_png
 from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
 from minflux.inference.cache import default_folder
 from minflux.inference.flux1 import Flux1
-from minflux.inference.load import DEFAULTS, load_checkpoint, read_defaults
+from minflux.inference.load import DEFAULTS, choose_files, find_loras, load_checkpoint, read_defaults
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning
 from minflux.model.flux import FluxConfig
@@ -74,6 +86,7 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     help="How weights are held: all at once, each part while it works, or each matrix while it works.",
 )
 @click.option("--cache", is_flag=True, help="Keep the encoded prompt on disk, for the next time.")
+@with_files
 def command(prompt, model, backend, seeds, size, out, preview, source, anyway, yes, lora, memory, cache, **given):
     """Generate an image of PROMPT, as a PNG that carries its own settings.
 
@@ -82,7 +95,9 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     minflux generate "a cat on a blue background" --seed 1 --seed 2 --solver heun --steps 10
     minflux generate --from cat.png --out again.png
     minflux generate "a lighthouse at dusk" --model schnell --size 768x512
+    minflux generate "a lighthouse at dusk" --comfy ComfyUI/models --transformer flux1-dev-fp8
     """
+    named = take_files(given)
     given |= {"width": size[0], "height": size[1]}
     check_files(out, preview)
     png = None
@@ -91,14 +106,18 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
         png = read_png_settings(source)
         ask_before_fetching(source, png, yes)
         prompt, model, backend, lora, seeds = png.prompt, png.model, png.backend, png.lora, [png.seed]
+        named |= parts_of(source, png)
         given = {name: getattr(png, name) for name in given}
     elif anyway or yes:
         raise ArgumentError("--anyway and --yes go with --from")
     if prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
     check_settings(seeds, given)
-    check_ahead_of_fetching(model, given)
-    checkpoint = open_model(model, fetch=True)
+    lora = find_loras(named["comfy"], lora)
+    model, files = choose_files(model, named.pop("comfy"), named, print_note)
+    if TRANSFORMER.name not in files:
+        check_ahead_of_fetching(model, given)
+    checkpoint = open_with_files(model, files, fetch=True)
     given = complete(checkpoint, given)
     hashes = hash_inputs(checkpoint, lora)
     if png is not None:
@@ -106,7 +125,8 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     folder = default_folder() if cache else None
     how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
-    jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given, lora=pipe.lora, hashes=hashes) for seed in seeds]
+    given |= {"lora": pipe.lora, "files": {name: str(path) for name, path in files.items()}, "hashes": hashes}
+    jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given) for seed in seeds]
     generate(pipe, jobs, out, preview)
 
 

@@ -1,18 +1,20 @@
 """Options that several commands share, and checks of files to write."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
 
+from minflux.checkpoints.loose import option
 from minflux.errors import ArgumentError
 
 MODEL = click.option(
     "--model",
-    default="tiny",
-    show_default=True,
-    help="A model that ships here, a folder, a .safetensors or .gguf file, or schnell, dev or OWNER/NAME on the Hub.",
+    help="A model that ships here, a folder, a .safetensors or .gguf file, or schnell, dev or OWNER/NAME on the Hub; "
+    "tiny unless given.",
 )
 BACKEND = click.option(
     "--backend",
@@ -26,6 +28,28 @@ LORA = click.option(
 )
 STEPS = click.option("--steps", type=int, help="Denoising steps; unless given, what suits the model.")
 FILE = click.Path(path_type=Path, dir_okay=False)
+
+FILES = {  # in place of a model's parts
+    "transformer": "A file with the transformer; without --model it is the model.",
+    "text_encoder": "A file with CLIP (clip_l.safetensors), in place of the model's.",
+    "text_encoder_2": "A file with T5 (t5xxl_fp16.safetensors), in place of the model's.",
+    "vae": "A file with the VAE (ae.safetensors), in place of the model's.",
+    "tokenizer": "A folder that holds tokenizer and tokenizer_2; unless given, the model's, or FLUX.1's from the Hub.",
+    "comfy": "ComfyUI's folder models: its files are taken, and may be named as they are there.",
+}
+
+
+def with_files(command: Callable) -> Callable:
+    """Add the options that name files in place of a model's parts."""
+    for name, text in reversed(FILES.items()):
+        metavar = "FOLDER" if name in ("tokenizer", "comfy") else "FILE"
+        command = click.option(option(name), name, metavar=metavar, help=text)(command)
+    return command
+
+
+def take_files(given: dict[str, Any]) -> dict[str, str | None]:
+    """Take the options of `with_files` out of a command's."""
+    return {name: given.pop(name) for name in FILES}
 
 
 def print_note(line: str) -> None:

@@ -29,6 +29,7 @@ class ImageSettings:
     lora: tuple[str, ...] = ()
     true_cfg_scale: float | None = None
     solver: str = "euler"
+    files: dict[str, str] = field(default_factory=dict)  # in place of the model's parts, by their names
     hashes: dict[str, str] = field(default_factory=dict)  # of the model, and of each LoRA as `lora` names it
 
 
@@ -58,8 +59,13 @@ def read_png_settings(path: Path) -> ImageSettings:
 def parse_settings(values: dict) -> ImageSettings:
     """Return settings from a PNG's JSON; raises `KeyError` where one lacks that has no default."""
     given = {f.name: values[f.name] for f in fields(ImageSettings) if is_required(f) or f.name in values}
-    hashes = {str(name): str(value) for name, value in given.get("hashes", {}).items()}
-    return ImageSettings(**given | {"lora": tuple(given.get("lora", ())), "hashes": hashes})
+    texts = {name: as_texts(given.get(name, {})) for name in ("files", "hashes")}
+    return ImageSettings(**given | {"lora": tuple(given.get("lora", ()))} | texts)
+
+
+def as_texts(values: dict) -> dict[str, str]:
+    """Return a JSON object with texts alone."""
+    return {str(name): str(value) for name, value in values.items()}
 
 
 def is_required(setting: Field) -> bool:

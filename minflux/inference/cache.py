@@ -43,8 +43,9 @@ def identity(encoders: Sequence[StoredComponent], changes: Sequence[Change], nx:
     for stored in encoders:
         lines += stored.fingerprint()
     for change in changes:
-        arrays = [array for array in (change.down, change.up, change.bias) if array is not None]
-        lines += [repr(change.module), *(f"{array.shape} {_hash(array.tobytes())}" for array in arrays)]
+        arrays = dict(change.arrays) if change.bias is None else {**change.arrays, "bias": change.bias}
+        lines += [f"{change.module} {change.strength!r}"]
+        lines += [f"{role} {array.shape} {_hash(array.tobytes())}" for role, array in arrays.items()]
     return _hash("\n".join(lines).encode())
 
 

@@ -8,7 +8,7 @@ A model is a subclass that says how its prompts are encoded, what its velocity i
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
@@ -32,6 +32,7 @@ from minflux.inference.arguments import (
     effective,
     without_effect,
 )
+from minflux.inference.hints import Trained, hint_at_guidance, hint_at_size, hint_at_text_length, hint_at_words
 from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
@@ -97,11 +98,13 @@ class Pipeline(ABC):
     """A model ready to generate images: call it, or take its steps `encode`, `sample` and `decode` one by one.
 
     nx: the backend that computes. schedule: how steps are spread over time. lora: the LoRAs added to the weights.
+    trained: what the model was trained on; a `Hint`, which is a warning, tells of anything else that is asked for.
     """
 
     nx: Backend
     schedule: Schedule
     defaults: Defaults
+    trained: Trained = field(default_factory=Trained)
     name: str = ""
     lora: tuple[str, ...] = ()
 
@@ -188,6 +191,9 @@ class Pipeline(ABC):
         asked = guidance is not None or true_cfg_scale is not None
         if asked or negative is None:
             negative = effective(negative, self._guidance(guidance, true_cfg_scale))
+        hint_at_words(self.trained, listed + ([negative] if negative else []))
+        hint_at_text_length(self.trained, self.defaults.text_length)
+        hint_at_guidance(self._guidance(guidance, true_cfg_scale), listed, negative)
         return self._encode(listed, negative)
 
     def sample(
@@ -218,6 +224,7 @@ class Pipeline(ABC):
         x = self._noise(plan) if start is None else self._checked_start(start, plan)
         scale = true_cfg_scale if self.built_in_guidance or guidance is None else guidance
         text = matching(conditioning, plan.guidance, asked=scale is not None)
+        hint_at_size(self.trained, plan.width, plan.height)
         return self._follow(text, plan, x, on_block)
 
     @abstractmethod

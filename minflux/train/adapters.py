@@ -24,7 +24,7 @@ from minflux.backend import Backend, backend_of
 from minflux.checkpoints.components import TRANSFORMER
 from minflux.checkpoints.components.flux import exchanged
 from minflux.checkpoints.formats.safetensors import write_safetensors
-from minflux.checkpoints.lora import Module, modules
+from minflux.checkpoints.lora_names import Module, modules
 from minflux.checkpoints.quantise import SCALES, stem_of
 from minflux.errors import ArgumentError
 from minflux.model.flux import FluxConfig

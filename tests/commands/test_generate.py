@@ -56,7 +56,7 @@ def test_the_picture_carries_all_its_settings(here, model):
     assert found == {
         "prompt": "a cat", "model": str(model), "backend": "numpy", "seed": 7, "steps": 2, "guidance": 2.0,
         "negative_prompt": None, "width": 64, "height": 64, "lora": [], "true_cfg_scale": None, "solver": "euler",
-        "version": minflux.__version__,
+        "files": {}, "version": minflux.__version__,
     }  # fmt: skip
 
 

@@ -117,6 +117,9 @@ CLIP = Component(
     ),
     own="transformers",
     stage="text",
-    lora_prefixes=("text_encoder.", "text_encoders.clip_l.transformer.", "lora_te1_", "lora_te_"),
+    lora_prefixes=(
+        "text_encoder.", "text_encoder.base_model.model.", "text_encoders.clip_l.transformer.", "lora_te1_", "lora_te_",
+    ),
+    lora_rules=(("encoder.layers.#", "text_model.encoder.layers.#"),),  # as transformers 5 has them
     alias=alias,
-)
+)  # fmt: skip

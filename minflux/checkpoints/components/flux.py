@@ -63,6 +63,7 @@ XLABS_RULES: Rules = (  # (XLabs' name of what a LoRA changes, BFL's); 1 is the 
     ("single_blocks.#.processor.qkv_lora", "single_blocks.#.linear1@0-2"),
     ("single_blocks.#.processor.proj_lora", "single_blocks.#.linear2"),
 )
+COMFY_RULES: Rules = (("single_blocks.#.linear1_qkv", "single_blocks.#.linear1@0-2"),)
 JOINTS = {"qkv": 3, "linear1": 4}  # BFL's joint matrices, and how many of diffusers' are in each
 FINAL_MODULATION = "final_layer.adaLN_modulation.1"
 
@@ -283,5 +284,5 @@ TRANSFORMER = Component(
         "transformer.", COMFY, "diffusion_model.", "lora_unet_", "lora_transformer_", "lycoris_", "base_model.model.",
         "transformer.base_model.model.", "base_model.model.transformer.", "",
     ),
-    lora_rules=XLABS_RULES,
+    lora_rules=XLABS_RULES + COMFY_RULES,
 )  # fmt: skip
