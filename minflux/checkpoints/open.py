@@ -19,6 +19,7 @@ from minflux.checkpoints.detect import as_component, find_components
 from minflux.checkpoints.family import PIPELINES, REDUX, likely_variant, redux_notes
 from minflux.checkpoints.folder import CONFIG, OWN_FILE, folder_contents, read_config, shards_of
 from minflux.checkpoints.foreign import refuse_quantised
+from minflux.checkpoints.formats.atomic import is_there
 from minflux.checkpoints.formats.json_files import read_json
 from minflux.checkpoints.formats.safetensors import Stored, contents
 from minflux.checkpoints.stored import StoredComponent
@@ -102,9 +103,9 @@ def locate(model: str | Path, fetch: bool = False, without: Sequence[str] = ()) 
 def locate_here(model: str | Path) -> Path | None:
     """Return the path of a model that ships here or lies on this machine; None for one that may be on the Hub."""
     shipped = zoo.FOLDER / str(model)
-    if (shipped / INDEX).exists():
+    if is_there(shipped / INDEX):
         return shipped
-    return Path(model) if Path(model).exists() else None
+    return Path(model) if is_there(Path(model)) else None
 
 
 # -- files ---------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from minflux.checkpoints.formats.safetensors import Stored, same_bytes
 from minflux.checkpoints.quantise import is_packed, matrix_shape, packed_bits_of, packed_shapes
 from minflux.errors import CheckpointError
 
+LEAST = 1 << 28  # numbers of a weight that is not too large for any file: T5's largest has half as many
+
 
 @dataclass(frozen=True)
 class Copy:
@@ -135,12 +137,25 @@ class StoredComponent:
 
     def expected(self) -> Shapes:
         """Return the name and shape of every weight that a file of this config has: of quantised ones, three arrays."""
+        self.check_sizes()
         shapes = self.component.file_shapes(self.naming, self.config)
         result: Shapes = {}
         for name, shape in shapes.items():
             bits = packed_bits_of(self.component, name, shape, self.tensors)
             result |= packed_shapes(name, shape, bits) if bits else {name: shape}
         return result
+
+    def check_sizes(self) -> None:
+        """Raise `CheckpointError` when the config asks for a weight of more numbers than all that are there.
+
+        Before anything is made of its size: a config may be damaged, or a stranger's.
+        """
+        found = max(LEAST, sum(map(self.numbers, self.tensors)))
+        for name, shape in self.component.shapes(self.config).items():
+            if math.prod(shape) > found:
+                raise CheckpointError(
+                    f"{self.path}: its config asks for {name} {shape}, more numbers than all weights there have"
+                )
 
     @cached_property
     def mismatches(self) -> list[Mismatch]:

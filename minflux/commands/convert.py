@@ -38,7 +38,7 @@ from minflux.checkpoints.quantise import (
 from minflux.checkpoints.read import read_weight
 from minflux.checkpoints.stored import StoredComponent
 from minflux.commands.named import NONE, open_named
-from minflux.commands.options import LORA, take_files, with_files
+from minflux.commands.options import LORA, print_line, take_files, with_files
 from minflux.commands.whole import check_whole, files_beside, write_beside
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import find_loras
@@ -359,7 +359,7 @@ def command(paths, format_, part, dtype, bits, lora, **given):
     if bits and format_ != "minflux":
         raise ArgumentError(f"--quantize: the format {format_!r} holds no quantised weights; use --format minflux")
     bits = int(bits) if bits else None
-    for path in convert(source, target, format_, part, DTYPES.get(dtype), lora, bits, click.echo, files, comfy):
+    for path in convert(source, target, format_, part, DTYPES.get(dtype), lora, bits, print_line, files, comfy):
         click.echo(path)
 
 

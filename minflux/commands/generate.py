@@ -33,7 +33,7 @@ from minflux.commands.png import ImageSettings, read_png_settings, save_png
 from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
-from minflux.inference.cache import default_folder
+from minflux.inference.cache_files import default_folder
 from minflux.inference.flux1 import Flux1
 from minflux.inference.load import DEFAULTS, choose_files, find_loras, load_checkpoint, read_defaults
 from minflux.inference.memory import MODES

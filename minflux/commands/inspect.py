@@ -17,6 +17,7 @@ from minflux.checkpoints.quantise import bits_of, is_packed
 from minflux.checkpoints.stored import StoredComponent
 from minflux.commands.named import NONE, open_named
 from minflux.commands.options import take_files, with_files
+from minflux.errors import shown
 from minflux.inference.memory import MODES, count_numbers, held, readable
 
 SHOWN = 20  # wrong weights listed a component
@@ -65,7 +66,7 @@ class Report:
         for path, names in checkpoint.unexpected_keys.items():
             lines += listed([f"  {path.name}: {name}: belongs to no part of FLUX.1" for name in names])
         lines += [f"  {COMPONENTS[name].title}: expected the folder {name}, found none" for name in self.missing]
-        return "\n".join(lines + memory_lines(checkpoint))
+        return "\n".join(map(shown, lines + memory_lines(checkpoint)))
 
 
 def inspect(

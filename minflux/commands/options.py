@@ -9,7 +9,7 @@ import click
 from tqdm import tqdm
 
 from minflux.checkpoints.loose import option
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, shown
 
 MODEL = click.option(
     "--model",
@@ -52,9 +52,14 @@ def take_files(given: dict[str, Any]) -> dict[str, str | None]:
     return {name: given.pop(name) for name in FILES}
 
 
+def print_line(line: str) -> None:
+    """Print a line of what was asked for."""
+    click.echo(shown(line))
+
+
 def print_note(line: str) -> None:
     """Print a line that is good to know, beside what was asked for."""
-    click.echo(line, err=True)
+    click.echo(shown(line), err=True)
 
 
 class ReadingBar:

@@ -18,6 +18,7 @@ from minflux.checkpoints.lazy import Progress, for_steps, no_progress
 from minflux.checkpoints.tree import tree_map
 from minflux.errors import ArgumentError
 from minflux.images import to_uint8
+from minflux.inference.arguments import check_latents
 from minflux.inference.cache import Cache
 from minflux.inference.pipeline import Conditioning, Pipeline, check_finite
 from minflux.inference.text import PromptTruncated, Tokenizer
@@ -29,7 +30,7 @@ from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 from minflux.model.t5 import T5Config, t5_encoder
 from minflux.model.vae import VAEConfig, encode
-from minflux.model.vae_bands import decode_any
+from minflux.model.vae_bands import WHOLE, decode_any
 from minflux.sampling.guidance import Guidance, guided
 from minflux.sampling.solvers import Velocity
 
@@ -73,17 +74,50 @@ class Flux1(Pipeline):
         shapes = [*flux.values(), *vae.values(), *clip.values(), *t5.values()]
         return sum(map(math.prod, shapes))
 
+    # -- memory ------------------------------------------------------------------------------------------------
+
+    def memory_of_images(self, count: int, width: int, height: int, guidance: Guidance) -> int:
+        """Return about how many bytes the arrays of images take at a time in sampling, beside the weights.
+
+        A single block holds most: of each token x, what linear1 makes of it (q, k, v and the MLP's hidden layer, 7 D)
+        and what goes into linear2 (5 D). Images in classifier-free guidance count twice.
+        """
+        tokens = width * height // (2 * self.downscale) ** 2 + self.defaults.text_length
+        rows = count * (2 if guidance.needs_negative else 1)
+        itemsize = 2 if self.nx.on_gpu else 4
+        return max(
+            13 * self.flux[0].hidden_size * itemsize * tokens * rows, self.memory_of_pixels(count, width, height)
+        )
+
+    def memory_of_pixels(self, count: int, width: int, height: int) -> int:
+        """Return about how many bytes the arrays of images take at a time in the VAE, beside the weights.
+
+        Of each pixel 12 times the channels of the finest level, measured in bands (see `vae_bands`), of one image at a
+        time where it is large; and of all images the pixels, as floats, once more clipped, and as bytes.
+        """
+        at_once = count if width * height <= WHOLE else 1
+        return width * height * (12 * self.vae[0].ch * at_once + 27 * count)
+
+    def memory_of_text(self, count: int) -> int:
+        """Return about how many bytes T5's arrays take of so many prompts: its hidden layers, and all pairs' biases."""
+        cfg, length = self.t5[0], self.defaults.text_length
+        return length * (4 * count * (cfg.d_model + 2 * cfg.d_ff) + length * (8 + 4 * cfg.num_heads))
+
     # -- text --------------------------------------------------------------------------------------------------
 
     def _encode(self, prompts: list[str], negative: str | None) -> Conditioning:
         """Encode each distinct prompt once with both text encoders, or recall it from the cache."""
         wanted = prompts if negative is None else [*prompts, negative]
         distinct = list(dict.fromkeys(wanted))
+        places = {prompt: place for place, prompt in enumerate(distinct)}
+        self._check_memory(
+            f"{len(distinct)} prompts of {self.defaults.text_length} tokens", self.memory_of_text(len(distinct))
+        )
         ids = self._tokens(distinct)
         txt, y = self.cache.recall(*ids, self._run_encoders) if self.cache else self._run_encoders(*ids)
 
         def rows(some: list[str], negative: Conditioning | None = None) -> Conditioning:
-            index = self.nx.array(np.array([distinct.index(prompt) for prompt in some], np.int32))
+            index = self.nx.array(np.array([places[prompt] for prompt in some], np.int32))
             return Conditioning(txt[index], y[index], negative)
 
         return rows(prompts, None if negative is None else rows([negative] * len(prompts)))
@@ -180,6 +214,7 @@ class Flux1(Pipeline):
         Raises `ArgumentError` when the images come out as NaN or infinity.
         """
         cfg, p = self.vae
+        latents = self._checked_latents(latents)
         dtype = p["decoder"]["conv_in"]["weight"].dtype
         pixels = self.nx.to_numpy(decode_any(p, cfg, latents.astype(dtype)))
         if not np.isfinite(pixels).all():
@@ -187,6 +222,18 @@ class Flux1(Pipeline):
                 "latents: the image came out as NaN or infinity; use finite latents, or float32 weights"
             )
         return to_uint8(pixels)
+
+    def _checked_latents(self, latents: Any) -> Array:
+        """Return latents of any size, as float32."""
+        sizes: tuple[int, ...] = tuple(getattr(latents, "shape", ()))[:3]
+        if len(sizes) == 3:
+            count, height, width = sizes
+            pixels = width * self.downscale, height * self.downscale
+            self._check_memory(
+                f"{count} images of {pixels[0]}x{pixels[1]} pixels", self.memory_of_pixels(count, *pixels)
+            )
+        order = "batch, height, width, channels"
+        return self.nx.array(check_latents("latents", latents, (None, None, None, self.channels), order))
 
     def _encode_pixels(self, pixels: Array) -> Array:
         """Encode images to the mean of their latents' distribution, in float32."""

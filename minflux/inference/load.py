@@ -34,8 +34,9 @@ from minflux.checkpoints.read import read_tree
 from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import flatten, tree
 from minflux.errors import CheckpointError
+from minflux.inference.arguments import check_loading, check_paths
 from minflux.inference.beside import read_tokenizers, usual_schedule
-from minflux.inference.cache import Cache, identity
+from minflux.inference.cache import identity, open_cache
 from minflux.inference.flux1 import Flux1
 from minflux.inference.hints import FLUX1_TRAINED, Report, Trained, parse_trained, trained_content
 from minflux.inference.memory import choose, when_read
@@ -56,6 +57,7 @@ PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the ste
     "shift_terminal": None,
     "time_shift_type": "exponential",
 }
+LARGEST_SHIFT = 1000  # FLUX.1's are 1 to 3; float32 has no two timesteps for very large ones
 DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 
@@ -96,9 +98,11 @@ def load(
     Raises `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model, a weight that is
     missing or wrong, or a LoRA of another model, `BackendError` for a backend that isn't installed.
     """
+    loras = check_loading(dtype, lora, memory, report, progress)
     nx = backend if isinstance(backend, Backend) else get_backend(backend)
-    loras = find_loras(comfy, [lora] if isinstance(lora, str) else lora)
     parts = {"transformer": transformer, "text_encoder": text_encoder, "text_encoder_2": text_encoder_2, "vae": vae}
+    check_paths(parts | {"model": model, "tokenizer": tokenizer, "comfy": comfy, "cache": cache})
+    loras = find_loras(comfy, loras)
     name, files = choose_files(model, comfy, parts | {"tokenizer": tokenizer}, report)
     checkpoint = open_with_files(name, files, fetch=True)
     return load_checkpoint(checkpoint, nx, name, dtype, loras, memory, report, cache, progress)
@@ -160,7 +164,7 @@ def load_checkpoint(
         trained=read_trained(settings, configs[TRANSFORMER.name]),
         name=name,
         lora=tuple(lora),
-        cache=Cache(Path(cache), text_identity(components, changes, nx, dtype), nx) if cache else None,
+        cache=open_cache(cache, text_identity(components, changes, nx, dtype), nx, report) if cache else None,
         progress=progress,
     )
 
@@ -275,8 +279,10 @@ def read_schedule(path: Path) -> Schedule:
                 "another model"
             )
     schedule = read_fields(Schedule, values, path)
-    if not schedule.shift > 0 or schedule.max_image_seq_len <= schedule.base_image_seq_len:
-        raise CheckpointError(f"{path}: expected a shift above 0 and max_image_seq_len above base_image_seq_len")
+    if not 0 < schedule.shift <= LARGEST_SHIFT or schedule.max_image_seq_len <= schedule.base_image_seq_len:
+        raise CheckpointError(
+            f"{path}: expected a shift above 0, at most {LARGEST_SHIFT}, and max_image_seq_len above base_image_seq_len"
+        )
     return schedule
 
 

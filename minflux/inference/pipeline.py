@@ -6,6 +6,7 @@ A model is a subclass that says how its prompts are encoded, what its velocity i
 `minflux/inference/flux1.py` for FLUX.1. An edit wraps a velocity, or starts from other latents or at another timestep.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +17,14 @@ from PIL import Image
 
 from minflux.arrays import Array
 from minflux.backend import Backend
-from minflux.errors import ArgumentError, MinfluxError
+from minflux.errors import ArgumentError, MinfluxError, quoted
 from minflux.images import from_uint8
 from minflux.inference.arguments import (
+    check_fits,
     check_guidance,
     check_image,
     check_latents,
+    check_listener,
     check_negative_prompt,
     check_prompts,
     check_seeds,
@@ -158,6 +161,8 @@ class Pipeline(ABC):
         Raises `ArgumentError` for a setting that can't be honoured, before anything is computed.
         """
         prompts = check_prompts(prompt)
+        check_listener("on_step", on_step)
+        check_listener("on_block", on_block)
         plan = self._plan(len(prompts), seed, steps, guidance, true_cfg_scale, width, height, solver)
         negative = effective(negative_prompt, plan.guidance)
         start = None if latents is None else self._start_from(latents, plan)
@@ -217,8 +222,10 @@ class Pipeline(ABC):
         image has their size unless told. timesteps: where to stop, falling, in place of the schedule's `steps`. Raises
         `ArgumentError` at once for a setting that can't be honoured.
         """
+        check_conditioning(conditioning)
+        check_listener("on_block", on_block)
         if start is not None and width is None and height is None:
-            height, width = (self.downscale * n for n in start.shape[1:3])
+            height, width = (self.downscale * n for n in self._size_of(start))
         count = len(conditioning.txt)
         plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
         x = self._noise(plan) if start is None else self._checked_start(start, plan)
@@ -234,6 +241,8 @@ class Pipeline(ABC):
     def encode_image(self, image: Image.Image | np.ndarray) -> Array:
         """Encode a PIL image, or uint8 images (H, W, 3) or (B, H, W, 3), to latents (B, h, w, C)."""
         pixels = check_image(image, 2 * self.downscale)
+        count, height, width, _ = pixels.shape
+        self._check_memory(f"{count} images of {width}x{height} pixels", self.memory_of_pixels(count, width, height))
         return self._encode_pixels(self.nx.array(from_uint8(pixels)))
 
     @abstractmethod
@@ -272,6 +281,14 @@ class Pipeline(ABC):
         """Count the numbers in all weights."""
 
     @abstractmethod
+    def memory_of_images(self, count: int, width: int, height: int, guidance: Guidance) -> int:
+        """Return about how many bytes the arrays of images take at a time in sampling, beside the weights."""
+
+    @abstractmethod
+    def memory_of_pixels(self, count: int, width: int, height: int) -> int:
+        """Return about how many bytes the arrays of images take at a time in the VAE, beside the weights."""
+
+    @abstractmethod
     def _encode(self, prompts: list[str], negative: str | None) -> Conditioning:
         """Encode prompts, and a negative prompt for each of them where there is one."""
 
@@ -295,14 +312,23 @@ class Pipeline(ABC):
     ) -> SamplingPlan:
         """Check the settings for `count` images, and complete them with the model's defaults."""
         width, height = self._size(width, height)
+        strength = self._guidance(guidance, true_cfg_scale)
+        self._check_memory(
+            f"{count} images of {width}x{height} pixels", self.memory_of_images(count, width, height, strength)
+        )
         return SamplingPlan(
             seeds=check_seeds(seed, count),
             width=width,
             height=height,
             timesteps=self._timesteps(steps, timesteps, width, height),
-            guidance=self._guidance(guidance, true_cfg_scale),
+            guidance=strength,
             solver=SOLVERS[check_solver(solver)],
         )
+
+    def _check_memory(self, what: str, needed: int) -> None:
+        """Raise `ArgumentError` when the arrays of images don't fit; a GPU with memory of its own can't be asked."""
+        if not self.nx.on_gpu or sys.platform == "darwin":
+            check_fits(what, needed)
 
     def _size(self, width: Any, height: Any) -> tuple[int, int]:
         width = self.defaults.width if width is None else width
@@ -314,7 +340,8 @@ class Pipeline(ABC):
         """Return the given timesteps, or those of the schedule."""
         if timesteps is None:
             tokens = width * height // (2 * self.downscale) ** 2
-            return self.schedule.timesteps(check_steps(self.defaults.steps if steps is None else steps), tokens)
+            count = check_steps(self.defaults.steps if steps is None else steps)
+            return check_timesteps(self.schedule.timesteps(count, tokens))
         if steps is not None:
             raise ArgumentError("timesteps take the place of steps; give one of them")
         return check_timesteps(timesteps)
@@ -334,6 +361,13 @@ class Pipeline(ABC):
         """Return latents that were given in diffusers' order of axes, as (B, h, w, C) float32."""
         order = "batch, channels, height, width"
         return self._channels_last(check_latents("latents", latents, self._shape(plan), order))
+
+    def _size_of(self, start: Any) -> tuple[int, int]:
+        """Return height and width of latents that are given to begin with."""
+        shape: tuple[int, ...] = getattr(start, "shape", ())
+        if len(shape) != 4:
+            raise ArgumentError(f"start must be latents (B, h, w, {self.channels}), got {quoted(start)}")
+        return shape[1], shape[2]
 
     def _checked_start(self, start: Any, plan: SamplingPlan) -> Array:
         count, channels, height, width = self._shape(plan)
@@ -364,6 +398,12 @@ def check_finite(nx: Backend, where: str, *arrays: Array) -> None:
             f"{where}: the numbers came out as NaN or infinity; load with dtype float32, and use smaller scales of "
             "LoRAs and guidance"
         )
+
+
+def check_conditioning(given: Any) -> None:
+    """Raise `ArgumentError` for what `encode` can't have returned."""
+    if not isinstance(given, Conditioning):
+        raise ArgumentError(f"conditioning must be what pipe.encode(prompts) returns, got {quoted(given)}")
 
 
 def matching(text: Conditioning, guidance: Guidance, asked: bool) -> Conditioning:

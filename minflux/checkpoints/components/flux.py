@@ -9,10 +9,10 @@ other order. Sources: BFL `flux/model.py`; diffusers `transformer_flux.py`.
 import re
 
 from minflux.arrays import Array
-from minflux.checkpoints.components.base import Component, Flat, Json, Naming, require, take
+from minflux.checkpoints.components.base import Component, Flat, Json, Naming, is_like, require, take
 from minflux.checkpoints.components.renaming import Rules, apart, backwards, joined, rename, renamed, stacked
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, under
-from minflux.errors import CheckpointError
+from minflux.errors import CheckpointError, quoted
 from minflux.model.flux import SCHNELL, TIME_DIM, FluxConfig
 
 # -- names -----------------------------------------------------------------------------------------------------
@@ -121,10 +121,12 @@ def read_config(config: Json) -> FluxConfig:
     require(config, FIXED)
     found = take(config, FluxConfig(), CONFIG_NAMES, may_be_zero=("depth", "depth_single_blocks"))
     head_dim = config.get("attention_head_dim", 128)
+    if not is_like(head_dim, 128, least=1):
+        raise CheckpointError(f"attention_head_dim: expected a whole number, found {quoted(head_dim)}")
     found.setdefault("out_channels", found.get("in_channels", FluxConfig.in_channels))
     cfg = FluxConfig(**found, hidden_size=head_dim * found.get("num_heads", FluxConfig.num_heads))
-    if sum(cfg.axes_dim) != head_dim:
-        raise CheckpointError(f"axes_dims_rope: expected a sum of {head_dim}, found {cfg.axes_dim}")
+    if sum(cfg.axes_dim) != head_dim or len(cfg.axes_dim) != 3 or any(dim % 2 for dim in cfg.axes_dim):
+        raise CheckpointError(f"axes_dims_rope: expected three even numbers of sum {head_dim}, found {cfg.axes_dim}")
     return cfg
 
 
