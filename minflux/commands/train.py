@@ -181,7 +181,7 @@ def finetune(from_nothing, output, **given):
 
 def as_task(model, images, known, prompts, every, recompute, cache, **how):
     """Make a task of a command's options."""
-    from minflux.inference.cache import default_folder
+    from minflux.inference.cache_files import default_folder
     from minflux.train.own_data import OwnTraining
     from minflux.train.own_run import Task
 
