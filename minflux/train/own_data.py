@@ -4,6 +4,7 @@ The text encoders and the VAE are read when something is not in the cache yet, a
 """
 
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -166,8 +167,12 @@ class Subject:
 
 
 def open_subject(checkpoint: Checkpoint, nx: Backend, name: str, kept: Path) -> Subject:
-    """Open a model for training; for errors see `load_checkpoint`."""
-    return Subject(checkpoint, load_checkpoint(checkpoint, nx, name, memory="staged", cache=kept), kept)
+    """Open a model for training; for errors see `load_checkpoint`.
+
+    Its cache has no limit: one caption must not push out another that the next step needs.
+    """
+    pipe = load_checkpoint(checkpoint, nx, name, memory="staged", cache=kept)
+    return Subject(checkpoint, replace(pipe, cache=pipe.cache and replace(pipe.cache, limit=sys.maxsize)), kept)
 
 
 def prepare(subject: Subject, folders: Folders, how: OwnTraining) -> OwnData:

@@ -154,6 +154,12 @@ def test_what_is_encoded_once_is_not_encoded_again(mlx, model, photos, tmp_path,
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_no_caption_is_pushed_out_by_another(mlx, model, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINFLUX_CACHE_GB", "0")
+    data = prepare(subject_of(model, tmp_path, mlx), [read_folder(photos)], HOW)
+    assert all(data.pipe.is_kept(sample.caption) for sample in data.samples)
+
+
 def test_latents_are_encoded_afresh_for_another_image_size_or_vae_and_where_damaged(photos, tmp_path):
     image, other, *_ = read_folder(photos)
     cache, made = LatentsCache(tmp_path / "kept", "one"), []
