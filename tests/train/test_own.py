@@ -156,7 +156,7 @@ def test_what_is_encoded_once_is_not_encoded_again(mlx, model, photos, tmp_path,
 
 def test_no_caption_is_pushed_out_by_another(mlx, model, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("MINFLUX_CACHE_GB", "0")
-    data = prepare(subject_of(model, tmp_path, mlx), [read_folder(photos)], HOW)
+    data = prepare(subject_of(model, tmp_path, mlx), [read_folder(photos)], replace(HOW, side=64))
     assert all(data.pipe.is_kept(sample.caption) for sample in data.samples)
 
 
