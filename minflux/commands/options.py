@@ -9,6 +9,7 @@ import click
 from tqdm import tqdm
 
 from minflux.checkpoints.loose import option
+from minflux.edit.kontext import LAYOUTS
 from minflux.errors import ArgumentError, shown
 
 MODEL = click.option(
@@ -28,6 +29,37 @@ LORA = click.option(
 )
 STEPS = click.option("--steps", type=int, help="Denoising steps; unless given, what suits the model.")
 FILE = click.Path(path_type=Path, dir_okay=False)
+
+IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
+    click.option("--image", type=FILE, help="Begin with this image; the result has its size unless --size is given."),
+    click.option("--strength", type=float, help="How much is drawn anew, above 0 and at most 1.  [0.6; 1 for Fill]"),
+    click.option("--mask", type=FILE, help="Redraw what is white in this image, and keep the rest."),
+    click.option("--control", type=FILE, help="Draw along this image: edges for FLUX.1 Canny, depth for Depth."),
+    click.option("--reference", type=FILE, multiple=True, help="Show FLUX.1 Kontext this image; repeatable."),
+    click.option(
+        "--reference-layout",
+        type=click.Choice(LAYOUTS),
+        default="offset",
+        help="Where several references stand: side by side, or one behind the other.  [offset]",
+    ),
+    click.option("--mask-blur", type=float, default=0.0, help="Soften the mask's edge by so many pixels."),
+    click.option("--mask-crop", type=int, help="See the mask's surroundings alone, with so many pixels around it."),
+    click.option("--paste/--no-paste", default=True, help="Keep the original's pixels outside the mask.  [paste]"),
+    click.option(
+        "--posterior",
+        type=click.Choice(["mode", "sample"]),
+        default="mode",
+        help="The image's latents: the middle of the VAE's distribution, or drawn from it as diffusers does.  [mode]",
+    ),
+)
+
+
+def image_options(command: Callable) -> Callable:
+    """Add the options of an image to begin with to a command."""
+    for add in reversed(IMAGE_OPTIONS):
+        command = add(command)
+    return command
+
 
 FILES = {  # in place of a model's parts
     "transformer": "A file with the transformer; without --model it is the model.",

@@ -31,7 +31,17 @@ class ImageSettings:
     true_cfg_scale: float | None = None
     solver: str = "euler"
     files: dict[str, str] = field(default_factory=dict)  # in place of the model's parts, by their names
-    hashes: dict[str, str] = field(default_factory=dict)  # of the model, and of each LoRA as `lora` names it
+    hashes: dict[str, str] = field(default_factory=dict)  # of the model, each LoRA as `lora` names it, and each image
+    image: str | None = None  # a path, and mask too, from the PNG's folder where both are under one
+    mask: str | None = None
+    control: str | None = None
+    reference: tuple[str, ...] = ()
+    reference_layout: str = "offset"
+    strength: float | None = None
+    mask_blur: float = 0
+    mask_crop: int | None = None
+    paste: bool = True
+    posterior: str = "mode"
 
 
 def save_png(image: Image.Image, path: Path, settings: ImageSettings) -> None:
@@ -67,7 +77,10 @@ def parse_settings(values: dict) -> ImageSettings:
         if not isinstance(text, str):
             raise TypeError(f"expected a text, got {quoted(text)}")
     texts = {name: as_texts(given.get(name, {})) for name in ("files", "hashes")}
-    return ImageSettings(**given | {"lora": tuple(lora)} | texts)
+    reference = given.get("reference", [])
+    if not isinstance(reference, list):
+        raise TypeError(f"reference must be a list, got {quoted(reference)}")
+    return ImageSettings(**given | {"lora": tuple(lora), "reference": tuple(map(str, reference))} | texts)
 
 
 def as_texts(values: dict) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from minflux.checkpoints.components import CLIP, COMPONENTS, T5, TRANSFORMER
+from minflux.checkpoints.components.flux import takes
 from minflux.checkpoints.fit import check_fit
 from minflux.checkpoints.formats.atomic import saved
 from minflux.checkpoints.open import INDEX, Checkpoint
@@ -43,7 +44,8 @@ def files_beside(checkpoint: Checkpoint, chosen: Sequence[StoredComponent], repo
         found = usual_files(checkpoint, components, report) | found
         for name, source in find_tokenizers(checkpoint, components, report).items():
             found |= read_all(source, name)
-    return found | (read_all(folder / INDEX, INDEX) or {INDEX: as_json(index_content())})
+    taken = takes(components[TRANSFORMER.name].config) if TRANSFORMER.name in components else ""
+    return found | (read_all(folder / INDEX, INDEX) or {INDEX: as_json(index_content(taken or ""))})
 
 
 def usual_files(checkpoint: Checkpoint, components: dict[str, StoredComponent], report: Callable) -> dict[str, bytes]:

@@ -10,7 +10,6 @@ beside the weights is FLUX.1's own (`beside.py`).
 """
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -21,8 +20,8 @@ from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
 from minflux.checkpoints.comfy import choose_from_comfy, lora_in
 from minflux.checkpoints.components import CLIP, COMPONENTS, T5, TRANSFORMER, VAE
-from minflux.checkpoints.components.flux import variant
-from minflux.checkpoints.family import PIPELINES, REDUX_TITLE
+from minflux.checkpoints.components.flux import takes, variant
+from minflux.checkpoints.family import REDUX_TITLE
 from minflux.checkpoints.fit import check_fit
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.json_files import read_json, write_json
@@ -47,6 +46,7 @@ from minflux.sampling.timesteps import Schedule
 
 DEFAULTS, SCHEDULER = "minflux.json", "scheduler/scheduler_config.json"
 KONTEXT = "FluxKontextPipeline"
+CLASSES = {"": "FluxPipeline", "mask": "FluxFillPipeline", "control": "FluxControlPipeline"}  # by what they take
 TRAINED = "trained"  # in minflux.json
 PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the steps: these values alone are right
     "_class_name": "FlowMatchEulerDiscreteScheduler",
@@ -61,6 +61,8 @@ PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the ste
 LARGEST_SHIFT = 1000  # FLUX.1's are 1 to 3; float32 has no two timesteps for very large ones
 DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
+KONTEXT_DEFAULTS = Defaults(guidance=2.5)
+SHOWN_DEFAULTS = Defaults(steps=50, guidance=30.0)  # of Fill and Canny; Depth's guidance is 10
 
 
 def load(
@@ -224,7 +226,7 @@ def take_components(checkpoint: Checkpoint) -> dict[str, StoredComponent]:
 
 
 def check_pipeline(checkpoint: Checkpoint) -> None:
-    """Raise `CheckpointError` for what is no FLUX.1 model; warn of one that is sampled from its text alone."""
+    """Raise `CheckpointError` for what is no FLUX.1 model."""
     path, pipeline = checkpoint.path, str(checkpoint.index.get("_class_name"))
     if not checkpoint.found:
         raise CheckpointError(f"{path}: is {REDUX_TITLE}: minflux can't generate with it")
@@ -239,8 +241,6 @@ def check_pipeline(checkpoint: Checkpoint) -> None:
         return
     if not pipeline.startswith("Flux"):
         raise CheckpointError(f"{path / INDEX}: expected a FluxPipeline, found a {pipeline}")
-    if pipeline == KONTEXT:
-        warnings.warn(f"{path}: is {PIPELINES[KONTEXT]}; it generates from the text alone", stacklevel=4)
 
 
 def check_beside(checkpoint: Checkpoint) -> None:
@@ -262,12 +262,12 @@ def naming_options(names: Sequence[str]) -> str:
 
 
 def check_channels(path: Path, flux: FluxConfig, z_channels: int | None = None) -> None:
-    """Raise `CheckpointError` for a transformer that takes more than the latents (Fill, Canny, Depth), or others."""
+    """Raise `CheckpointError` for a transformer of other latents, or that takes beside them what no FLUX.1 does."""
     wanted = 4 * z_channels if z_channels else flux.out_channels
-    if flux.in_channels != wanted:
+    if flux.out_channels != wanted or takes(flux) is None:
         raise CheckpointError(
-            f"{path}: expected a transformer of {wanted} channels, a 2×2 patch of latents; found "
-            f"{flux.in_channels}: FLUX.1 {variant(flux)}; minflux can't generate with it"
+            f"{path}: expected a transformer of {wanted} channels, a 2×2 patch of latents, or one of FLUX.1 Fill, "
+            f"Canny or Depth; found {flux.in_channels} channels in and {flux.out_channels} out"
         )
 
 
@@ -300,10 +300,20 @@ def read_schedule(path: Path) -> Schedule:
 
 
 def read_defaults(path: Path, cfg: FluxConfig) -> Defaults:
-    """Read how a model is best sampled with; without a file, as dev or schnell, by whether it takes guidance."""
+    """Read how a model is best sampled with; without a file, as the one of the family that its transformer is."""
+    if not path.exists() and takes(cfg):
+        return SHOWN_DEFAULTS
+    if not path.exists() and is_kontext(path.parent):
+        return KONTEXT_DEFAULTS
     if not path.exists():
         return DEV_DEFAULTS if cfg.guidance_embed else SCHNELL_DEFAULTS
     return read_fields(Defaults, read_json(path), path)
+
+
+def is_kontext(folder: Path) -> bool:
+    """Return whether a model's index names Kontext, whose weights look like dev's."""
+    index = folder / INDEX
+    return index.exists() and read_json(index).get("_class_name") == KONTEXT
 
 
 def read_trained(path: Path, cfg: FluxConfig) -> Trained:
@@ -345,7 +355,7 @@ def save_model(pipe: Flux1, folder: Path, dtype: str | None = None) -> None:
     for name, (config, p) in parts.items():
         save_component(folder, name, config, p, dtype)
     (folder / SCHEDULER).parent.mkdir(exist_ok=True)
-    write_json(folder / INDEX, index_content())
+    write_json(folder / INDEX, index_content(pipe.takes))
     write_json(folder / SCHEDULER, schedule_content(pipe.schedule))
     trained = trained_content(pipe.trained)
     write_json(folder / DEFAULTS, asdict(pipe.defaults) | ({TRAINED: trained} if trained else {}))
@@ -356,10 +366,10 @@ def schedule_content(schedule: Schedule) -> dict[str, Any]:
     return {"_class_name": "FlowMatchEulerDiscreteScheduler", **asdict(schedule)}
 
 
-def index_content() -> dict[str, Any]:
-    """Return model_index.json of a FLUX.1 model: which library opens which part."""
+def index_content(taken: str) -> dict[str, Any]:
+    """Return model_index.json of a FLUX.1 model that takes an image or nothing: which library opens which part."""
     content = {
-        "_class_name": "FluxPipeline",
+        "_class_name": CLASSES[taken],
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "tokenizer_2": ["transformers", "T5TokenizerFast"],

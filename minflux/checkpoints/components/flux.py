@@ -243,12 +243,24 @@ def describe(cfg: FluxConfig) -> str:
     )
 
 
+MASK = 4 * 8 * 8  # numbers of a token: 2 × 2 latents, and 8 × 8 pixels of the mask for each
+TAKING = {
+    "mask": "Fill, which takes a masked image beside the latents",
+    "control": "Canny or Depth, which takes a control image beside the latents",
+}
+
+
+def takes(cfg: FluxConfig) -> str | None:
+    """Return what a transformer takes beside the latents: "mask", "control", or "" for nothing; None if unknown."""
+    latents = cfg.out_channels
+    known = {latents: "", 2 * latents: "control", 2 * latents + MASK: "mask"}
+    return known.get(cfg.in_channels)
+
+
 def variant(cfg: FluxConfig) -> str:
     """Return the name of the member of the FLUX.1 family that has these sizes, at any depth."""
-    if cfg.in_channels == 384:
-        return "Fill, which takes a masked image beside the latents"
-    if cfg.in_channels == 128:
-        return "Canny or Depth, which takes a control image beside the latents"
+    if taken := takes(cfg):
+        return TAKING[taken]
     family = FluxConfig(depth=cfg.depth, depth_single_blocks=cfg.depth_single_blocks, guidance_embed=cfg.guidance_embed)
     if cfg == family:
         return "dev (Krea-dev's and Kontext's weights have the same shapes)" if cfg.guidance_embed else "schnell"
