@@ -40,7 +40,7 @@ from minflux.checkpoints.read import read_weight
 from minflux.checkpoints.stored import StoredComponent
 from minflux.commands.named import NONE, open_named
 from minflux.commands.options import LORA, print_line, take_files, with_files
-from minflux.commands.whole import check_whole, files_beside, write_beside
+from minflux.commands.whole import files_beside, write_beside
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import find_loras
 
@@ -158,8 +158,6 @@ def choose(checkpoint: Checkpoint, part: str | None) -> list[StoredComponent]:
     if part is not None and part not in held and part not in checkpoint.broken:
         titles = ", ".join(stored.component.title for stored in held.values())
         raise CheckpointError(f"{source}: holds no {part}, only {titles}")
-    if part is None:
-        check_whole(checkpoint)
     return [checkpoint.take(name) for name in ([part] if part else held)]
 
 
