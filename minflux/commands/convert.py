@@ -65,16 +65,15 @@ def convert(
     comfy: str | Path | None = None,
     gguf_type: str | None = None,
 ) -> list[Path]:
-    """Write the model in `source` to `target` as "bfl" or "gguf" (a file, a component), "diffusers" or "minflux".
+    """Write the model in `source` to `target` as "bfl" or "gguf", one file, or as "diffusers" or "minflux", a folder.
 
     part: which component alone, "transformer", "vae", "text_encoder" or "text_encoder_2"; in one file the transformer
-    unless told. dtype: of the floats; unless given they stay as they are, but float8, which only ComfyUI
-    reads, becomes bfloat16. lora: files, each "FILE" or "FILE:SCALE", added to the weights. bits: 4 or 8, to quantise
-    the matrices in minflux's format. gguf_type: of GGUF's, to quantise them in its format, as "q8_0". `report` is told
-    what quantising changed. files: in place of the source's components, or without a source; comfy: ComfyUI's folder
-    `models`, as for `load`. Returns the files of weights written, each
-    whole or not at all. Raises `ArgumentError` for what can't be asked, `CheckpointError` for a source with a weight
-    missing or wrong.
+    unless told. dtype: of the floats; unless given they stay as they are, but float8, which only ComfyUI reads, becomes
+    bfloat16. lora: files, each "FILE" or "FILE:SCALE", added to the weights. bits: 4 or 8, to quantise the matrices in
+    minflux's format. gguf_type: a type of GGUF's, as "q8_0", to quantise them in its format. `report` is told what
+    quantising changed. files: in place of the source's components, or without a source; comfy: ComfyUI's folder
+    `models`, as for `load`. Returns the files of weights written, each whole or not at all. Raises `ArgumentError` for
+    what can't be asked, `CheckpointError` for a source with a weight missing or wrong.
     """
     checked_cast(dtype)
     check_bits(format_, bits)
@@ -417,7 +416,7 @@ DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 @LORA
 @with_files
 def command(paths, format_, part, dtype, quantize, lora, **given):
-    """Write the model in SOURCE to TARGET: a file under BFL's names, or a folder under diffusers' or minflux's own.
+    """Write the model in SOURCE to TARGET: a BFL or GGUF file, or a folder under diffusers' or our own.
 
     Files may be named in place of SOURCE's parts, or of SOURCE.
 
