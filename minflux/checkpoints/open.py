@@ -16,12 +16,13 @@ from minflux import zoo
 from minflux.checkpoints import hub
 from minflux.checkpoints.components import COMPONENTS, Component
 from minflux.checkpoints.detect import as_component, find_components
-from minflux.checkpoints.family import PIPELINES, REDUX, likely_variant, redux_notes
+from minflux.checkpoints.family import PIPELINES, likely_variant
 from minflux.checkpoints.folder import CONFIG, OWN_FILE, folder_contents, read_config, shards_of
 from minflux.checkpoints.foreign import refuse_quantised
 from minflux.checkpoints.formats.atomic import is_there
 from minflux.checkpoints.formats.json_files import read_json
-from minflux.checkpoints.formats.safetensors import Stored, contents
+from minflux.checkpoints.formats.safetensors import contents
+from minflux.checkpoints.redux import adapter_in, describe_adapters, is_redux
 from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import ArgumentError, CheckpointError
 
@@ -118,8 +119,9 @@ def open_file(path: Path, configs: Mapping[str, Any] | None = None) -> Checkpoin
     """
     tensors = contents(path)
     refuse_quantised(path, tensors)
-    if REDUX in tensors:
-        return Checkpoint(path, path.parent, [], notes=redux_notes(tensors))
+    if adapter_in(tensors):
+        notes, broken = describe_adapters(path)
+        return Checkpoint(path, path.parent, [], broken, notes=notes)
     found, unexpected = find_components(path, tensors)
     if shards_of(path) not in (None, 1):
         raise CheckpointError(
@@ -199,9 +201,9 @@ def read_component(folder: Path, component: Component) -> tuple[StoredComponent,
 def open_folder(folder: Path) -> Checkpoint:
     """Open a model's folder: every component in diffusers' layout, and every single file beside them."""
     index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
-    adapter = redux_in(folder)
-    if adapter:
-        return Checkpoint(folder, folder, [], notes=index_notes(index) + redux_notes(adapter), index=index)
+    if is_redux(folder):
+        notes, wrong = describe_adapters(folder)
+        return Checkpoint(folder, folder, [], wrong, notes=index_notes(index) + notes, index=index)
     found: list[StoredComponent] = []
     broken: dict[str, CheckpointError] = {}
     unexpected: dict[Path, list[str]] = {}
@@ -233,13 +235,6 @@ def open_folder(folder: Path) -> Checkpoint:
 def has_weights(folder: Path) -> bool:
     """Return whether a component's folder holds any weights, in whatever format."""
     return any(path.suffix in WEIGHT_SUFFIXES for path in folder.iterdir())
-
-
-def redux_in(folder: Path) -> dict[str, Stored]:
-    """Return what Redux's own folder holds, nothing for any other folder."""
-    path = folder / "image_embedder" / "diffusion_pytorch_model.safetensors"
-    tensors = contents(path) if path.exists() else {}
-    return tensors if REDUX in tensors else {}
 
 
 def index_notes(index: dict) -> list[str]:

@@ -53,7 +53,8 @@ from minflux.inference.arguments import check_guidance, check_side, check_solver
 from minflux.inference.cache_files import default_folder
 from minflux.inference.edits import ImageInput, check_image_input, check_taken, strength_of
 from minflux.inference.flux1 import Flux1
-from minflux.inference.load import DEFAULTS, choose_files, find_loras, load_checkpoint, read_defaults
+from minflux.inference.image_prompts import ImagePrompts, read_image_prompts
+from minflux.inference.load import DEFAULTS, choose_files, find_loras, find_redux, load_checkpoint, read_defaults
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning, finished
 from minflux.model.flux import FluxConfig
@@ -137,20 +138,24 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     check_pictures(pictures)
     check_settings(seeds, given)
     images = image_input(given)
+    check_image_prompts(given)
     lora = find_loras(named["comfy"], lora)
     model, files = choose_files(model, named.pop("comfy"), named, print_note)
     if TRANSFORMER.name not in files:
         check_ahead_of_fetching(model, given)
+    redux = find_redux(given["redux"], given["image_encoder"], fetch=True)
     checkpoint = open_with_files(model, files, fetch=True)
     wanted = given["width"], given["height"]  # of an image's, what isn't given is the image's own
     given = complete(checkpoint, given)
-    hashes = hash_inputs(checkpoint, lora, pictures)
+    hashes = hash_inputs(checkpoint, lora, pictures, redux)
     if png is not None:
         check_unchanged(source, png, hashes, anyway)
     folder = default_folder() if cache else None
     how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
+    how |= {"redux": redux}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
     canvas = pipe.open_canvas(images, *wanted)
+    image_prompts = pipe.image_prompts(*image_prompts_of(given))
     references = pipe.encode_references(given["reference"], given["reference_layout"])
     width, height = pipe.size_of(canvas, references, *wanted)
     given |= {"width": width or given["width"], "height": height or given["height"]}
@@ -159,7 +164,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     given = moved(given, lambda path: seen_from(path, out))
     given |= {"lora": pipe.lora, "files": {name: str(path) for name, path in files.items()}, "hashes": hashes}
     jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given) for seed in seeds]
-    generate(pipe, jobs, out, preview, Shown(images, canvas, references))
+    generate(pipe, jobs, out, preview, Shown(images, canvas, references, image_prompts))
 
 
 # -- checks, before a weight is read -----------------------------------------------------------------------------
@@ -187,6 +192,23 @@ def image_input(given: Mapping[str, Any]) -> ImageInput:
     images = ImageInput(**{field.name: given[field.name] for field in fields(ImageInput)})
     check_image_input(images)
     return images
+
+
+def image_prompts_of(given: Mapping[str, Any]) -> tuple[list[Path], list[float] | float | None, str]:
+    """Return image prompts, their strengths and their mix as a call takes them; a single strength is for all."""
+    strengths = list(given["image_prompt_strength"])
+    return (
+        list(given["image_prompt"]),
+        strengths if len(strengths) > 1 else next(iter(strengths), None),
+        given["image_prompt_mix"],
+    )
+
+
+def check_image_prompts(given: Mapping[str, Any]) -> None:
+    """Raise `ArgumentError` for image prompts without Redux, Redux without them, and settings that don't fit them."""
+    read_image_prompts(*image_prompts_of(given))
+    if bool(given["image_prompt"]) != (given["redux"] is not None):
+        raise ArgumentError("--image-prompt and --redux go together: black-forest-labs/FLUX.1-Redux-dev is one")
 
 
 def check_settings(seeds: Sequence[int], given: dict) -> None:
@@ -244,11 +266,12 @@ def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[s
 
 
 class Shown(NamedTuple):
-    """The images that a model is shown: what is said of them, the canvas they lie on, and encoded references."""
+    """The images that a model is shown: what is said of them, their canvas, encoded references, and image prompts."""
 
     images: ImageInput
     canvas: Canvas | None
     references: tuple[Reference, ...]
+    image_prompts: ImagePrompts
 
 
 def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Path | None, shown: Shown) -> None:
@@ -256,7 +279,7 @@ def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Pat
     text = None
     for job in jobs:
         with tqdm(total=job.steps, desc="reading the prompt", unit="step") as bar:
-            text = text or replace(encode_prompt(pipe, job), references=shown.references)
+            text = text or encode_prompt(pipe, job, shown)
             bar.set_description(f"seed {job.seed}")
             edit = pipe.edit_of(shown.images, shown.canvas, [job.seed])
             bar.reset(len(edit.timesteps(np.zeros(job.steps + 1))) - 1)
@@ -271,10 +294,11 @@ def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Pat
             click.echo(path)
 
 
-def encode_prompt(pipe: Flux1, job: ImageSettings) -> Conditioning:
-    """Encode an image's prompt, and its negative prompt where guidance needs one."""
+def encode_prompt(pipe: Flux1, job: ImageSettings, shown: Shown) -> Conditioning:
+    """Encode an image's prompt, its image prompts, and its negative prompt where guidance needs one."""
     strength = {"guidance": job.guidance, "true_cfg_scale": job.true_cfg_scale}
-    return pipe.encode(job.prompt, job.negative_prompt, **strength)
+    text = pipe.encode(job.prompt, job.negative_prompt, **strength)
+    return replace(pipe.with_image_prompts(text, shown.image_prompts), references=shown.references)
 
 
 def sample_image(

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from minflux.checkpoints.loose import option
 from minflux.edit.kontext import LAYOUTS
 from minflux.errors import ArgumentError, shown
+from minflux.inference.image_prompts import MIXES
 
 MODEL = click.option(
     "--model",
@@ -42,6 +43,11 @@ IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
         default="offset",
         help="Where several references stand: side by side, or one behind the other.  [offset]",
     ),
+    click.option("--image-prompt", type=FILE, multiple=True, help="Have Redux say what this image shows; repeatable."),
+    click.option("--image-prompt-strength", type=float, multiple=True, help="For all image prompts, or for each.  [1]"),
+    click.option("--image-prompt-mix", type=click.Choice(MIXES), default=MIXES[0], help="sum: as diffusers.  [append]"),
+    click.option("--redux", metavar="REDUX", help="FLUX.1 Redux, for image prompts: a folder, a file or OWNER/NAME."),
+    click.option("--image-encoder", metavar="FILE", help="SigLIP's file or folder, where Redux has none beside it."),
     click.option("--mask-blur", type=float, default=0.0, help="Soften the mask's edge by so many pixels."),
     click.option("--mask-crop", type=int, help="See the mask's surroundings alone, with so many pixels around it."),
     click.option("--paste/--no-paste", default=True, help="Keep the original's pixels outside the mask.  [paste]"),

@@ -42,6 +42,7 @@ from minflux.inference.arguments import (
 )
 from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_references, check_taken
 from minflux.inference.hints import Trained, hint_at_guidance, hint_at_size, hint_at_text_length, hint_at_words
+from minflux.inference.image_prompts import ImagePrompts, read_image_prompts
 from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
@@ -109,6 +110,9 @@ class CallSettings(TypedDict, total=False):
     control: Any
     reference: Any
     reference_layout: str
+    image_prompt: Any
+    image_prompt_strength: float | Sequence[float] | None
+    image_prompt_mix: str
     posterior: str
     on_step: OnStep | None
     on_block: OnBlock | None
@@ -163,6 +167,9 @@ class Pipeline(ABC):
         control: Any = None,
         reference: Any = None,
         reference_layout: str = "offset",
+        image_prompt: Any = None,
+        image_prompt_strength: float | Sequence[float] | None = None,
+        image_prompt_mix: str = "append",
         posterior: str = "mode",
         on_step: OnStep | None = None,
         on_block: OnBlock | None = None,
@@ -196,6 +203,9 @@ class Pipeline(ABC):
         reference: an image that FLUX.1 Kontext looks at, or a list of them; the result has the first one's aspect
         unless width or height is given.
         reference_layout: where several stand for the model, "offset" side by side, or "index" one behind the other.
+        image_prompt: an image that Redux reads beside the prompt, or a list of them; goes with `load(…, redux=…)`.
+        image_prompt_strength: how strongly, 1 unless given; one number for all of them, or one for each.
+        image_prompt_mix: "append" several, or "sum" them as diffusers does (see `minflux.inference.image_prompts`).
         posterior: "mode" takes the middle of the VAE's distribution for the image's latents, "sample" draws them with
         the seed's first numbers, before the noise, as diffusers does.
         on_step: a function that is called with each `Step` after it.
@@ -209,6 +219,7 @@ class Pipeline(ABC):
         check_listener("on_step", on_step)
         check_listener("on_block", on_block)
         given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, control, posterior)
+        image_prompts = self.image_prompts(image_prompt, image_prompt_strength, image_prompt_mix)
         references = self.encode_references(reference, reference_layout)
         canvas = self.open_canvas(given, width, height)
         width, height = self.size_of(canvas, references, width, height)
@@ -219,7 +230,7 @@ class Pipeline(ABC):
         edit.timesteps(plan.timesteps)  # which raises for a strength that leaves no step
 
         text = self.encode(prompts, negative, guidance=guidance, true_cfg_scale=true_cfg_scale)
-        text = replace(text, references=references)
+        text = replace(self.with_image_prompts(text, image_prompts), references=references)
         for step in self.sample(
             text, seed, steps, guidance=guidance, true_cfg_scale=true_cfg_scale, width=plan.width, height=plan.height,
             solver=solver, start=start, edit=edit, on_block=on_block,
@@ -310,6 +321,21 @@ class Pipeline(ABC):
             Reference(self.encode_image(image.resize(size, Image.Resampling.LANCZOS)), place)
             for image, size, place in zip(images, sizes, begin, strict=True)
         )
+
+    def image_prompts(self, image: Any, strength: Any = None, mix: str = "append") -> ImagePrompts:
+        """Read the image prompts of a call; raises `ArgumentError` for what is none, and for a model without Redux."""
+        prompts = read_image_prompts(image, strength, mix)
+        if prompts.images:
+            self._check_image_prompts(len(prompts.images))
+        return prompts
+
+    @abstractmethod
+    def with_image_prompts(self, text: Conditioning, prompts: ImagePrompts) -> Conditioning:
+        """Return what prompts say with what image prompts say; a negative prompt stays without them."""
+
+    @abstractmethod
+    def _check_image_prompts(self, count: int) -> None:
+        """Raise `ArgumentError` for a model that takes no image prompts, and for more than the memory holds."""
 
     def size_of(
         self, canvas: Canvas | None, references: Sequence[Reference], width: int | None, height: int | None
