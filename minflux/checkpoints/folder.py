@@ -14,7 +14,7 @@ from typing import Any
 
 from minflux.arrays import Tree
 from minflux.checkpoints.components import COMPONENTS, Component
-from minflux.checkpoints.foreign import refuse_quantised_config
+from minflux.checkpoints.foreign import join_quantised, refuse_quantised_config
 from minflux.checkpoints.formats.json_files import read_json, write_json
 from minflux.checkpoints.formats.safetensors import PICKLE, Stored, contents, joined_contents, write_safetensors
 from minflux.checkpoints.tree import flatten
@@ -62,7 +62,7 @@ def folder_contents(folder: Path, stem: str) -> tuple[Path, dict[str, Stored]]:
     whole, index, own = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json", folder / OWN_FILE
     for path in (whole, index, own):
         if path.exists():
-            return path, contents(path)
+            return path, join_quantised(path, contents(path))
     variants = find_variants(folder, stem)
     if not variants:
         check_no_pickles(folder, whole)
@@ -72,7 +72,8 @@ def folder_contents(folder: Path, stem: str) -> tuple[Path, dict[str, Stored]]:
         raise CheckpointError(f"{folder}: expected {whole.name}, found {listed}: keep one, or name its file")
     (paths,) = variants.values()
     check_complete(paths)
-    return folder if len(paths) > 1 else paths[0], joined_contents(paths)
+    path = folder if len(paths) > 1 else paths[0]
+    return path, join_quantised(path, joined_contents(paths))
 
 
 def find_variants(folder: Path, stem: str) -> dict[str, list[Path]]:

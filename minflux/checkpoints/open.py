@@ -16,7 +16,7 @@ from minflux.checkpoints.components import COMPONENTS, Component
 from minflux.checkpoints.detect import as_component, find_components
 from minflux.checkpoints.family import PIPELINES, REDUX, likely_variant, redux_notes
 from minflux.checkpoints.folder import CONFIG, OWN_FILE, folder_contents, read_config
-from minflux.checkpoints.foreign import refuse_quantised
+from minflux.checkpoints.foreign import join_quantised
 from minflux.checkpoints.formats.json_files import read_json
 from minflux.checkpoints.formats.safetensors import Stored, contents
 from minflux.checkpoints.stored import StoredComponent
@@ -107,8 +107,7 @@ def locate_here(model: str | Path) -> Path | None:
 
 def open_file(path: Path) -> Checkpoint:
     """Open one file, or an index of shards, that holds one component or several."""
-    tensors = contents(path)
-    refuse_quantised(path, tensors)
+    tensors = join_quantised(path, contents(path))
     if REDUX in tensors:
         return Checkpoint(path, path.parent, [], notes=redux_notes(tensors))
     found, unexpected = find_components(path, tensors)
@@ -165,7 +164,6 @@ def read_component(folder: Path, component: Component) -> tuple[StoredComponent,
     """Open a component's folder; return it, and the names there that belong to other components."""
     config = read_config(folder / CONFIG, component)
     path, tensors = folder_contents(folder, component.stem)
-    refuse_quantised(path, tensors)
     usual = component.own_naming if path.name == OWN_FILE else component.folder_naming
     stored, others = as_component(path, tensors, component, usual)
     return replace(stored, config=config), others

@@ -13,6 +13,7 @@ from typing import Any
 from minflux.checkpoints.components import Component, Naming
 from minflux.checkpoints.components.shapes import Shapes, Sizes
 from minflux.checkpoints.formats.dtypes import FLOATS
+from minflux.checkpoints.formats.entry import Coded
 from minflux.checkpoints.formats.safetensors import Stored, same_bytes
 from minflux.checkpoints.quantise import is_packed, matrix_shape, packed_bits_of, packed_shapes
 from minflux.errors import CheckpointError
@@ -172,8 +173,10 @@ class StoredComponent:
 
     @property
     def scales_by_name(self) -> dict[str, Stored]:
-        """Return the scales of float8 weights, each under a name of its own."""
-        return {f"{name} scale": stored for name, stored in self.scales.items()}
+        """Return all that quantised weights are scaled by, each under a name of its own."""
+        coded = {name: stored for name, stored in self.tensors.items() if isinstance(stored, Coded)}
+        parts = {f"{name} {role}": part for name, stored in coded.items() for role, part in stored.parts.items()}
+        return {f"{name} scale": stored for name, stored in self.scales.items()} | parts
 
     def fingerprint(self) -> list[str]:
         """List all that tells this component from another without reading its weights.

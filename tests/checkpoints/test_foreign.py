@@ -16,9 +16,7 @@ from minflux.errors import CheckpointError
 
 NAME = "double_blocks.0.img_attn.qkv.weight"
 FOREIGN = {
-    f"{NAME}.quant_state.bitsandbytes__nf4": "to NF4 by bitsandbytes",
-    f"{NAME}.quant_state.bitsandbytes__fp4": "to FP4 by bitsandbytes",
-    "double_blocks.0.img_attn.qkv.SCB": "to int8 by bitsandbytes",
+    f"{NAME}.absmax": "to 4 bits by bitsandbytes, and lacks the settings beside it",
     f"{NAME}._data": "by quanto",
     "transformer_blocks.0.attn.to_out.0.wscales": "nunchaku",
 }
@@ -47,9 +45,9 @@ def test_a_folder_s_config_says_it(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
     path = folder / "transformer" / "config.json"
     config = json.loads(path.read_text())
-    how = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    how = {"quant_method": "gptq", "bits": 4}
     path.write_text(json.dumps(config | {"quantization_config": how}))
-    with pytest.raises(CheckpointError, match=r"config.json: quantization_config: quantised by 'bitsandbytes'; "):
+    with pytest.raises(CheckpointError, match=r"config.json: quantization_config: quantised by 'gptq'; "):
         read_config(path, COMPONENTS["transformer"])
-    with pytest.raises(CheckpointError, match="bitsandbytes"):
+    with pytest.raises(CheckpointError, match="gptq"):
         open_model(folder).take("transformer")
