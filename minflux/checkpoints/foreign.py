@@ -14,10 +14,14 @@ from minflux.checkpoints.formats.entry import Stored
 from minflux.errors import CheckpointError
 
 # what is left of a file's names once all that can be read is, and who writes such files. Sources: optimum-quanto
-# `tensor/weights/qbytes.py`; nunchaku `models/linear.py`.
+# `tensor/weights/qbytes.py`; nunchaku `models/linear.py`; DiffusionKit `mlx/mmdit.py`.
 MARKS = (
     (re.compile(r"\.(nested_)?(absmax|quant_map)$"), "to 4 bits by bitsandbytes, and lacks the settings beside it"),
     (re.compile(r"\.weight\._(data|scale)$"), "by quanto"),
+    (
+        re.compile(r"(^|\.)multimodal_transformer_blocks\.\d+\."),
+        "by DiffusionKit, which leaves out the keys' biases, so that it draws other images than FLUX.1",
+    ),
     (re.compile(r"\.(wscales|smooth_factor|smooth)$"), "to 4 bits by nunchaku (SVDQuant)"),
 )
 READ_METHODS = ("bitsandbytes",)  # quant_method of a config, whose weights are told by their names

@@ -15,7 +15,7 @@ from minflux.checkpoints import hub
 from minflux.checkpoints.components import COMPONENTS, Component
 from minflux.checkpoints.detect import as_component, find_components
 from minflux.checkpoints.family import PIPELINES, REDUX, likely_variant, redux_notes
-from minflux.checkpoints.folder import CONFIG, OWN_FILE, folder_contents, read_config
+from minflux.checkpoints.folder import CONFIG, MFLUX_INDEX, OWN_FILE, folder_contents, read_config
 from minflux.checkpoints.foreign import join_quantised
 from minflux.checkpoints.formats.json_files import read_json
 from minflux.checkpoints.formats.safetensors import Stored, contents
@@ -48,6 +48,11 @@ class Checkpoint:
         return {stored.name: stored for stored in reversed(self.found)}
 
     @property
+    def lacks_settings(self) -> bool:
+        """Return whether it is a folder that mflux saved, which has neither an index nor a scheduler's settings."""
+        return not self.index and any(not stored.naming.has_config for stored in self.found)
+
+    @property
     def missing(self) -> list[str]:
         """List the components that a whole model has, and this one lacks."""
         return [name for name in COMPONENTS if name not in self.components and name not in self.broken]
@@ -74,7 +79,7 @@ def open_model(model: str | Path, fetch: bool = False) -> Checkpoint:
     path = locate(model, fetch)
     if path.is_file():
         return open_file(path)
-    if (path / CONFIG).exists() and not (path / INDEX).exists():
+    if any((path / name).exists() for name in (CONFIG, MFLUX_INDEX)) and not (path / INDEX).exists():
         return open_component_folder(path)
     return open_folder(path)
 
@@ -162,11 +167,14 @@ def open_component(folder: Path, name: str) -> StoredComponent:
 
 def read_component(folder: Path, component: Component) -> tuple[StoredComponent, list[str]]:
     """Open a component's folder; return it, and the names there that belong to other components."""
-    config = read_config(folder / CONFIG, component)
+    may_lack_config = (folder / MFLUX_INDEX).exists() and not (folder / CONFIG).exists()
+    config = None if may_lack_config else read_config(folder / CONFIG, component)
     path, tensors = folder_contents(folder, component.stem)
     usual = component.own_naming if path.name == OWN_FILE else component.folder_naming
     stored, others = as_component(path, tensors, component, usual)
-    return replace(stored, config=config), others
+    if config is None and not stored.naming.has_config:
+        return with_sizes(stored), others
+    return replace(stored, config=config or read_config(folder / CONFIG, component)), others
 
 
 def open_folder(folder: Path) -> Checkpoint:

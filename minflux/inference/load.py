@@ -51,6 +51,7 @@ PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the ste
     "time_shift_type": "exponential",
 }
 DEV_DEFAULTS = Defaults()
+DEV_SCHEDULE = Schedule(shift=3.0, use_dynamic_shifting=True)  # of FLUX.1-dev's scheduler_config.json
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 
 
@@ -114,7 +115,7 @@ def load_checkpoint(
         t5=(configs[T5.name], trees[T5.name]),
         clip_tokenizer=Tokenizer.from_folder(folder / "tokenizer", configs[CLIP.name].vocab_size),
         t5_tokenizer=Tokenizer.from_folder(folder / "tokenizer_2", configs[T5.name].vocab_size),
-        schedule=read_schedule(folder / SCHEDULER),
+        schedule=schedule_of(checkpoint, configs[TRANSFORMER.name]),
         defaults=read_defaults(folder / DEFAULTS, configs[TRANSFORMER.name]),
         name=name,
         lora=tuple(lora),
@@ -168,7 +169,7 @@ def check_pipeline(checkpoint: Checkpoint) -> None:
     path, pipeline = checkpoint.path, str(checkpoint.index.get("_class_name"))
     if not checkpoint.found:
         raise CheckpointError(f"{path}: is {REDUX_TITLE}: minflux can't generate with it")
-    if checkpoint.path != checkpoint.folder:
+    if checkpoint.path != checkpoint.folder or checkpoint.lacks_settings:
         return
     if not checkpoint.index:
         raise CheckpointError(f"{path}: expected a model in diffusers' layout, found no {INDEX}")
@@ -203,6 +204,14 @@ def check_channels(path: Path, flux: FluxConfig, z_channels: int | None = None) 
 
 
 # -- settings ------------------------------------------------------------------------------------------------
+
+
+def schedule_of(checkpoint: Checkpoint, cfg: FluxConfig) -> Schedule:
+    """Return the sampler's settings: those of the folder, or FLUX.1's own where mflux saved none."""
+    path = checkpoint.folder / SCHEDULER
+    if checkpoint.lacks_settings and not path.exists():
+        return DEV_SCHEDULE if cfg.guidance_embed else Schedule()
+    return read_schedule(path)
 
 
 def read_schedule(path: Path) -> Schedule:

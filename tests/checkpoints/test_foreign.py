@@ -19,6 +19,7 @@ FOREIGN = {
     f"{NAME}.absmax": "to 4 bits by bitsandbytes, and lacks the settings beside it",
     f"{NAME}._data": "by quanto",
     "transformer_blocks.0.attn.to_out.0.wscales": "nunchaku",
+    "multimodal_transformer_blocks.0.image_transformer_block.attn.q_proj.scales": "by DiffusionKit, which leaves out",
 }
 
 
