@@ -15,7 +15,9 @@ from minflux.errors import CheckpointError
 
 # What files hold beside the weights: marks and scales of quantisation, and tables that follow from the sizes.
 SCALES = ("scale_weight", "weight_scale")  # a float8 weight's factor, beside it
-UNUSED = re.compile(r"(^|\.)(scaled_fp8|scale_input|input_scale|logit_scale|text_projection\.weight|position_ids)$")
+UNUSED = re.compile(
+    r"(^|\.)(scaled_fp8|scale_input|input_scale|output_scale|logit_scale|text_projection\.weight|position_ids)$"
+)
 
 
 def find_components(path: Path, tensors: dict[str, Stored]) -> tuple[list[StoredComponent], list[str]]:

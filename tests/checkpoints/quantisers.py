@@ -3,6 +3,8 @@
 Each quantiser takes a weight's name and a float32 matrix, and returns the arrays of the file and the expected matrix.
 The formulas were compared with the packages themselves, once and by hand, on matrices of odd shapes: equal to the bit.
 bitsandbytes 0.50.2: `functional.quantize_4bit`, `dequantize_4bit`, `int8_vectorwise_dequant`.
+optimum-quanto 0.2.7: `WeightQBytesTensor.dequantize`, which rounds to bfloat16 what is float32 here.
+torchao 0.18.0: `Int8Tensor.dequantize`, `Float8Tensor.dequantize`.
 """
 
 import json
@@ -75,13 +77,61 @@ def int8_by_rows(name: str, matrix: np.ndarray) -> tuple[Arrays, np.ndarray]:
     return arrays, (codes * absmax.view(-1, 1) * 7.874015718698502e-3).numpy()
 
 
+def by_quanto(dtype: torch.dtype) -> Quantiser:
+    """quanto's `WeightQBytesTensor`: value = scale of the row · code; scales in bfloat16, and two of activations."""
+
+    def quantise(name: str, matrix: np.ndarray) -> tuple[Arrays, np.ndarray]:
+        scale, codes = row_codes(matrix, dtype, torch.bfloat16)
+        ones = {f"{name.removesuffix('weight')}{kind}_scale": torch.ones(()) for kind in ("input", "output")}
+        expected = scale.float() * codes.float()
+        return {f"{name}._data": codes, f"{name}._scale": scale} | ones, expected.numpy()
+
+    return quantise
+
+
+def by_torchao(dtype: torch.dtype) -> Quantiser:
+    """torchao's `Int8Tensor` or `Float8Tensor`: value = scale of the row · (code - zero point)."""
+
+    def quantise(name: str, matrix: np.ndarray) -> tuple[Arrays, np.ndarray]:
+        scale, codes = row_codes(matrix, dtype, torch.float32)
+        stem = name.removesuffix("weight")
+        arrays, zero = {f"{stem}_weight_qdata": codes, f"{stem}_weight_scale": scale}, torch.zeros(len(codes), 1)
+        if dtype == torch.int8:
+            zero = torch.arange(len(codes))[:, None] % 3
+            arrays[f"{stem}_weight_zero_point"] = zero.to(torch.int8)
+        return arrays, (scale * (codes.float() - zero)).numpy()
+
+    return quantise
+
+
+def row_codes(matrix: np.ndarray, dtype: torch.dtype, scale_dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scale of each row, (O, 1), and its codes."""
+    largest = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
+    weight = torch.from_numpy(matrix)
+    scale = (weight.abs().amax(1, keepdim=True) / largest).to(scale_dtype)
+    codes = (weight / scale.float()).clamp(-largest, largest)
+    return scale, (codes.round() if dtype == torch.int8 else codes).to(dtype)
+
+
+def torchao_texts(arrays: Arrays) -> dict[str, str]:
+    """What torchao writes into the header's text: the type of each weight."""
+    types = {}
+    for name, array in arrays.items():
+        if name.endswith("._weight_qdata"):
+            kind = "Int8Tensor" if array.dtype == torch.int8 else "Float8Tensor"
+            types[f"{name.removesuffix('._weight_qdata')}.weight"] = json.dumps({"_type": kind, "_data": {}})
+    return types
+
+
 QUANTISERS: dict[str, Quantiser] = {
     "NF4": four_bits("nf4", nested=False),
     "NF4, scales in 8 bits": four_bits("nf4", nested=True),
     "FP4": four_bits("fp4", nested=False, block=32),
     "FP4, scales in 8 bits": four_bits("fp4", nested=True),
     "int8 by bitsandbytes": int8_by_rows,
-}
-CONFIGS = {  # what a component's config.json says of each
-    "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    "int8 by quanto": by_quanto(torch.int8),
+    "float8 by quanto": by_quanto(torch.float8_e4m3fn),
+    "float8 e5m2 by quanto": by_quanto(torch.float8_e5m2),
+    "int8 by torchao": by_torchao(torch.int8),
+    "float8 by torchao": by_torchao(torch.float8_e4m3fn),
 }

@@ -17,7 +17,7 @@ from minflux.errors import CheckpointError
 NAME = "double_blocks.0.img_attn.qkv.weight"
 FOREIGN = {
     f"{NAME}.absmax": "to 4 bits by bitsandbytes, and lacks the settings beside it",
-    f"{NAME}._data": "by quanto",
+    f"{NAME}._data._data": "to 2 or 4 bits by quanto",
     "transformer_blocks.0.attn.to_out.0.wscales": "nunchaku",
     "multimodal_transformer_blocks.0.image_transformer_block.attn.q_proj.scales": "by DiffusionKit, which leaves out",
 }

@@ -18,13 +18,14 @@ from minflux.checkpoints.formats.safetensors import contents, read_array, read_s
 from minflux.checkpoints.hashes import hash_model
 from minflux.checkpoints.open import open_model
 from minflux.inference.memory import MODES
-from tests.checkpoints.quantisers import CONFIGS, QUANTISERS
+from tests.checkpoints.quantisers import QUANTISERS, torchao_texts
 from tests.checkpoints.test_single_files import PREFIXES, folder_for, stored
 from tests.commands.runner import run
 
 NX = get_backend("numpy")
 EACH = pytest.mark.parametrize("kind", QUANTISERS)
 SHAPES = [(5, 13), (48, 80), (3, 64), (7, 96)]
+METHOD = "bitsandbytes"  # of those that don't say
 NAME = "blocks.0.proj.weight"
 
 
@@ -54,7 +55,9 @@ def make_folders(model: Path, target: Path, kind: str, parts=("transformer", "te
         (narrow / file).unlink()
         write_shards(narrow / file, codes)
         config = narrow / part / "config.json"
-        how = CONFIGS["bitsandbytes"]
+        how = {
+            "quant_method": next(word for word in ("quanto", "torchao", "bitsandbytes") if word in f"{kind} {METHOD}")
+        }
         config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": how}))
     return narrow, wide
 
@@ -64,7 +67,8 @@ def write_shards(path: Path, arrays: dict[str, torch.Tensor]) -> None:
     names = sorted(arrays)
     files = {name: f"{path.stem}-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
     for file in set(files.values()):
-        safetensors.torch.save_file({n: arrays[n] for n in names if files[n] == file}, path.with_name(file))
+        inside = {name: arrays[name] for name in names if files[name] == file}
+        safetensors.torch.save_file(inside, path.with_name(file), torchao_texts(arrays))
     path.with_name(f"{path.name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
 
 
@@ -76,9 +80,9 @@ def write_shards(path: Path, arrays: dict[str, torch.Tensor]) -> None:
 def test_numbers_are_those_of_the_published_formula(tmp_path, nx, kind, shape):
     matrix = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     arrays, expected = QUANTISERS[kind](NAME, matrix)
-    safetensors.torch.save_file(arrays, tmp_path / "x.safetensors")
+    safetensors.torch.save_file(arrays, tmp_path / "x.safetensors", torchao_texts(arrays))
     found = joined(tmp_path / "x.safetensors")
-    assert found.keys() == {NAME}
+    assert found.keys() - {"blocks.0.proj.input_scale", "blocks.0.proj.output_scale"} == {NAME}
     assert found[NAME].shape == shape
     np.testing.assert_array_equal(nx.to_numpy(read_array(found[NAME], nx, "float32")), expected, strict=True)
     assert np.abs(expected - matrix).max() < 0.5  # it is that matrix, about: not its transpose
@@ -136,7 +140,7 @@ def test_a_single_file_as_comfyui_packs_it(model, tmp_path, kind):
 
 
 def save_and_draw(path: Path, arrays: dict[str, torch.Tensor]) -> np.ndarray:
-    safetensors.torch.save_file(arrays, path)
+    safetensors.torch.save_file(arrays, path, torchao_texts(arrays))
     return np.asarray(minflux.load(path)("a cat", steps=2))
 
 
