@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help picture test chapters mutants lint docs docs-serve train evaluate bench laptop clean
+.PHONY: help picture test fuzz chapters mutants lint docs docs-serve train evaluate bench laptop clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ picture: $(VENV)/minflux.stamp  ## generate picture.png; for another, PROMPT="a 
 test: $(VENV)/test.stamp  ## run the tests: every part against PyTorch, on NumPy and on MLX; K=rope or K=model runs a part
 	@if [ -z "$(K)" ]; then set -- -n 2; elif [ -d "tests/$(K)" ]; then set -- "tests/$(K)"; else set -- -k "$(K)"; fi; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest "$$@"
+
+fuzz: $(VENV)/test.stamp  ## give minflux 2000 damaged inputs of each kind; COUNT=500 SEED=1 for others
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count $(or $(COUNT),2000) --seed $(or $(SEED),0)
 
 chapters: $(VENV)/chapters.stamp  ## run the course's notebooks and their solutions, and compare with what is committed
 	OMP_NUM_THREADS=1 $(BIN)/python -m chapters.check

@@ -10,7 +10,7 @@ from minflux.images import grid
 
 pipe = minflux.load("tiny")
 prompts = [
-    "a red car on a white background",
+    "a small car on a white background",
     "a bee above a hat on a pink background",
     "a small star on a blue background",
 ]

@@ -5,9 +5,9 @@ two matrices, under PEFT's names. Its images are therefore the model's own, bent
 """
 
 import numpy as np
-from safetensors.numpy import save_file
 
 import minflux
+from minflux.checkpoints.formats.safetensors import write_safetensors
 
 RANK, WIDTH = 4, 192  # of the small model
 rng = np.random.default_rng(0)
@@ -16,7 +16,7 @@ for block in (0, 1):
     name = f"transformer.transformer_blocks.{block}.attn.to_out.0"
     lora[f"{name}.lora_A.weight"] = rng.normal(0, 0.4, (RANK, WIDTH)).astype(np.float32)
     lora[f"{name}.lora_B.weight"] = rng.normal(0, 0.4, (WIDTH, RANK)).astype(np.float32)
-save_file(lora, "bent.safetensors")
+write_safetensors("bent.safetensors", lora)
 
 prompt = "a penguin on a yellow background"
 plain = np.asarray(minflux.load("tiny")(prompt, seed=1, steps=8), np.float32)

@@ -33,6 +33,7 @@ class Hub:
     """The repository's folder, what was asked, and how the line is to break: file -> bytes sent, for each GET."""
 
     folder: Path
+    name: str = NAME
     asked: list[Asked] = field(default_factory=list)
     cuts: dict[str, list[int]] = field(default_factory=dict)
     url: str = ""
@@ -47,9 +48,9 @@ class Hub:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Hub]:
-    """Serve a folder as the repository `NAME`."""
-    hub = Hub(folder)
+def serving(folder: Path, name: str = NAME) -> Iterator[Hub]:
+    """Serve a folder as the repository `name`."""
+    hub = Hub(folder, name)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answer", (Answer,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
@@ -69,11 +70,13 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
-        file = path.partition(f"/{NAME}/resolve/{COMMIT}/")[2] or None
+        file = path.partition(f"/{self.hub.name}/resolve/{COMMIT}/")[2] or None
         self.hub.asked.append(Asked(self.command, file, self.headers["Range"], self.headers["Authorization"]))
-        if path == f"/api/models/{NAME}/revision/main":
-            self.send_json({"id": NAME, "sha": COMMIT, "siblings": [{"rfilename": f} for f in self.hub.files()]})
-        elif path == f"/api/models/{NAME}/tree/{COMMIT}":
+        if path == f"/api/models/{self.hub.name}/revision/main":
+            self.send_json(
+                {"id": self.hub.name, "sha": COMMIT, "siblings": [{"rfilename": f} for f in self.hub.files()]}
+            )
+        elif path == f"/api/models/{self.hub.name}/tree/{COMMIT}":
             self.send_json([self.entry(file) for file in self.hub.files()])
         elif file in self.hub.files():
             self.send_file(file)

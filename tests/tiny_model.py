@@ -56,10 +56,13 @@ def random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -
     return (centre + spread * rng.standard_normal(shape)).astype(np.float32)
 
 
-def pipeline(guidance: bool = False) -> Flux1:
-    """Make the model; with `guidance` embedded and its steps shifted by the picture's size, as dev has it."""
+def pipeline(guidance: bool = False, beside: int = 0) -> Flux1:
+    """Make the model; with `guidance` embedded and its steps shifted by the picture's size, as dev has it.
+
+    beside: numbers of a token that it takes beside the latents': 16 as Canny and Depth, 16 + 256 as Fill.
+    """
     rng, nx = np.random.default_rng(0), get_backend("numpy")
-    flux_cfg = replace(FLUX, guidance_embed=guidance)
+    flux_cfg = replace(FLUX, guidance_embed=guidance, in_channels=FLUX.in_channels + beside)
     clip_tokenizer, t5_tokenizer = (Tokenizer.from_folder(folder) for folder in TOKENIZERS.values())
     return Flux1(
         nx=nx,
@@ -74,9 +77,9 @@ def pipeline(guidance: bool = False) -> Flux1:
     )
 
 
-def make(folder: Path, guidance: bool = False) -> Path:
+def make(folder: Path, guidance: bool = False, beside: int = 0) -> Path:
     """Write the model into `folder`, in diffusers' layout."""
-    save_model(pipeline(guidance), folder)
+    save_model(pipeline(guidance, beside), folder)
     for name, source in TOKENIZERS.items():
         shutil.copytree(source, folder / name)
     return folder

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 from minflux.arrays import Array
 from minflux.backend.base import Backend
-from minflux.errors import BackendError
+from minflux.errors import BackendError, quoted
 
 __all__ = ["BACKENDS", "Backend", "available", "backend_of", "best_backend", "get_backend", "serving"]
 
@@ -36,12 +36,12 @@ def get_backend(name: str) -> Backend:
 
     Raises `BackendError` when the name is unknown, or its library is not installed (the message says how to).
     """
+    if not isinstance(name, str) or name not in (*BACKENDS, "auto"):
+        raise BackendError(f"unknown backend {quoted(name)}: choose 'auto', 'mlx' or 'numpy'")
     if name in _made:
         return _made[name]
     if name == "auto":
         return get_backend(best_backend())
-    if name not in BACKENDS:
-        raise BackendError(f"unknown backend {name!r}: choose 'auto', 'mlx' or 'numpy'")
     module, maker = BACKENDS[name]
     _made[name] = getattr(import_module(module), maker)()
     return _made[name]

@@ -37,12 +37,24 @@ def total_memory() -> int:
 
 
 def free_memory(proc: str | Path = "/proc", groups: str | Path = "/sys/fs/cgroup") -> int:
-    """Return how many bytes of memory are free: Linux's own estimate, or less where a container's limit is nearer.
+    """Return how many bytes of memory are free: Linux's own estimate, or less where a limit is nearer.
 
-    On other systems half of all memory is taken to be free.
+    A limit is a container's, or this process's own (`ulimit -v`). On other systems half of all memory is taken to be
+    free.
     """
     free = meminfo("MemAvailable", proc) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    return min([free, *left_in_groups(proc, groups)])
+    return min([free, *left_in_groups(proc, groups), *left_to_process(proc)])
+
+
+def left_to_process(proc: str | Path) -> list[int]:
+    """List what this process's limit of addresses leaves to it; nothing where there is no limit."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    pages = " ".join(lines(Path(proc, "self", "statm"))).split()
+    if limit == resource.RLIM_INFINITY or not pages:
+        return []
+    return [max(0, limit - int(pages[0]) * resource.getpagesize())]
 
 
 def meminfo(name: str, proc: str | Path = "/proc") -> int:
@@ -81,3 +93,15 @@ def left_in(folder: Path, limit: str, used: str, prefix: str) -> int | None:
         return None  # version 2 writes "max" where there is no limit
     files = [field(folder / "memory.stat", f"{prefix}{kind}", " ") for kind in ("active_file", "inactive_file")]
     return max(0, int(numbers[0]) - int(numbers[1]) + sum(int(size or 0) for size in files))
+
+
+def readable(count: int) -> str:
+    """Return a number of bytes as people read it.
+
+    >>> readable(26_700_000), readable(512)
+    ('26.7 MB', '512 bytes')
+    """
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

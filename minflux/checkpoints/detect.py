@@ -16,7 +16,8 @@ from minflux.errors import CheckpointError
 # What files hold beside the weights: marks and scales of quantisation, and tables that follow from the sizes.
 SCALES = ("scale_weight", "weight_scale")  # a float8 weight's factor, beside it
 UNUSED = re.compile(
-    r"(^|\.)(scaled_fp8|scale_input|input_scale|output_scale|logit_scale|text_projection\.weight|position_ids)$"
+    r"(^|\.)(scaled_fp8|comfy_quant|scale_input|input_scale|output_scale|logit_scale|text_projection\.weight|"
+    r"position_ids)$"
 )
 
 
@@ -45,7 +46,9 @@ def as_component(
     naming = marked[-1] if marked else usual
     prefix = found[naming.name] or ""
     inside = {name: stored for name, stored in tensors.items() if name.startswith(prefix)}
-    return take_out(path, component, naming, prefix, inside), sorted(tensors.keys() - inside.keys())
+    return take_out(path, component, naming, prefix, inside), sorted(
+        name for name in tensors.keys() - inside.keys() if not UNUSED.search(name)
+    )
 
 
 def find_prefix(naming: Naming, names: dict[str, Stored]) -> str | None:

@@ -71,7 +71,10 @@ def folder_contents(folder: Path, stem: str) -> tuple[Path, dict[str, Stored]]:
         raise CheckpointError(f"{whole}: no such file or directory")
     if len(variants) > 1:
         listed = ", ".join(paths[0].name for paths in variants.values())
-        raise CheckpointError(f"{folder}: expected {whole.name}, found {listed}: keep one, or name its file")
+        raise CheckpointError(
+            f"{folder}: expected one variant, found {listed}: keep one, or name the file or the index of one by the "
+            "part's option, as --transformer FILE"
+        )
     (paths,) = variants.values()
     check_complete(paths)
     path = folder if len(paths) > 1 else paths[0]
@@ -89,10 +92,15 @@ def find_variants(folder: Path, stem: str) -> dict[str, list[Path]]:
     return variants
 
 
+def shards_of(path: Path) -> int | None:
+    """Return how many shards there are by the name of one; None for a file of another name."""
+    counted = re.search(r"-\d{1,9}-of-(\d{1,9})\.safetensors$", path.name)
+    return int(counted[1]) if counted else None
+
+
 def check_complete(paths: list[Path]) -> None:
     """Raise `CheckpointError` unless all shards are there: as many as their names say."""
-    counted = re.search(r"-of-(\d+)\.safetensors$", paths[0].name)
-    count = int(counted[1]) if counted else 1
+    count = shards_of(paths[0]) or 1
     if len(paths) != count:
         names = ", ".join(path.name for path in paths)
         raise CheckpointError(

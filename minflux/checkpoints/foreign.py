@@ -5,7 +5,7 @@ of a wrong shape.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ MARKS = (
         "by DiffusionKit, which leaves out the keys' biases, so that it draws other images than FLUX.1",
     ),
     (re.compile(r"\.(wscales|smooth_factor|smooth)$"), "to 4 bits by nunchaku (SVDQuant)"),
+    (re.compile(r"\.weight_scale_2$"), "to NVFP4"),
 )
-COMFY_MARK = ".comfy_quant"
+COMFY_MARK = ".comfy_quant"  # beside a layer's weight: a JSON object that says its format, as bytes
+COMFY_READ = ("float8_e4m3fn", "float8_e5m2")
 READ_METHODS = ("bitsandbytes", "quanto", "torchao")  # quant_method of a config, whose weights are told by their names
 ADVICE = (
     "minflux doesn't read it: take this model's bfloat16, float16 or float8 file; `minflux convert --quantize 4` makes "
@@ -39,29 +41,29 @@ def join_quantised(path: Path, found: dict[str, Stored]) -> dict[str, Stored]:
 
     Raises `CheckpointError` when the file's names show a program whose files can't be read.
     """
-    joined = join_scaled(join_bitsandbytes(without_float8_marks(found)))
+    joined = join_scaled(join_bitsandbytes(found))
     refuse_quantised(path, joined)
     return joined
 
 
-def without_float8_marks(found: dict[str, Stored]) -> dict[str, Stored]:
-    """Return contents without ComfyUI's marks of float8 weights, whose scales are read as those of any other file.
-
-    Raises `CheckpointError` for a mark of another format.
-    """
-    for name in (name for name in found if name.endswith(COMFY_MARK)):
-        kind = read_settings(found[name], name).get("format")
-        if kind not in ("float8_e4m3fn", "float8_e5m2"):
-            raise CheckpointError(f"{found[name].path}: {name}: quantised to {kind!a} by ComfyUI; {ADVICE}")
-    return {name: stored for name, stored in found.items() if not name.endswith(COMFY_MARK)}
-
-
-def refuse_quantised(path: Path, names: Iterable[str]) -> None:
-    """Raise `CheckpointError` when a file's names show that another program quantised it."""
-    for name in names:
+def refuse_quantised(path: Path, tensors: Mapping[str, Stored]) -> None:
+    """Raise `CheckpointError` when a file's names, or ComfyUI's marks in it, show that another program quantised it."""
+    for name, stored in tensors.items():
         for mark, by in MARKS:
             if mark.search(name):
                 raise CheckpointError(f"{path}: {name}: the file is quantised {by}; {ADVICE}")
+        if name.endswith(COMFY_MARK):
+            check_comfy_mark(path, name, stored)
+
+
+def check_comfy_mark(path: Path, name: str, stored: Stored) -> None:
+    """Raise `CheckpointError` unless ComfyUI's mark of a layer says that its weight is float8 with one scale.
+
+    Source: ComfyUI, QUANTIZATION.md.
+    """
+    method = read_settings(stored, name).get("format")
+    if method not in COMFY_READ:
+        raise CheckpointError(f"{path}: {name}: the layer is quantised to {method!a} by ComfyUI; {ADVICE}")
 
 
 def refuse_quantised_config(path: Path, config: dict[str, Any]) -> None:

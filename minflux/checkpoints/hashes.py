@@ -6,12 +6,14 @@ has the hash of the original.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from minflux.checkpoints.formats.safetensors import Stored
 from minflux.checkpoints.stored import StoredComponent
 
 END = 4096  # bytes at each end of a weight
+NONE: Mapping[str, Path] = {}
 SMALL_FILES = "minflux.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*"
 
 
@@ -21,8 +23,11 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_model(folder: Path, components: dict[str, StoredComponent]) -> str:
-    """Return a hash of a model: of its components' weights, and of the tokenizers and settings in `folder`."""
+def hash_model(folder: Path, components: dict[str, StoredComponent], tokenizers: Mapping[str, Path] = NONE) -> str:
+    """Return a hash of a model: of its components' weights, of the tokenizers and settings in `folder`.
+
+    tokenizers: folders in place of those there, by name.
+    """
     digest = hashlib.sha256()
     for name, stored in sorted(components.items()):
         for key, tensor in sorted((stored.tensors | stored.scales_by_name).items()):
@@ -30,6 +35,8 @@ def hash_model(folder: Path, components: dict[str, StoredComponent]) -> str:
             digest.update(ends(tensor))
     for path in sorted(path for pattern in SMALL_FILES for path in folder.glob(pattern) if path.is_file()):
         digest.update(f"{path.relative_to(folder)} {hash_file(path)}".encode())
+    for name, path in sorted((name, path) for name, inside in tokenizers.items() for path in inside.glob("*")):
+        digest.update(f"{name} {path.name} {hash_file(path)}".encode())
     return digest.hexdigest()
 
 

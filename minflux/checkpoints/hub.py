@@ -29,6 +29,12 @@ def repository(model: str) -> str | None:
     return NAMES.get(model) or (model if is_name else None)
 
 
+def files_without(components: Sequence[str]) -> list[str]:
+    """List the patterns of what a model folder needs, but for the weights of some components."""
+    weights = tuple(f"{name}/*" for name in components)
+    return [pattern for pattern in FILES if not pattern.startswith(weights)]
+
+
 def cached(name: str) -> Path:
     """Return a repository's folder in the cache without asking the Hub; raises `CheckpointError` if it isn't there."""
     from huggingface_hub import errors, snapshot_download

@@ -7,6 +7,7 @@ however large the model. (On MLX, which computes nothing until it must, no more 
 Nothing in the model knows of it. What is paid is time: every weight is read, and widened to float32, at every step.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,8 +15,8 @@ from typing import Any, Literal
 from minflux.arrays import Array, Tree
 from minflux.backend import Backend
 from minflux.checkpoints.formats.safetensors import prefetch
-from minflux.checkpoints.lora import Change, add_loras, lora_branches
-from minflux.checkpoints.quantise import SCALES
+from minflux.checkpoints.lora import Change, add_loras, lora_branches, widened
+from minflux.checkpoints.quantise import BIASES, SCALES, stem_of
 from minflux.checkpoints.read import read_weight
 from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import tree
@@ -39,7 +40,12 @@ def stream(
 
     Every weight is the one that `read_tree` gives, to the bit. For errors see `read_weight`; they come at first use.
     """
-    leaves = {name: Leaf(stored, name, nx, dtype, changes, when(name)) for name in stored.sources}
+    own: dict[str, list[Change]] = defaultdict(list)
+    for change in changes:
+        own[change.module.stem].append(change)
+    gone = {f"{stem}.{leaf}" for stem in widened(changes) for leaf in (SCALES, BIASES)}
+    names = [name for name in stored.sources if name not in gone]
+    leaves = {name: Leaf(stored, name, nx, dtype, own[stem_of(name)], when(name)) for name in names}
     flat = {name: leaf.read() if leaf.when == "kept" else leaf for name, leaf in leaves.items()}
     scales = {name: leaves[name].read() for name in leaves if changes and name.endswith(f".{SCALES}")}
     return as_streamed(tree(flat | lora_branches(scales, changes)))
@@ -70,7 +76,7 @@ def for_steps(p: Tree, progress: Progress = no_progress) -> Tree:
 
 @dataclass
 class Leaf:
-    """One weight: in which component it is stored, and how it is read."""
+    """One weight: in which component it is stored, how it is read, and what LoRAs change of its module."""
 
     stored: StoredComponent
     name: str
@@ -81,13 +87,20 @@ class Leaf:
 
     def read(self) -> Array:
         """Read it from its file, or from several places there, where ours is a joint matrix."""
-        sources = self.stored.sources[self.name]
-        flat = {name: read_weight(self.stored, name, self.nx, self.dtype) for name in sources}
+        flat = {name: read_weight(self.stored, name, self.nx, self.dtype) for name in self.sources}
         return add_loras(self.stored.naming.to_ours(flat), self.changes)[self.name]
+
+    @property
+    def sources(self) -> list[str]:
+        """Return the names in the file: of a quantised matrix that a LoRA widens, its scales and biases too."""
+        found, stem = self.stored.sources, stem_of(self.name)
+        widens = self.name == f"{stem}.weight" and stem in widened(self.changes)
+        names = [self.name, f"{stem}.{SCALES}", f"{stem}.{BIASES}"] if widens else [self.name]
+        return [source for name in names for source in found.get(name, ())]
 
     def prefetch(self) -> None:
         """Have the system bring it from disk meanwhile."""
-        for name in self.stored.sources[self.name]:
+        for name in self.sources:
             prefetch(self.stored.tensors[name])
 
 

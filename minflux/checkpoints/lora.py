@@ -7,17 +7,16 @@ Four families of names are in use:
     double_blocks.0.img_attn.qkv.lora_A.weight                  BFL's
     double_blocks.0.processor.qkv_lora1.down.weight             XLabs'
 
-In all of them a key is a prefix, the name of a module under BFL's or diffusers' names (kohya's with underscores for
-dots), and the role it plays. `read_lora` takes keys apart so, and says which it can't place.
+`lora_names` takes keys apart, `lora_kinds` has what may stand in B A's place: full differences, LoHa, LoKr, and DoRA.
+`read_lora` says which keys it can't place, and what of a file can't be honoured.
 
 Source: Hu et al. 2021 (arXiv 2106.09685).
 """
 
 import math
 import warnings
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,71 +24,73 @@ import numpy as np
 
 from minflux.arrays import Array
 from minflux.backend import backend_of, get_backend
-from minflux.checkpoints.components import COMPONENTS, Component
+from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.components.flux import exchanged
-from minflux.checkpoints.components.renaming import joint_rows, parts_of, rename
-from minflux.checkpoints.formats.dtypes import FLOATS
-from minflux.checkpoints.formats.safetensors import Stored, contents, read_array
+from minflux.checkpoints.formats.safetensors import contents, read_array
+from minflux.checkpoints.lora_families import check_kind
 from minflux.checkpoints.lora_files import locate_lora
-from minflux.checkpoints.lora_settings import read_settings
+from minflux.checkpoints.lora_kinds import DIFFERENCE, LORA, Arrays, Kind, kinds_of, with_magnitude
+from minflux.checkpoints.lora_names import Module, check_once, modules, place_keys
+from minflux.checkpoints.lora_settings import Settings, read_settings
 from minflux.checkpoints.open import some_of
-from minflux.checkpoints.quantise import SCALES, holds_packed, stem_of
+from minflux.checkpoints.quantise import SCALES, dequantise, holds_packed, stem_of
 from minflux.errors import CheckpointError
-
-ROLES = {
-    "down": ("lora_A.weight", "lora_A.default.weight", "lora_down.weight", "lora.down.weight", "down.weight"),
-    "up": ("lora_B.weight", "lora_B.default.weight", "lora_up.weight", "lora.up.weight", "up.weight"),
-    "bias": ("lora_B.bias",),
-    "alpha": ("alpha",),
-}
-OTHERS = ("dora_scale", "lora_magnitude_vector", "hada_w1", "lokr_w1", "oft_blocks", "diff_b", "lora_mid")
-
-
-@dataclass(frozen=True)
-class Module:
-    """A matrix that a LoRA may change: its component, our name of it, and which parts of a joint matrix it has.
-
-    `parts` is None for a whole matrix. `exchanged` marks the module whose halves lie the other way round in the file:
-    diffusers' final modulation.
-    """
-
-    component: str
-    stem: str
-    parts: range | None = None
-    exchanged: bool = False
-
-    def rows(self, columns: int) -> slice:
-        """Return the rows of our matrix, of so many columns, that are the module's."""
-        if self.parts is None:
-            return slice(None)
-        count = parts_of(self.stem, COMPONENTS[self.component].joints)
-        first, last = (joint_rows(part, count, columns) for part in (self.parts[0], self.parts[-1]))
-        return slice(first.start, last.stop)
-
-    def overlaps(self, other: "Module") -> bool:
-        """Return whether two modules share rows of a matrix."""
-        if (self.component, self.stem) != (other.component, other.stem):
-            return False
-        return self.parts is None or other.parts is None or bool(set(self.parts) & set(other.parts))
+from minflux.model.flux import DEV
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a LoRA adds to one matrix, or to one part of a joint one: up @ down, and to the bias where it has any.
+    """What a LoRA adds to one matrix, or to one part of a joint one, and to the bias where it has any.
 
-    `source` is its file and name, for messages.
+    `source` is its file and name, for messages. Without a kind only the bias is changed.
     """
 
     source: str
     module: Module
-    down: np.ndarray  # (r, in) float32
-    up: np.ndarray  # (out, r) float32, times scale · α / r
-    bias: np.ndarray | None = None
+    rows: slice  # of our matrix, or of our bias
+    kind: Kind | None = None
+    arrays: Arrays = field(default_factory=dict)  # by role, float32
+    strength: float = 1.0  # scale · α / r
+    bias: np.ndarray | None = None  # times its strength
 
     @property
-    def rows(self) -> slice:
-        """Return the rows of our matrix that the change is for."""
-        return self.module.rows(columns=self.down.shape[1])
+    def names(self) -> set[str]:
+        """Return our names of what is changed: the weight, the bias, or both."""
+        has = {self.module.weight: self.kind, self.module.bias: self.bias}
+        return {name for name, change in has.items() if change is not None}
+
+    @property
+    def is_pair(self) -> bool:
+        """Return whether all of it is a pair: it can be multiplied by beside the matrix, whose numbers it needn't."""
+        return self.kind is LORA and "magnitude" not in self.arrays
+
+    @property
+    def down(self) -> np.ndarray:
+        """Return a pair's A, (r, in)."""
+        return self.arrays["lora.down"]
+
+    @property
+    def up(self) -> np.ndarray:
+        """Return a pair's B, (out, r), times the strength."""
+        return self.in_our_order(self.arrays["lora.up"] * self.strength)
+
+    @property
+    def difference(self) -> np.ndarray:
+        """Return scale · (α / r) · D, without DoRA's magnitudes."""
+        if self.is_pair or self.kind is None:
+            return self.up @ self.down
+        return self.in_our_order(self.strength * self.kind.matrix(self.arrays))
+
+    def added_to(self, rows: Array) -> np.ndarray:
+        """Return what is added to the module's rows of our weight: D, or what DoRA makes of them and D, less them."""
+        if "magnitude" not in self.arrays:
+            return self.difference
+        weight = backend_of(rows).to_numpy(rows)
+        return with_magnitude(weight + self.difference, self.in_our_order(self.arrays["magnitude"])) - weight
+
+    def in_our_order(self, array: np.ndarray) -> np.ndarray:
+        """Return an array of the file with its rows as they are in our matrix."""
+        return exchanged(array) if self.module.exchanged and len(array) > 1 else array
 
 
 # -- reading -------------------------------------------------------------------------------------------------
@@ -104,10 +105,10 @@ def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[C
     """Read a LoRA file for the components of a model, name -> config.
 
     Warns of keys that fit nothing. Raises `CheckpointError` when no key fits, when half of a pair is missing, when a
-    shape is not the matrix's, when a number is not finite, and for kinds of adapter that are no LoRA.
+    shape is not the matrix's, when a number is not finite, for LoRAs of other models and for other kinds of adapter.
     """
     found = contents(path)
-    check_kind(path, found)
+    check_kind(path, found, configs.get("transformer", DEV))
     known = {name: modules(COMPONENTS[name], config) for name, config in configs.items()}
     placed, unmatched = place_keys(path, found, known)
     check_once(path, placed)
@@ -119,182 +120,136 @@ def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[C
     changes = []
     for (module, spelled), roles in placed.items():
         arrays = {role: read_array(stored, get_backend("numpy")) for role, stored in roles.items()}
-        matrix = Matrix(f"{path}: {spelled}", module, configs[module.component])
-        matrix.check(arrays, settings.rank(spelled))
-        changes.append(matrix.change(arrays, scale, (settings.alpha(spelled), settings.by_root(spelled))))
+        target = Target(f"{path}: {spelled}", spelled, module, configs[module.component])
+        changes.append(target.change(arrays, scale, settings))
     return changes
 
 
-def check_kind(path: Path, found: dict[str, Stored]) -> None:
-    """Raise `CheckpointError` for a file of adapters that are no LoRA."""
-    strange = [key for key in found if any(mark in key for mark in OTHERS)]
-    if strange:
-        raise CheckpointError(f"{path}: {strange[0]}: is an adapter of another kind than LoRA; minflux can't add it")
+# -- one module ----------------------------------------------------------------------------------------------
 
-
-# -- names ---------------------------------------------------------------------------------------------------
-
-Placed = dict[tuple[Module, str], dict[str, Stored]]  # by module and how the file spells it: role -> array
-
-
-def place_keys(path: Path, found: dict[str, Stored], known: dict[str, dict[str, Module]]) -> tuple[Placed, list[str]]:
-    """Sort a file's arrays by the module they are for; return them, and the keys that fit no module.
-
-    Raises `CheckpointError` for two keys of one role in one module, and for numbers that are no floats.
-    """
-    spellings: dict[Module, str] = {}
-    placed: Placed = defaultdict(dict)
-    unmatched = []
-    for key, stored in found.items():
-        module, spelled, role = place(key, known)
-        if module is None:
-            unmatched.append(key)
-            continue
-        roles = placed[module, spellings.setdefault(module, spelled)]
-        if role in roles:
-            raise CheckpointError(f"{path}: {key}: is there twice, under different names")
-        if stored.dtype not in FLOATS:
-            raise CheckpointError(f"{path}: {key}: expected floats, found {stored.dtype}")
-        roles[role] = stored
-    return dict(placed), unmatched
-
-
-def check_once(path: Path, placed: Placed) -> None:
-    """Raise `CheckpointError` when a file changes the same rows of a joint matrix twice: both would be added."""
-    matrices: dict[tuple[str, str], list[tuple[Module, str]]] = defaultdict(list)
-    for module, spelled in placed:
-        for before, other in matrices[module.component, module.stem]:
-            if before.overlaps(module):
-                raise CheckpointError(
-                    f"{path}: {spelled} and {other} change the same matrix under two namings; remove one of them"
-                )
-        matrices[module.component, module.stem].append((module, spelled))
-
-
-def place(key: str, known: dict[str, dict[str, Module]]) -> tuple[Module | None, str, str]:
-    """Return which module a key belongs to, how the file spells it, and the key's role; None, if it fits none."""
-    for role, endings in ROLES.items():
-        for ending in endings:
-            spelled = key.removesuffix(f".{ending}")
-            module = find_module(spelled, known) if spelled != key else None
-            if module is not None:
-                return module, spelled, role
-    return None, key, ""
-
-
-def find_module(spelled: str, known: dict[str, dict[str, Module]]) -> Module | None:
-    """Return the module that a file spells so, None if there is none."""
-    for name, table in known.items():
-        for prefix in COMPONENTS[name].lora_prefixes:
-            bare = spelled.removeprefix(prefix)
-            if spelled == prefix + bare and bare in table:
-                return table[bare]
-    return None
-
-
-def modules(component: Component, config: Any) -> dict[str, Module]:
-    """Map every name that files have for a component's matrices, with dots or underscores, to the module."""
-    table = {}
-    for naming in component.namings if component.lora_prefixes else ():
-        for name, shape in component.file_shapes(naming, config).items():
-            if name.endswith(".weight") and len(shape) == 2:
-                spelled = stem_of(name)
-                module = as_module(component, stem_of(naming.our_part(name, config)), naming.exchanged)
-                table[spelled] = table[spelled.replace(".", "_")] = module
-    for name in component.shapes(config) if component.lora_rules else ():
-        table |= under_lora_rules(component, stem_of(name))
-    return table
-
-
-def under_lora_rules(component: Component, stem: str) -> dict[str, Module]:
-    """Map the names that LoRA files alone have for a module of ours, or for parts of it."""
-    found = {}
-    for theirs, ours in component.lora_rules:
-        whole, _, parts = ours.partition("@")
-        spelled = rename(stem, [(whole, theirs)])
-        if spelled != stem:
-            found[spelled] = as_module(component, f"{stem}@{parts}" if parts else stem)
-    return found
-
-
-def as_module(component: Component, text: str, exchanged: Sequence[str] = ()) -> Module:
-    """Make a module of our name for it, which may end in the parts of a joint matrix: "qkv@1", "linear1@0-2"."""
-    stem, _, parts = text.partition("@")
-    first, _, last = parts.partition("-")
-    span = range(int(first), int(last or first) + 1) if parts else None
-    return Module(component.name, stem, span, stem in exchanged)
-
-
-# -- one matrix ----------------------------------------------------------------------------------------------
+BIAS_ROLES = {"bias", "diff_b"}  # PEFT's, which α / r scales, and LyCORIS's, which it doesn't
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """The matrix that a LoRA's arrays are for; `where` is file and name, for messages."""
+class Target:
+    """The module that a LoRA's arrays are for; `where` is file and name, for messages, `spelled` the name alone."""
 
     where: str
+    spelled: str
     module: Module
     config: Any
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Return the shape of the matrix: of a part of a joint matrix, that part's."""
-        shapes = COMPONENTS[self.module.component].shapes(self.config)
-        rows, columns = shapes[f"{self.module.stem}.weight"]
-        return len(range(rows)[self.module.rows(columns)]), columns
+    def whole(self) -> tuple[int, ...]:
+        """Return the shape of our weight, of all parts of a joint matrix."""
+        return COMPONENTS[self.module.component].shapes(self.config)[self.module.weight]
+
+    @property
+    def rows(self) -> slice:
+        """Return the rows of our weight that are the module's."""
+        return self.module.rows(columns=self.whole[-1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the weight: of a part of a joint matrix, that part's."""
+        rows, *columns = self.whole
+        return len(range(rows)[self.rows]), *columns
 
     @property
     def has_bias(self) -> bool:
-        """Return whether the model has a bias beside the matrix."""
-        return f"{self.module.stem}.bias" in COMPONENTS[self.module.component].shapes(self.config)
+        """Return whether the model has a bias beside the weight."""
+        return self.module.bias in COMPONENTS[self.module.component].shapes(self.config)
 
-    def check(self, arrays: dict[str, np.ndarray], rank: float | None = None) -> None:
-        """Raise `CheckpointError` unless the arrays are a pair of this matrix, of this rank, all of them finite."""
-        if "down" not in arrays or "up" not in arrays:
-            self.refuse(f"expected a pair, found {' and '.join(sorted(arrays))} alone")
-        down, up = arrays["down"], arrays["up"]
-        if min(down.size, up.size) == 0:
+    def change(self, arrays: Arrays, scale: float, settings: Settings) -> Change:
+        """Make the change that arrays stand for; raises `CheckpointError` where they don't fit the module."""
+        self.check_numbers(arrays)
+        arrays = {role: as_matrix(x) if len(self.whole) == 2 and x.ndim > 2 else x for role, x in arrays.items()}
+        kind = self.kind(arrays)
+        if kind is not None:
+            self.check_weight(kind, arrays)
+        rank = kind.rank(arrays) if kind else None
+        self.check_rank(rank, settings.rank(self.spelled))
+        with np.errstate(over="ignore", invalid="ignore"):  # found when it is added
+            strength = scale * self.alpha_by_rank(kind, rank, arrays, settings)
+            bias = self.bias(arrays, {"bias": strength, "diff_b": scale})
+        factors = {role: x for role, x in arrays.items() if role not in BIAS_ROLES | {"alpha"}}
+        if "magnitude" in factors:
+            factors["magnitude"] = self.magnitude(factors["magnitude"])
+        return Change(self.where, self.module, self.rows, kind, factors, strength, bias)
+
+    def alpha_by_rank(self, kind: Kind | None, rank: int | None, arrays: Arrays, settings: Settings) -> float:
+        """Return α / r, or α / √r where the settings say so; 1 where there is no rank. Without α, it is the rank.
+
+        LyCORIS's LoKr of two whole matrices has no rank, and isn't scaled; PEFT's has one in its settings.
+        """
+        r = settings.rank(self.spelled) if rank is None else rank
+        alpha = arrays["alpha"].item() if "alpha" in arrays else settings.alpha(self.spelled)
+        if kind is DIFFERENCE or not r:
+            return 1.0
+        return (r if alpha is None else alpha) / (math.sqrt(r) if settings.by_root(self.spelled) else r)
+
+    def bias(self, arrays: Arrays, strengths: dict[str, float]) -> np.ndarray | None:
+        """Return what is added to the bias; None for nothing, and for zeros where the model has no bias."""
+        roles = [role for role in BIAS_ROLES if role in arrays]
+        if len(roles) > 1:
+            self.refuse("changes the bias under two namings; remove one of them")
+        if not roles or not (self.has_bias or arrays[roles[0]].any()):
+            return None
+        bias, expected = arrays[roles[0]], self.shape[:1]
+        if not self.has_bias or bias.shape != expected:
+            self.refuse(f"expected {f'a bias {expected}' if self.has_bias else 'no bias'}, found {bias.shape}")
+        change = bias * strengths[roles[0]]
+        return exchanged(change) if self.module.exchanged else change
+
+    # -- what is wrong -----------------------------------------------------------------------------------------
+
+    def check_numbers(self, arrays: Arrays) -> None:
+        """Raise `CheckpointError` for an array that is empty or not finite, and for an α that is not one number."""
+        if min(array.size for array in arrays.values()) == 0:
             self.refuse("expected a rank of at least 1, found 0")
-        if min(down.ndim, up.ndim) < 2 or arrays.get("alpha", np.ones(1)).size != 1:
-            self.refuse("expected two matrices and at most one number α, found other shapes")
-        self.check_bias(arrays.get("bias"))
-        self.check_pair(as_matrix(down), as_matrix(up))
-        if rank not in (None, len(down)):
-            self.refuse(f"expected rank {rank}, as its settings say, found {len(down)}")
+        if arrays.get("alpha", np.ones(1)).size != 1:
+            self.refuse(f"expected at most one number α, found {arrays['alpha'].shape}")
         if not all(np.isfinite(array).all() for array in arrays.values()):
             self.refuse("expected finite numbers, found NaN or infinity")
 
-    def check_bias(self, bias: np.ndarray | None) -> None:
-        """Raise `CheckpointError` for a bias of another shape than the model's."""
-        rows, _ = self.shape
-        if bias is not None and not (self.has_bias and bias.shape == (rows,)):
-            self.refuse(f"expected {f'a bias ({rows},)' if self.has_bias else 'no bias'}, found {bias.shape}")
+    def kind(self, arrays: Arrays) -> Kind | None:
+        """Return the kind of the change to the weight, None where only the bias is changed."""
+        kinds = kinds_of(arrays)
+        if len(kinds) > 1:
+            titles = " and ".join(kind.title for kind in kinds)
+            self.refuse(f"expected one change of the matrix, found {titles}; remove one of them")
+        if kinds and not kinds[0].is_complete(arrays):
+            self.refuse(f"expected {kinds[0].title} whole, found {' and '.join(sorted(arrays))} alone")
+        if not kinds and ("magnitude" in arrays or not BIAS_ROLES.intersection(arrays)):
+            self.refuse(f"expected a change, found {' and '.join(sorted(arrays))} alone")
+        return kinds[0] if kinds else None
 
-    def check_pair(self, down: np.ndarray, up: np.ndarray) -> None:
-        """Raise `CheckpointError` unless up @ down has the matrix's shape."""
-        rows, columns = self.shape
-        if up.shape != (rows, len(down)) or down.shape[1] != columns:
+    def check_weight(self, kind: Kind, arrays: Arrays) -> None:
+        """Raise `CheckpointError` unless the change has the weight's shape."""
+        if kind.shape(arrays) != self.shape:
+            shapes = [x.shape for role, x in arrays.items() if role not in BIAS_ROLES | {"alpha", "magnitude"}]
             self.refuse(
-                f"expected ({rows}, r) and (r, {columns}), found {up.shape} and {down.shape}: "
+                f"expected {kind.title} that makes {self.shape}, found {' and '.join(map(str, shapes))}: "
                 "made for another model, or for a control image"
             )
+        if kind is DIFFERENCE and "magnitude" in arrays:
+            self.refuse("expected no magnitude (DoRA) beside a full difference")
+
+    def check_rank(self, rank: int | None, expected: float | None) -> None:
+        """Raise `CheckpointError` for another rank than the settings say."""
+        if rank is not None and expected not in (None, rank):
+            self.refuse(f"expected rank {expected}, as its settings say, found {rank}")
+
+    def magnitude(self, array: np.ndarray) -> np.ndarray:
+        """Return DoRA's magnitude as (rows, 1), or (1, columns); raises `CheckpointError` for other shapes."""
+        rows, columns = self.shape
+        if array.shape not in ((rows,), (rows, 1), (1, columns)):
+            self.refuse(f"expected a magnitude (DoRA) of ({rows}, 1) or (1, {columns}), found {array.shape}")
+        return as_matrix(array)
 
     def refuse(self, why: str) -> None:
         """Raise `CheckpointError`."""
         raise CheckpointError(f"{self.where}: {why}")
-
-    def change(self, arrays: dict[str, np.ndarray], scale: float, how: tuple[float | None, bool]) -> Change:
-        """Make the change that checked arrays stand for: up and bias times scale · α / r, or / √r where `how` says."""
-        down, up, bias = as_matrix(arrays["down"]), as_matrix(arrays["up"]), arrays.get("bias")
-        alpha, by_root = how
-        rank = len(down)
-        alpha = arrays["alpha"].item() if "alpha" in arrays else rank if alpha is None else alpha
-        with np.errstate(over="ignore", invalid="ignore"):  # found when it is added
-            strength = np.float32(scale * alpha / (math.sqrt(rank) if by_root else rank))
-            up, bias = up * strength, None if bias is None else strength * bias
-        if self.module.exchanged:
-            up, bias = exchanged(up), None if bias is None else exchanged(bias)
-        return Change(self.where, self.module, down, up, bias)
 
 
 def as_matrix(array: np.ndarray) -> np.ndarray:
@@ -305,37 +260,62 @@ def as_matrix(array: np.ndarray) -> np.ndarray:
 # -- adding --------------------------------------------------------------------------------------------------
 
 
-def add_loras(flat: dict[str, Array], changes: Sequence[Change], merge: bool = True) -> dict[str, Array]:
-    """Add changes to the weights that they name, W + B A in float32, each kept in its own dtype.
+def add_loras(flat: dict[str, Array], changes: Sequence[Change]) -> dict[str, Array]:
+    """Add changes to the weights that they name, in float32, each weight kept in its own dtype.
 
-    A quantised matrix stays as it is, and A and B become a branch beside it (see `lora_branches`); without `merge`
-    every matrix does. `flat` holds weights of one component, or some of them, under our names; changes to others are
-    passed over.
+    Several changes of a weight are all made from the weight as it was, so that their order is of no account. A
+    quantised matrix stays as it is where all its changes are pairs, which become a branch beside it (see
+    `lora_branches`); for any other change it is widened to floats. `flat` holds weights of one component, or some of
+    them, under our names; changes to others are passed over.
     """
-    flat = dict(flat)
-    for change in changes:
-        weight, bias = f"{change.module.stem}.weight", f"{change.module.stem}.bias"
-        if merge and weight in flat and not holds_packed(flat[weight]):
-            with np.errstate(all="ignore"):  # too large a number is found in the sum
-                flat[weight] = added(flat[weight], change.up @ change.down, change.rows)
-            check_sum(flat[weight], [change])
-        if bias in flat and change.bias is not None:
-            flat[bias] = added(flat[bias], change.bias, change.rows)
-            check_sum(flat[bias], [change])
-    ending = f".{SCALES}" if merge else ".weight"
-    sized = {name: array for name, array in flat.items() if name.endswith(ending) and array.ndim == 2}
-    return flat | lora_branches(sized, changes)
+    flat = without_packing(flat, widened(changes))
+    for name in flat.keys() & {name for change in changes for name in change.names}:
+        if not holds_packed(flat[name]):
+            flat[name] = added(flat[name], name, [change for change in changes if name in change.names])
+    scales = {name: array for name, array in flat.items() if name.endswith(f".{SCALES}") and array.ndim == 2}
+    return flat | lora_branches(scales, changes)
 
 
-def lora_branches(sized: dict[str, Array], changes: Sequence[Change]) -> dict[str, Array]:
-    """Make side branches of matrices: x Wᵀ + (x Aᵀ) Bᵀ, all LoRAs of a matrix in one A and one B.
+def added(weight: Array, name: str, changes: Sequence[Change]) -> Array:
+    """Return a weight, or a bias, with changes added, in its own dtype.
 
-    `sized` has for each matrix an array with its rows and its dtype: a quantised one's scales, or the matrix itself.
+    Raises `CheckpointError` when a number is too large for the dtype then.
+    """
+    nx = backend_of(weight)
+    base, total = nx.as_float32(weight), np.zeros(weight.shape, np.float32)
+    with np.errstate(all="ignore"):  # too large a number is found in the sum
+        for change in changes:
+            is_bias = name == change.module.bias
+            total[change.rows] += change.bias if is_bias else change.added_to(base[change.rows])
+    result = (base + nx.array(total)).astype(weight.dtype)
+    check_sum(result, changes)
+    return result
+
+
+# -- beside quantised matrices -------------------------------------------------------------------------------
+
+
+def widened(changes: Iterable[Change]) -> set[str]:
+    """Return the matrices that can't stay quantised: changed by more than pairs, which are multiplied by beside."""
+    return {change.module.stem for change in changes if change.kind is not None and not change.is_pair}
+
+
+def without_packing(flat: dict[str, Array], stems: Collection[str]) -> dict[str, Array]:
+    """Return weights with the quantised ones among `stems` turned into floats."""
+    own = {name: array for name, array in flat.items() if stem_of(name) in stems}
+    plain = dequantise(own)
+    return {name: array for name, array in flat.items() if name not in own} | plain
+
+
+def lora_branches(scales: dict[str, Array], changes: Sequence[Change]) -> dict[str, Array]:
+    """Make side branches of quantised matrices: x Wᵀ + (x Aᵀ) Bᵀ, all LoRAs of a matrix in one A and one B.
+
+    `scales` has each matrix's scales, which have its rows, and the dtype of its products.
     """
     branches: dict[str, Array] = {}
-    for name, array in sized.items():
+    for name, array in scales.items():
         stem = stem_of(name)
-        own = [change for change in changes if change.module.stem == stem]
+        own = [change for change in changes if change.module.stem == stem and change.kind is not None]
         if own:
             check_product(array, own)
             ups = [placed_rows(change.up, array.shape[0], change.rows) for change in own]
@@ -364,13 +344,6 @@ def check_sum(array: Array, changes: Sequence[Change]) -> None:
     if not bool(backend_of(array).xp.isfinite(array).all()):
         sources = " and ".join(change.source for change in changes)
         raise CheckpointError(f"{sources}: too large for {array.dtype} when added; use a smaller scale")
-
-
-def added(weight: Array, delta: np.ndarray, rows: slice) -> Array:
-    """Return a weight with a change added to some of its rows, in its own dtype."""
-    nx = backend_of(weight)
-    whole = nx.array(placed_rows(delta, weight.shape[0], rows))
-    return (nx.as_float32(weight) + whole).astype(weight.dtype)
 
 
 def placed_rows(part: np.ndarray, count: int, rows: slice) -> np.ndarray:

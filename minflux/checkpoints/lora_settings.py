@@ -11,7 +11,7 @@ from typing import Any
 from minflux.checkpoints.formats.json_files import parse_json, read_json
 from minflux.checkpoints.formats.safetensors import read_metadata
 from minflux.checkpoints.lora_files import CONFIG
-from minflux.errors import CheckpointError
+from minflux.errors import CheckpointError, quoted
 
 Json = dict[str, Any]
 PATTERNS, NUMBERS = ("alpha_pattern", "rank_pattern"), ("lora_alpha", "alpha", "r")
@@ -65,7 +65,7 @@ def check_settings(path: Path, settings: Json) -> None:
     """Raise `CheckpointError` for a setting that we read whose value is of another type; others may be anything."""
     for key, value in settings.items():
         if not is_setting(key.rpartition(".")[2], value):
-            raise CheckpointError(f"{path}: {key}: expected numbers, found {value!a}")
+            raise CheckpointError(f"{path}: {key}: expected numbers, found {quoted(value)}")
         for pattern in value if key.endswith(PATTERNS) and value else ():
             check_pattern(path, pattern)
 
@@ -79,7 +79,7 @@ def is_setting(key: str, value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Return whether a JSON value is a number that a float32 can hold."""
-    return isinstance(value, int | float) and abs(value) < 1e38
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e38
 
 
 def check_pattern(path: Path, pattern: str) -> None:

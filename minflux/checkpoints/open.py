@@ -5,25 +5,29 @@ there is to a name, they all learn here.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from minflux import zoo
 from minflux.checkpoints import hub
 from minflux.checkpoints.components import COMPONENTS, Component
 from minflux.checkpoints.detect import as_component, find_components
 from minflux.checkpoints.family import PIPELINES, REDUX, likely_variant, redux_notes
-from minflux.checkpoints.folder import CONFIG, MFLUX_INDEX, OWN_FILE, folder_contents, read_config
+from minflux.checkpoints.folder import CONFIG, MFLUX_INDEX, OWN_FILE, folder_contents, read_config, shards_of
 from minflux.checkpoints.foreign import join_quantised
+from minflux.checkpoints.formats.atomic import is_there
 from minflux.checkpoints.formats.json_files import read_json
 from minflux.checkpoints.formats.safetensors import Stored, contents
 from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import ArgumentError, CheckpointError
 
 INDEX = "model_index.json"
-WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
+READ_SUFFIXES = (".safetensors", ".sft", ".gguf")
+WEIGHT_SUFFIXES = (*READ_SUFFIXES, ".bin", ".pt", ".pth", ".ckpt")
 SHOWN = 5  # names listed in a message
 
 
@@ -41,16 +45,13 @@ class Checkpoint:
     unexpected_keys: dict[Path, list[str]] = field(default_factory=dict)  # names that belong to no component
     notes: list[str] = field(default_factory=list)  # what is known of it beside its weights
     index: dict = field(default_factory=dict)  # model_index.json
+    loose: dict[str, Path] = field(default_factory=dict)  # files that were named for single components
+    tokenizers: dict[str, Path] = field(default_factory=dict)  # folders of tokenizers that were named
 
     @cached_property
     def components(self) -> dict[str, StoredComponent]:
         """Map names to components; of two of a kind, the first."""
         return {stored.name: stored for stored in reversed(self.found)}
-
-    @property
-    def lacks_settings(self) -> bool:
-        """Return whether it is a folder that mflux saved, which has neither an index nor a scheduler's settings."""
-        return not self.index and any(not stored.naming.has_config for stored in self.found)
 
     @property
     def missing(self) -> list[str]:
@@ -69,14 +70,14 @@ class Checkpoint:
 # -- by name -------------------------------------------------------------------------------------------------
 
 
-def open_model(model: str | Path, fetch: bool = False) -> Checkpoint:
+def open_model(model: str | Path, fetch: bool = False, without: Sequence[str] = ()) -> Checkpoint:
     """Open a file, an index of shards, a component's folder or a model's, by its path or by its name.
 
     A name is that of a model that ships here, or of a repository on the Hugging Face Hub, which is looked up in the
-    cache, and fetched with `fetch`. Raises `ArgumentError` when there is nothing under that name, `CheckpointError`
-    when it is no model or nothing of it can be read.
+    cache, and fetched with `fetch`, but for the weights of the components in `without`. Raises `ArgumentError` when
+    there is nothing under that name, `CheckpointError` when it is no model or nothing of it can be read.
     """
-    path = locate(model, fetch)
+    path = locate(model, fetch, without)
     if path.is_file():
         return open_file(path)
     if any((path / name).exists() for name in (CONFIG, MFLUX_INDEX)) and not (path / INDEX).exists():
@@ -84,14 +85,14 @@ def open_model(model: str | Path, fetch: bool = False) -> Checkpoint:
     return open_folder(path)
 
 
-def locate(model: str | Path, fetch: bool = False) -> Path:
-    """Return the file or folder that a model's name stands for."""
+def locate(model: str | Path, fetch: bool = False, without: Sequence[str] = ()) -> Path:
+    """Return the file or folder that a model's name stands for; for the arguments see `open_model`."""
     local = locate_here(model)
     if local is not None:
         return local
     repository = hub.repository(str(model))
     if repository is not None:
-        return hub.fetch(repository) if fetch else hub.cached(repository)
+        return hub.fetch(repository, hub.files_without(without)) if fetch else hub.cached(repository)
     known = ", ".join(sorted(path.parent.name for path in zoo.FOLDER.glob(f"*/{INDEX}")))
     raise ArgumentError(
         f"model {str(model)!r} is neither a folder nor a file nor one that ships here ({known}), nor a name on the "
@@ -102,36 +103,55 @@ def locate(model: str | Path, fetch: bool = False) -> Path:
 def locate_here(model: str | Path) -> Path | None:
     """Return the path of a model that ships here or lies on this machine; None for one that may be on the Hub."""
     shipped = zoo.FOLDER / str(model)
-    if (shipped / INDEX).exists():
+    if is_there(shipped / INDEX):
         return shipped
-    return Path(model) if Path(model).exists() else None
+    return Path(model) if is_there(Path(model)) else None
 
 
 # -- files ---------------------------------------------------------------------------------------------------
 
 
-def open_file(path: Path) -> Checkpoint:
-    """Open one file, or an index of shards, that holds one component or several."""
+def open_file(path: Path, configs: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Open one file, or an index of shards, that holds one component or several.
+
+    configs: those of the components that it takes the place of, for sizes that no shape shows.
+    """
     tensors = join_quantised(path, contents(path))
     if REDUX in tensors:
         return Checkpoint(path, path.parent, [], notes=redux_notes(tensors))
     found, unexpected = find_components(path, tensors)
+    if shards_of(path) not in (None, 1):
+        raise CheckpointError(
+            f"{path}: is one of {shards_of(path)} shards: name the index of them all, or their folder, with {CONFIG}"
+        )
     if not found:
         raise CheckpointError(f"{path}: holds no part of FLUX.1; its first names are {', '.join(sorted(tensors)[:3])}")
-    found = [with_sizes(stored) for stored in found]
+    found = [with_sizes(stored, (configs or {}).get(stored.name)) for stored in found]
     return Checkpoint(path, path.parent, found, {}, {path: unexpected}, likely_variant(path, found))
 
 
-def with_sizes(stored: StoredComponent) -> StoredComponent:
-    """Read a component's config off its shapes, with the config of a model folder beside it where there is one."""
+def with_sizes(stored: StoredComponent, replaced: Any = None) -> StoredComponent:
+    """Read a component's config off its shapes, with the config of a model folder beside it where there is one.
+
+    replaced: without that, the config of the component whose place it takes.
+    """
     path, component = stored.path, stored.component
     is_at_home = path.parent.name == component.name
     config = path.with_name(CONFIG) if is_at_home else path.parent / component.name / CONFIG
-    beside = read_config(config, component) if config.exists() else None
     try:
-        return replace(stored, config=stored.read_sizes(beside))
+        if config.exists():
+            return replace(stored, config=stored.read_sizes(read_config(config, component)))
+        return replace(stored, config=sizes_like(stored, replaced))
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(str(error) if str(config) in str(error) else f"{path}: {error}") from error
+
+
+def sizes_like(stored: StoredComponent, known: Any) -> Any:
+    """Return a known config where a component has its sizes; else read them, with FLUX.1's for what no shape shows."""
+    with suppress(CheckpointError):
+        if known is not None and stored.read_sizes(known) == known:
+            return known
+    return stored.read_sizes()
 
 
 # -- folders -------------------------------------------------------------------------------------------------
@@ -194,7 +214,7 @@ def open_folder(folder: Path) -> Checkpoint:
                 unexpected[stored.path] = others
             except CheckpointError as error:
                 broken[name] = error
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.gguf")]):
+    for path in sorted(path for suffix in READ_SUFFIXES for path in folder.glob(f"*{suffix}")):
         try:
             single = open_file(path)
             found += single.found

@@ -18,6 +18,8 @@ from minflux.checkpoints.formats.safetensors import Stored, same_bytes
 from minflux.checkpoints.quantise import is_packed, matrix_shape, packed_bits_of, packed_shapes
 from minflux.errors import CheckpointError
 
+LEAST = 1 << 28  # numbers of a weight that is not too large for any file: T5's largest has half as many
+
 
 @dataclass(frozen=True)
 class Copy:
@@ -59,6 +61,15 @@ class Mismatch:
             found = "no such weight" if self.found is None else self.found
             return f"{self.name}: expected shape {self.expected}, found {found}"
         return f"{self.name}: expected {'packed numbers' if self.packed else 'floats'}, found {self.dtype}"
+
+
+class WrongScale(Mismatch):
+    """A float8 weight's scale that holds no floats, or not one for the whole weight or for each of its rows."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: expected a scale of floats, one or {self.expected} of them; found {self.dtype} {self.found}"
+        )
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,7 @@ class StoredComponent:
 
     def expected(self) -> Shapes:
         """Return the name and shape of every weight that a file of this config has: of quantised ones, three arrays."""
+        self.check_sizes()
         shapes = self.component.file_shapes(self.naming, self.config)
         result: Shapes = {}
         for name, shape in shapes.items():
@@ -139,13 +151,25 @@ class StoredComponent:
             result |= packed_shapes(name, shape, bits) if bits else {name: shape}
         return result
 
+    def check_sizes(self) -> None:
+        """Raise `CheckpointError` when the config asks for a weight of more numbers than all that are there.
+
+        Before anything is made of its size: a config may be damaged, or a stranger's.
+        """
+        found = max(LEAST, sum(map(self.numbers, self.tensors)))
+        for name, shape in self.component.shapes(self.config).items():
+            if math.prod(shape) > found:
+                raise CheckpointError(
+                    f"{self.path}: its config asks for {name} {shape}, more numbers than all weights there have"
+                )
+
     @cached_property
     def mismatches(self) -> list[Mismatch]:
         """List every weight that is not as the config asks: those that it asks for first, then the unexpected ones."""
         expected = self.expected()
         unexpected = sorted(self.tensors.keys() - expected.keys())
         compared = [self.compare(name, expected.get(name)) for name in (*expected, *unexpected)]
-        return [mismatch for mismatch in compared if mismatch is not None]
+        return [mismatch for mismatch in compared if mismatch is not None] + self.wrong_scales()
 
     def compare(self, name: str, shape: tuple[int, ...] | None) -> Mismatch | None:
         """Compare a weight with the shape that the config asks for; return None where all is right."""
@@ -157,6 +181,15 @@ class StoredComponent:
         if stored.shape == shape and right_dtype:
             return None
         return Mismatch(name, shape, stored.shape, None if right_dtype else stored.dtype, packed)
+
+    def wrong_scales(self) -> list[Mismatch]:
+        """List the scales by which no weight can be multiplied."""
+        wrong: list[Mismatch] = []
+        for name, scale in self.scales.items():
+            rows = self.tensors[name].shape[:1]
+            if scale.dtype not in FLOATS or scale.shape not in ((), (1,), rows, (*rows, 1)):
+                wrong.append(WrongScale(name, rows, scale.shape, scale.dtype))
+        return wrong
 
     @property
     def missing_keys(self) -> list[str]:

@@ -1,15 +1,19 @@
-"""`--from`: an image again from its PNG, which may be a stranger's, and whose model or LoRAs may have changed since."""
+"""`--from`: an image again from its PNG, which may be a stranger's, and whose inputs may have changed since."""
 
+import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from minflux.checkpoints import hub
+from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.hashes import hash_file, hash_model
+from minflux.checkpoints.loose import TOKENIZER
 from minflux.checkpoints.lora_files import locate_lora, repository_of
 from minflux.checkpoints.open import Checkpoint, locate_here
 from minflux.commands.options import print_note
@@ -17,6 +21,7 @@ from minflux.commands.png import ImageSettings
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import take_components
 
+PICTURES = ("image", "mask", "control")  # that an image may be made with, beside references
 BESIDE_FROM = ("source", "out", "preview", "memory", "cache", "anyway", "yes")  # what may be given with --from
 
 
@@ -53,12 +58,50 @@ def ask_unless_cached(source: Path, what: str, repository: str) -> None:
             ) from None
 
 
-def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str]) -> dict[str, str]:
-    """Hash the model and each LoRA, as an image's settings hold them; a LoRA that only the Hub has is fetched."""
+def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str], pictures: Mapping[str, Path]) -> dict[str, str]:
+    """Hash the model, each LoRA, and the pictures by their roles, as an image's settings hold them.
+
+    A LoRA that only the Hub has is fetched.
+    """
     with warnings.catch_warnings(action="ignore"):  # loading warns
         components = take_components(checkpoint)
     hashes = {text: hash_file(locate_lora(text)[0]) for text in lora}
-    return {"model": hash_model(checkpoint.folder, components)} | hashes
+    of_pictures = {role: hash_file(path) for role, path in pictures.items()}
+    return {"model": hash_model(checkpoint.folder, components, checkpoint.tokenizers)} | hashes | of_pictures
+
+
+def pictures_in(given: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the images that settings name, by what they are there: "image", …, "reference 1"."""
+    single = {role: given[role] for role in PICTURES if given[role] is not None}
+    return single | {f"reference {number}": path for number, path in enumerate(given["reference"], start=1)}
+
+
+def moved(given: Mapping[str, Any], move: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return settings with the path of each image changed by `move`."""
+    single = {role: move(given[role]) for role in PICTURES if given[role] is not None}
+    return {**given, **single, "reference": tuple(map(move, given["reference"]))}
+
+
+def find_pictures(given: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Return a PNG's settings with its images' paths from its own folder; raises `ArgumentError` if one isn't there."""
+    found = moved(given, lambda path: source.parent / str(path))
+    for role, path in pictures_in(found).items():
+        if not path.is_file():
+            raise ArgumentError(f"--from: {source} was made with the {role} {str(path)!a}, which is not there")
+    return found
+
+
+def seen_from(path: Path, png: Path) -> str:
+    """Return a picture's path as a PNG holds it: from the PNG's folder, so that both may be moved together."""
+    return os.path.relpath(path.resolve(), png.resolve().parent)
+
+
+def parts_of(source: Path, png: ImageSettings) -> dict[str, str]:
+    """Return the files in place of the model's parts; raises `ArgumentError` for a PNG with files of no part."""
+    strange = png.files.keys() - {*COMPONENTS, TOKENIZER}
+    if strange:
+        raise ArgumentError(f"--from: the settings inside {source} are damaged (files: {sorted(strange)!a})")
+    return png.files
 
 
 def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], anyway: bool) -> None:
@@ -68,8 +111,13 @@ def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], an
     """
     for name, value in png.hashes.items():
         if hashes.get(name, value) != value:
-            what = f"the model {png.model!a}" if name == "model" else f"the LoRA {name!a}"
-            line = f"{what} is no longer the one that {source} was made with"
+            line = f"{called(name, png)} is no longer the one that {source} was made with"
             if not anyway:
                 raise ArgumentError(f"--from: {line}: put that one back, or get another image with --anyway")
             print_note(f"{line}: this is another image")
+
+
+def called(name: str, png: ImageSettings) -> str:
+    """Return how an error calls what has a hash: the model, an image by what it is, or a LoRA by its name."""
+    known = {"model": png.model} | pictures_in(vars(png))
+    return f"the {name} {str(known[name])!a}" if name in known else f"the LoRA {name!a}"

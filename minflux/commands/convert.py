@@ -6,7 +6,7 @@ from it, into any format, quantised matrices become floats again.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -20,12 +20,11 @@ from minflux.checkpoints.components import COMPONENTS, TRANSFORMER, Naming
 from minflux.checkpoints.components.base import NEVER, block_of
 from minflux.checkpoints.components.renaming import Flat
 from minflux.checkpoints.folder import CONFIG, OWN_FILE
-from minflux.checkpoints.formats.atomic import saved
 from minflux.checkpoints.formats.dtypes import TAGS, checked_cast, to_bytes
 from minflux.checkpoints.formats.json_files import write_json
 from minflux.checkpoints.formats.safetensors import Entries, write_entries
 from minflux.checkpoints.lora import Change, add_loras, read_loras
-from minflux.checkpoints.open import INDEX, Checkpoint, open_model, warn_of_unexpected
+from minflux.checkpoints.open import Checkpoint, warn_of_unexpected
 from minflux.checkpoints.quantise import (
     BITS,
     SCALES,
@@ -38,19 +37,20 @@ from minflux.checkpoints.quantise import (
 )
 from minflux.checkpoints.read import read_weight
 from minflux.checkpoints.stored import StoredComponent
-from minflux.commands.options import LORA
+from minflux.commands.named import NONE, open_named
+from minflux.commands.options import LORA, print_line, take_files, with_files
+from minflux.commands.whole import check_whole, files_beside, write_beside
 from minflux.errors import ArgumentError, CheckpointError
+from minflux.inference.load import find_loras
 
 FORMATS = ("bfl", "diffusers", "minflux")
 LARGEST = {"F16": 65504.0, "BF16": 3.3895314e38}  # finite numbers of a dtype
 KEPT = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "BF16", "F8_E5M2": "BF16"}  # all others become float32
-OPTIONAL = "minflux.json"
-BESIDE = ("scheduler", "tokenizer", "tokenizer_2", OPTIONAL, INDEX)  # no weights; the index last
 INCOMPLETE = "were written before this and stay there: they are no whole model; remove them, or convert the rest"
 
 
 def convert(
-    source: str | Path,
+    source: str | Path | None,
     target: str | Path,
     format_: str,
     part: str | None = None,
@@ -58,30 +58,35 @@ def convert(
     lora: Sequence[str] = (),
     bits: int | None = None,
     report: Callable[[str], None] = lambda line: None,
+    files: Mapping[str, str | Path | None] = NONE,
+    comfy: str | Path | None = None,
 ) -> list[Path]:
     """Write the model in `source` to `target` as "bfl" (one file, one component), "diffusers" or "minflux" (a folder).
 
     part: which component alone, "transformer", "vae", "text_encoder" or "text_encoder_2"; in BFL's format the
     transformer unless told. dtype: of the floats; unless given they stay as they are, but float8, which only ComfyUI
     reads, becomes bfloat16. lora: files, each "FILE" or "FILE:SCALE", added to the weights. bits: 4 or 8, to quantise
-    the matrices in minflux's format; `report` is told what that changed. Returns the files of weights written, each
+    the matrices in minflux's format; `report` is told what that changed. files: in place of the source's components,
+    or without a source; comfy: ComfyUI's folder `models`, as for `load`. Returns the files of weights written, each
     whole or not at all. Raises `ArgumentError` for what can't be asked, `CheckpointError` for a source with a weight
     missing or wrong.
     """
     checked_cast(dtype)
     check_bits(format_, bits)
-    checkpoint, target = open_model(source), Path(target)
-    check_target(checkpoint.path, target, format_)
     wanted = part or (TRANSFORMER.name if format_ == "bfl" else None)
+    checkpoint = open_named(source, files, comfy, [wanted] if wanted else list(COMPONENTS))
+    target = Path(target)
+    check_target(checkpoint.path, target, format_)
     chosen = choose(checkpoint, wanted)
-    changes = read_loras(lora, {stored.name: stored.config for stored in chosen})
+    changes = read_loras(find_loras(comfy, lora), {stored.name: stored.config for stored in chosen})
     if format_ == "bfl":
         (stored,) = chosen
         Conversion(stored, stored.component.own_naming, dtype, changes).write(target)
         return [target]
+    beside = files_beside(checkpoint, chosen, report) if part is None else {}
     written = write_folder(target, chosen, format_, dtype, changes, bits, report)
     if part is None:
-        copy_beside(checkpoint, target, report)
+        write_beside(target, beside, report)
     return written
 
 
@@ -124,21 +129,6 @@ def write_component(path: Path, conversion: "Conversion") -> None:
     write_json(path.with_name(CONFIG), stored.component.write_config(stored.config))
 
 
-def copy_beside(checkpoint: Checkpoint, target: Path, report: Callable[[str], None]) -> None:
-    """Copy what a model folder holds beside its weights (index, schedule, tokenizers), and report what it lacks."""
-    source = checkpoint.folder
-    is_folder = checkpoint.path == source
-    for name in BESIDE if is_folder else ():
-        files = (source / name).rglob("*") if (source / name).is_dir() else [source / name]
-        for file in sorted(path for path in files if path.is_file()):
-            with saved(target / file.relative_to(source)) as copy:
-                copy.write(file.read_bytes())
-    needed = [name for name in (*checkpoint.missing, *BESIDE) if name != OPTIONAL]
-    lacks = [name for name in needed if not (target / name).exists()]
-    if lacks:
-        report(f"{target}: lacks {', '.join(lacks)}: copy them from a model's folder, to generate with it")
-
-
 # -- what is asked -------------------------------------------------------------------------------------------
 
 
@@ -153,6 +143,8 @@ def choose(checkpoint: Checkpoint, part: str | None) -> list[StoredComponent]:
     if part is not None and part not in held and part not in checkpoint.broken:
         titles = ", ".join(stored.component.title for stored in held.values())
         raise CheckpointError(f"{source}: holds no {part}, only {titles}")
+    if part is None:
+        check_whole(checkpoint)
     return [checkpoint.take(name) for name in ([part] if part else held)]
 
 
@@ -337,8 +329,7 @@ DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 
 @click.command("convert", short_help="Write a model in another format, or quantised.")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, metavar="[SOURCE] TARGET", type=click.Path(path_type=Path))
 @click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="Whose names.")
 @click.option(
     "--part", type=click.Choice(list(COMPONENTS)), help="This part alone; for bfl the transformer unless given."
@@ -348,18 +339,32 @@ DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
     "--quantize", "bits", type=click.Choice(list(map(str, BITS))), help="Bits a weight, with --format minflux."
 )
 @LORA
-def command(source, target, format_, part, dtype, bits, lora):
+@with_files
+def command(paths, format_, part, dtype, bits, lora, **given):
     """Write the model in SOURCE to TARGET: a file under BFL's names, or a folder under diffusers' or minflux's own.
+
+    Files may be named in place of SOURCE's parts, or of SOURCE.
 
     \b
     minflux convert FLUX.1-dev flux1-dev.safetensors --format bfl
     minflux convert flux1-dev.safetensors FLUX.1-dev --format diffusers --dtype f16 --lora style.safetensors:0.8
     minflux convert FLUX.1-dev FLUX.1-dev-4bit --format minflux --quantize 4
+    minflux convert --comfy ComfyUI/models FLUX.1-dev-4bit --format minflux --quantize 4
 
     Quantised weights take a quarter of the memory that bfloat16 takes, or half; what that changes is measured and said.
     """
+    files = take_files(given)
+    comfy = files.pop("comfy")
+    source, target = source_and_target(paths)
     if bits and format_ != "minflux":
         raise ArgumentError(f"--quantize: the format {format_!r} holds no quantised weights; use --format minflux")
     bits = int(bits) if bits else None
-    for path in convert(source, target, format_, part, DTYPES.get(dtype), lora, bits, click.echo):
+    for path in convert(source, target, format_, part, DTYPES.get(dtype), lora, bits, print_line, files, comfy):
         click.echo(path)
+
+
+def source_and_target(paths: tuple[Path, ...]) -> tuple[Path | None, Path]:
+    """Return a model and where to write it; None in place of a model that is named by files alone."""
+    if len(paths) > 2:
+        raise ArgumentError(f"expected SOURCE and TARGET, found {', '.join(map(str, paths))}")
+    return (paths[0] if len(paths) == 2 else None), paths[-1]

@@ -1,8 +1,9 @@
 """`minflux generate`: a prompt to a PNG, under a progress bar, with previews of the way."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -12,20 +13,49 @@ from tqdm import tqdm
 from minflux.backend import get_backend
 from minflux.checkpoints import hub
 from minflux.checkpoints.components import TRANSFORMER
+from minflux.checkpoints.components.flux import takes
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
-from minflux.checkpoints.open import Checkpoint, locate_here, open_model
-from minflux.commands.again import ask_before_fetching, check_nothing_beside, check_unchanged, hash_inputs
-from minflux.commands.options import BACKEND, FILE, LORA, MODEL, STEPS, ReadingBar, check_output, print_note
+from minflux.checkpoints.loose import open_with_files
+from minflux.checkpoints.open import Checkpoint, locate_here
+from minflux.commands.again import (
+    ask_before_fetching,
+    check_nothing_beside,
+    check_unchanged,
+    find_pictures,
+    hash_inputs,
+    moved,
+    parts_of,
+    pictures_in,
+    seen_from,
+)
+from minflux.commands.options import (
+    BACKEND,
+    FILE,
+    LORA,
+    MODEL,
+    STEPS,
+    ReadingBar,
+    check_output,
+    image_options,
+    print_note,
+    take_files,
+    with_files,
+)
 from minflux.commands.png import ImageSettings, read_png_settings, save_png
+from minflux.edit.base import Edit
+from minflux.edit.canvas import Canvas
+from minflux.edit.image_to_image import check_share
+from minflux.edit.kontext import Reference
 from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
-from minflux.inference.cache import default_folder
+from minflux.inference.cache_files import default_folder
+from minflux.inference.edits import ImageInput, check_image_input, check_taken, strength_of
 from minflux.inference.flux1 import Flux1
-from minflux.inference.load import DEFAULTS, load_checkpoint, read_defaults
+from minflux.inference.load import DEFAULTS, choose_files, find_loras, load_checkpoint, read_defaults
 from minflux.inference.memory import MODES
-from minflux.inference.pipeline import Conditioning
+from minflux.inference.pipeline import Conditioning, finished
 from minflux.model.flux import FluxConfig
 from minflux.sampling.noise import check_seed
 from minflux.sampling.solvers import SOLVERS
@@ -60,6 +90,7 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     show_default=True,
     help="How steps follow the velocity; heun and midpoint evaluate it twice a step.",
 )
+@image_options
 @click.option("--out", type=FILE, default="minflux.png", show_default=True, help="Of several seeds, each adds its own.")
 @click.option("--preview", type=FILE, help="Each step's denoised image: a .gif, or a .png strip.")
 @click.option("--from", "source", type=FILE, help="Generate an image of minflux again from its PNG, to the bit.")
@@ -74,6 +105,7 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     help="How weights are held: all at once, each part while it works, or each matrix while it works.",
 )
 @click.option("--cache", is_flag=True, help="Keep the encoded prompt on disk, for the next time.")
+@with_files
 def command(prompt, model, backend, seeds, size, out, preview, source, anyway, yes, lora, memory, cache, **given):
     """Generate an image of PROMPT, as a PNG that carries its own settings.
 
@@ -82,7 +114,10 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     minflux generate "a cat on a blue background" --seed 1 --seed 2 --solver heun --steps 10
     minflux generate --from cat.png --out again.png
     minflux generate "a lighthouse at dusk" --model schnell --size 768x512
+    minflux generate "a dog on a blue background" --image cat.png --strength 0.8
+    minflux generate "a lighthouse at dusk" --comfy ComfyUI/models --transformer flux1-dev-fp8
     """
+    named = take_files(given)
     given |= {"width": size[0], "height": size[1]}
     check_files(out, preview)
     png = None
@@ -91,23 +126,40 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
         png = read_png_settings(source)
         ask_before_fetching(source, png, yes)
         prompt, model, backend, lora, seeds = png.prompt, png.model, png.backend, png.lora, [png.seed]
+        named |= parts_of(source, png)
         given = {name: getattr(png, name) for name in given}
+        given = find_pictures(given, source)
     elif anyway or yes:
         raise ArgumentError("--anyway and --yes go with --from")
     if prompt is None:
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
+    pictures = pictures_in(given)
+    check_pictures(pictures)
     check_settings(seeds, given)
-    check_ahead_of_fetching(model, given)
-    checkpoint = open_model(model, fetch=True)
+    images = image_input(given)
+    lora = find_loras(named["comfy"], lora)
+    model, files = choose_files(model, named.pop("comfy"), named, print_note)
+    if TRANSFORMER.name not in files:
+        check_ahead_of_fetching(model, given)
+    checkpoint = open_with_files(model, files, fetch=True)
+    wanted = given["width"], given["height"]  # of an image's, what isn't given is the image's own
     given = complete(checkpoint, given)
-    hashes = hash_inputs(checkpoint, lora)
+    hashes = hash_inputs(checkpoint, lora, pictures)
     if png is not None:
         check_unchanged(source, png, hashes, anyway)
     folder = default_folder() if cache else None
     how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
-    jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given, lora=pipe.lora, hashes=hashes) for seed in seeds]
-    generate(pipe, jobs, out, preview)
+    canvas = pipe.open_canvas(images, *wanted)
+    references = pipe.encode_references(given["reference"], given["reference_layout"])
+    width, height = pipe.size_of(canvas, references, *wanted)
+    given |= {"width": width or given["width"], "height": height or given["height"]}
+    if images.image is not None:
+        given["strength"] = strength_of(images, pipe.takes)
+    given = moved(given, lambda path: seen_from(path, out))
+    given |= {"lora": pipe.lora, "files": {name: str(path) for name, path in files.items()}, "hashes": hashes}
+    jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given) for seed in seeds]
+    generate(pipe, jobs, out, preview, Shown(images, canvas, references))
 
 
 # -- checks, before a weight is read -----------------------------------------------------------------------------
@@ -123,6 +175,20 @@ def check_files(out: Path, preview: Path | None) -> None:
         raise ArgumentError(f"--preview must be another file than --out, got {str(preview)!r} for both")
 
 
+def check_pictures(pictures: Mapping[str, Path]) -> None:
+    """Raise `ArgumentError` unless the image and the mask are files."""
+    for role, path in pictures.items():
+        if not path.is_file():
+            raise ArgumentError(f"--{role}: there is no file {str(path)!r}")
+
+
+def image_input(given: Mapping[str, Any]) -> ImageInput:
+    """Return what is said of images; raises `ArgumentError` for settings without the image that they are about."""
+    images = ImageInput(**{field.name: given[field.name] for field in fields(ImageInput)})
+    check_image_input(images)
+    return images
+
+
 def check_settings(seeds: Sequence[int], given: dict) -> None:
     """Raise `ArgumentError` for a setting that no FLUX model can honour."""
     checks = {
@@ -132,6 +198,7 @@ def check_settings(seeds: Sequence[int], given: dict) -> None:
         "width": lambda value: check_side("width", value),
         "height": lambda value: check_side("height", value),
         "solver": check_solver,
+        "strength": lambda value: check_share("strength", value),
     }
     for seed in seeds:
         check_seed(seed)
@@ -162,6 +229,7 @@ def complete(checkpoint: Checkpoint, given: dict[str, Any]) -> dict[str, Any]:
 
 def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[str, Any]:
     """Do as `complete` does for a model whose defaults lie in `folder`."""
+    check_taken(image_input(given), takes(cfg) or "", given["reference"])
     defaults = read_defaults(folder / DEFAULTS, cfg)
     guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, cfg.guidance_embed)
     effective(given["negative_prompt"], guidance)
@@ -175,14 +243,25 @@ def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[s
 # -- images ------------------------------------------------------------------------------------------------------
 
 
-def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Path | None) -> None:
+class Shown(NamedTuple):
+    """The images that a model is shown: what is said of them, the canvas they lie on, and encoded references."""
+
+    images: ImageInput
+    canvas: Canvas | None
+    references: tuple[Reference, ...]
+
+
+def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Path | None, shown: Shown) -> None:
     """Generate and write images that differ in their seeds alone, and print where they are."""
     text = None
     for job in jobs:
         with tqdm(total=job.steps, desc="reading the prompt", unit="step") as bar:
-            text = text or encode_prompt(pipe, job)
+            text = text or replace(encode_prompt(pipe, job), references=shown.references)
             bar.set_description(f"seed {job.seed}")
-            image, frames = sample_image(pipe, job, text, bar, previews=preview is not None)
+            edit = pipe.edit_of(shown.images, shown.canvas, [job.seed])
+            bar.reset(len(edit.timesteps(np.zeros(job.steps + 1))) - 1)
+            pixels, frames = sample_image(pipe, job, text, edit, bar, previews=preview is not None)
+            image = finished(shown.canvas, pixels)
         path = numbered(out, job.seed, len(jobs))
         save_png(image, path, job)
         click.echo(path)
@@ -199,18 +278,18 @@ def encode_prompt(pipe: Flux1, job: ImageSettings) -> Conditioning:
 
 
 def sample_image(
-    pipe: Flux1, job: ImageSettings, text: Conditioning, bar: tqdm, previews: bool
-) -> tuple[Image.Image, list[np.ndarray]]:
-    """Sample one image; return it, and each step's denoised image when asked for."""
+    pipe: Flux1, job: ImageSettings, text: Conditioning, edit: Edit, bar: tqdm, previews: bool
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Sample one image; return its pixels (H, W, 3), and those of each step's denoised image when asked for."""
     frames = []
     for step in pipe.sample(
         text, job.seed, job.steps, guidance=job.guidance, true_cfg_scale=job.true_cfg_scale, width=job.width,
-        height=job.height, solver=job.solver,
+        height=job.height, solver=job.solver, edit=edit,
     ):  # fmt: skip
         if previews:
             frames.append(pipe.decode(step.denoised)[0])
         bar.update()
-    return Image.fromarray(pipe.decode(step.x)[0]), frames
+    return pipe.decode(step.x)[0], frames
 
 
 def numbered(path: Path, seed: int, count: int) -> Path:

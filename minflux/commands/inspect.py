@@ -4,15 +4,20 @@ Only headers and configs are read, so 24 GB take no longer than 24 MB.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from minflux.checkpoints.comfy import checkpoint_of, open_comfy
 from minflux.checkpoints.components import COMPONENTS
-from minflux.checkpoints.open import Checkpoint, open_model
+from minflux.checkpoints.open import Checkpoint
 from minflux.checkpoints.quantise import bits_of, is_packed
 from minflux.checkpoints.stored import StoredComponent
+from minflux.commands.named import NONE, open_named
+from minflux.commands.options import take_files, with_files
+from minflux.errors import shown
 from minflux.inference.memory import MODES, count_numbers, held, readable
 
 SHOWN = 20  # wrong weights listed a component
@@ -23,11 +28,24 @@ class Report:
     """All that was found under a name, and whether it is right."""
 
     checkpoint: Checkpoint
+    shows_places: bool = False  # of each component's file, inside of ComfyUI's folder
 
     @property
     def missing(self) -> list[str]:
         """List the components that are missing; only a folder with an index claims to be a whole model."""
         return self.checkpoint.missing if self.checkpoint.index and self.checkpoint.found else []
+
+    @property
+    def paths(self) -> list[Path]:
+        """List what was named: the model, and the files in place of its parts."""
+        return list(dict.fromkeys([self.checkpoint.path, *self.checkpoint.loose.values()]))
+
+    def place(self, stored: StoredComponent) -> str:
+        """Say where a component lies, when there are several places."""
+        if self.shows_places or len(self.paths) > 1:
+            path = stored.path
+            return f" in {path.relative_to(self.checkpoint.path) if self.shows_places else path}"
+        return ""
 
     @property
     def ok(self) -> bool:
@@ -40,31 +58,37 @@ class Report:
     def text(self) -> str:
         """Lay the report out for reading."""
         checkpoint = self.checkpoint
-        lines = [f"{checkpoint.path}: {readable(size_on_disk(checkpoint.path))} on disk"]
+        lines = [f"{path}: {readable(size_on_disk(path))} on disk" for path in self.paths]
         lines += [f"  {note}" for note in checkpoint.notes]
         for stored in checkpoint.found:
-            lines += component_lines(stored)
+            lines += component_lines(stored, self.place(stored))
         lines += [f"  {error}" for error in checkpoint.broken.values()]
         for path, names in checkpoint.unexpected_keys.items():
             lines += listed([f"  {path.name}: {name}: belongs to no part of FLUX.1" for name in names])
         lines += [f"  {COMPONENTS[name].title}: expected the folder {name}, found none" for name in self.missing]
-        return "\n".join(lines + memory_lines(checkpoint))
+        return "\n".join(map(shown, lines + memory_lines(checkpoint)))
 
 
-def inspect(model: str | Path) -> Report:
+def inspect(
+    model: str | Path | None = None, files: Mapping[str, str | Path | None] = NONE, comfy: str | Path | None = None
+) -> Report:
     """Look at a .safetensors file, an index of shards, a component's folder or a model's, by path or by name.
 
-    Raises `CheckpointError` when it is no model or can't be read.
+    files: in place of the model's parts, or alone. comfy: ComfyUI's folder `models`; without a model and files all of
+    it. Raises `CheckpointError` when it is no model or can't be read.
     """
-    return Report(open_model(model))
+    named = {name: path for name, path in files.items() if path is not None}
+    if comfy is not None and model is None and not named:
+        return Report(checkpoint_of(open_comfy(comfy)), shows_places=True)
+    return Report(open_named(model, named, comfy))
 
 
-def component_lines(stored: StoredComponent) -> list[str]:
+def component_lines(stored: StoredComponent, place: str = "") -> list[str]:
     """Describe a component: its numbers, dtypes, names and sizes, and each weight that is wrong."""
     prefix = f" under {stored.prefix!r}" if stored.prefix else ""
     numbers = f"{count_numbers(stored):,} numbers in {len(stored.tensors)} weights"
     return [
-        f"  {stored.component.title}: {numbers}, {dtypes(stored)}; {stored.naming.title}{prefix}",
+        f"  {stored.component.title}{place}: {numbers}, {dtypes(stored)}; {stored.naming.title}{prefix}",
         f"    {stored.component.describe(stored.config)}",
         *listed([f"    {mismatch}" for mismatch in stored.mismatches]),
     ]
@@ -109,9 +133,12 @@ def size_on_disk(path: Path) -> int:
 
 
 @click.command("inspect", short_help="Say what a model is and whether it is whole.")
-@click.argument("model")
-def command(model):
+@click.argument("model", required=False)
+@with_files
+def command(model, **given):
     """Say what MODEL is, a folder or a .safetensors file: its parts, their sizes, and every weight that is not right.
+
+    Files may be named in place of its parts, or alone; of ComfyUI's folder alone all that it has is said.
 
     Reads headers only, and fetches nothing: a name on the Hugging Face Hub is looked up in the cache. Exit code 1 when
     a weight is missing, unexpected or of a wrong shape.
@@ -119,8 +146,11 @@ def command(model):
     \b
     minflux inspect tiny
     minflux inspect flux1-dev.safetensors
+    minflux inspect --comfy ComfyUI/models
     """
-    report = inspect(model)
+    files = take_files(given)
+    comfy = files.pop("comfy")
+    report = inspect(model, files, comfy)
     click.echo(report.text())
     if not report.ok:
         click.get_current_context().exit(1)

@@ -1,4 +1,4 @@
-"""The command line: `minflux generate`, `inspect`, `convert`, `evaluate`, `train`, `doctor`, a file each.
+"""The command line: `minflux generate`, `inspect`, `convert`, `cache` and others, a file each.
 
 A command's file is imported when the command is called, so that none waits for what it doesn't need.
 """
@@ -9,10 +9,10 @@ from importlib import import_module
 
 import click
 
-from minflux.errors import MinfluxError
+from minflux.errors import MinfluxError, shown
 from minflux.version import __version__
 
-COMMANDS = ("generate", "inspect", "convert", "doctor", "evaluate", "train")
+COMMANDS = ("generate", "inspect", "convert", "cache", "doctor", "evaluate", "train")
 
 
 class Commands(click.Group):
@@ -43,14 +43,14 @@ class Commands(click.Group):
 
 
 def _end(ctx: click.Context, message: str, code: int):
-    click.echo(f"minflux: {message}", err=True)
+    click.echo(f"minflux: {shown(message)}", err=True)
     ctx.exit(code)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
     from tqdm import tqdm
 
-    tqdm.write(f"minflux: warning: {message}", file=sys.stderr)  # on a line of its own, above a progress bar
+    tqdm.write(f"minflux: warning: {shown(message)}", file=sys.stderr)  # on a line of its own, above a progress bar
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,18 +1,21 @@
 """Options that several commands share, and checks of files to write."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
 
-from minflux.errors import ArgumentError
+from minflux.checkpoints.loose import option
+from minflux.edit.kontext import LAYOUTS
+from minflux.errors import ArgumentError, shown
 
 MODEL = click.option(
     "--model",
-    default="tiny",
-    show_default=True,
-    help="A model that ships here, a folder, a .safetensors or .gguf file, or schnell, dev or OWNER/NAME on the Hub.",
+    help="A model that ships here, a folder, a .safetensors or .gguf file, or schnell, dev or OWNER/NAME on the Hub; "
+    "tiny unless given.",
 )
 BACKEND = click.option(
     "--backend",
@@ -27,10 +30,68 @@ LORA = click.option(
 STEPS = click.option("--steps", type=int, help="Denoising steps; unless given, what suits the model.")
 FILE = click.Path(path_type=Path, dir_okay=False)
 
+IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
+    click.option("--image", type=FILE, help="Begin with this image; the result has its size unless --size is given."),
+    click.option("--strength", type=float, help="How much is drawn anew, above 0 and at most 1.  [0.6; 1 for Fill]"),
+    click.option("--mask", type=FILE, help="Redraw what is white in this image, and keep the rest."),
+    click.option("--control", type=FILE, help="Draw along this image: edges for FLUX.1 Canny, depth for Depth."),
+    click.option("--reference", type=FILE, multiple=True, help="Show FLUX.1 Kontext this image; repeatable."),
+    click.option(
+        "--reference-layout",
+        type=click.Choice(LAYOUTS),
+        default="offset",
+        help="Where several references stand: side by side, or one behind the other.  [offset]",
+    ),
+    click.option("--mask-blur", type=float, default=0.0, help="Soften the mask's edge by so many pixels."),
+    click.option("--mask-crop", type=int, help="See the mask's surroundings alone, with so many pixels around it."),
+    click.option("--paste/--no-paste", default=True, help="Keep the original's pixels outside the mask.  [paste]"),
+    click.option(
+        "--posterior",
+        type=click.Choice(["mode", "sample"]),
+        default="mode",
+        help="The image's latents: the middle of the VAE's distribution, or drawn from it as diffusers does.  [mode]",
+    ),
+)
+
+
+def image_options(command: Callable) -> Callable:
+    """Add the options of an image to begin with to a command."""
+    for add in reversed(IMAGE_OPTIONS):
+        command = add(command)
+    return command
+
+
+FILES = {  # in place of a model's parts
+    "transformer": "A file with the transformer; without --model it is the model.",
+    "text_encoder": "A file with CLIP (clip_l.safetensors), in place of the model's.",
+    "text_encoder_2": "A file with T5 (t5xxl_fp16.safetensors), in place of the model's.",
+    "vae": "A file with the VAE (ae.safetensors), in place of the model's.",
+    "tokenizer": "A folder that holds tokenizer and tokenizer_2; unless given, the model's, or FLUX.1's from the Hub.",
+    "comfy": "ComfyUI's folder models: its files are taken, and may be named as they are there.",
+}
+
+
+def with_files(command: Callable) -> Callable:
+    """Add the options that name files in place of a model's parts."""
+    for name, text in reversed(FILES.items()):
+        metavar = "FOLDER" if name in ("tokenizer", "comfy") else "FILE"
+        command = click.option(option(name), name, metavar=metavar, help=text)(command)
+    return command
+
+
+def take_files(given: dict[str, Any]) -> dict[str, str | None]:
+    """Take the options of `with_files` out of a command's."""
+    return {name: given.pop(name) for name in FILES}
+
+
+def print_line(line: str) -> None:
+    """Print a line of what was asked for."""
+    click.echo(shown(line))
+
 
 def print_note(line: str) -> None:
     """Print a line that is good to know, beside what was asked for."""
-    click.echo(line, err=True)
+    click.echo(shown(line), err=True)
 
 
 class ReadingBar:

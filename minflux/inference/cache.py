@@ -4,8 +4,6 @@ Two arrays a file, under a name that is a hash of all that they depend on (see `
 """
 
 import hashlib
-import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,17 +18,10 @@ from minflux.checkpoints.formats.safetensors import contents, read_as_stored, re
 from minflux.checkpoints.lora import Change
 from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import CheckpointError
+from minflux.inference.cache_files import remove_oldest, size_limit, touch
 from minflux.version import __version__
 
 NAMES = ("txt", "y")
-
-
-def default_folder() -> Path:
-    """Return the user's folder for caches: MINFLUX_CACHE, or "minflux" where the system keeps such."""
-    if chosen := os.environ.get("MINFLUX_CACHE"):
-        return Path(chosen)
-    usual = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    return Path(os.environ.get("XDG_CACHE_HOME") or usual) / "minflux"
 
 
 def identity(encoders: Sequence[StoredComponent], changes: Sequence[Change], nx: Backend, dtype: str | None) -> str:
@@ -43,8 +34,9 @@ def identity(encoders: Sequence[StoredComponent], changes: Sequence[Change], nx:
     for stored in encoders:
         lines += stored.fingerprint()
     for change in changes:
-        arrays = [array for array in (change.down, change.up, change.bias) if array is not None]
-        lines += [repr(change.module), *(f"{array.shape} {_hash(array.tobytes())}" for array in arrays)]
+        arrays = dict(change.arrays) if change.bias is None else {**change.arrays, "bias": change.bias}
+        lines += [f"{change.module} {change.strength!r}"]
+        lines += [f"{role} {array.shape} {_hash(array.tobytes())}" for role, array in arrays.items()]
     return _hash("\n".join(lines).encode())
 
 
@@ -55,13 +47,20 @@ def _hash(*pieces: bytes) -> str:
     return digest.hexdigest()
 
 
+def open_cache(folder: str | Path, encoders: str, nx: Backend, report: Callable[[str], None] | None) -> "Cache":
+    """Return the cache in a folder, which need not be there; raises `ArgumentError` for a limit that is no number."""
+    return Cache(Path(folder), encoders, nx, size_limit(), report)
+
+
 @dataclass(frozen=True)
 class Cache:
-    """A folder of conditioning, for one model's text encoders."""
+    """A folder of conditioning, for one model's text encoders, of at most `limit` bytes."""
 
     folder: Path
     encoders: str
     nx: Backend
+    limit: int
+    report: Callable[[str], None] | None = None
 
     def recall(
         self, clip_ids: np.ndarray, t5_ids: np.ndarray, encode: Callable[[np.ndarray, np.ndarray], tuple[Array, Array]]
@@ -90,6 +89,7 @@ class Cache:
             found = contents(path)
             txt, y = (read_as_stored(found[name], self.nx) for name in NAMES)
             if read_metadata(path).get("sha256") == self.checksum(path, txt, y):
+                touch(path)
                 return txt, y
             why = "other numbers than were written"
         except (CheckpointError, OSError, KeyError, ValueError) as error:
@@ -98,10 +98,11 @@ class Cache:
         return None
 
     def write(self, path: Path, txt: Array, y: Array) -> None:
-        """Write txt and y, whole or not at all; where that can't be done, warn."""
+        """Write txt and y, whole or not at all, and remove what is then too much; where that can't be done, warn."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_safetensors(path, {"txt": txt, "y": y}, {"sha256": self.checksum(path, txt, y)})
+            remove_oldest(self.folder, self.limit, self.report)
         except (CheckpointError, OSError) as error:
             warnings.warn(f"the conditioning is not kept: {error}", stacklevel=2)
 

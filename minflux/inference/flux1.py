@@ -3,21 +3,23 @@
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
 from minflux.arrays import Array, Tree
 from minflux.backend import backend_of
 from minflux.checkpoints.components.clip import clip_shapes
-from minflux.checkpoints.components.flux import flux_shapes
+from minflux.checkpoints.components.flux import flux_shapes, takes
 from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.lazy import Progress, for_steps, no_progress
 from minflux.checkpoints.tree import tree_map
+from minflux.edit.kontext import Reference
 from minflux.errors import ArgumentError
 from minflux.images import to_uint8
+from minflux.inference.arguments import check_latents
 from minflux.inference.cache import Cache
 from minflux.inference.pipeline import Conditioning, Pipeline, check_finite
 from minflux.inference.text import PromptTruncated, Tokenizer
@@ -28,8 +30,8 @@ from minflux.model.latents import image_ids, pack, text_ids, unpack
 from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 from minflux.model.t5 import T5Config, t5_encoder
-from minflux.model.vae import VAEConfig, encode
-from minflux.model.vae_bands import decode_any
+from minflux.model.vae import VAEConfig, encode, encode_sample
+from minflux.model.vae_bands import WHOLE, decode_any
 from minflux.sampling.guidance import Guidance, guided
 from minflux.sampling.solvers import Velocity
 
@@ -62,6 +64,16 @@ class Flux1(Pipeline):
         """Channels of the latents: 16."""
         return self.vae[0].z_channels
 
+    @property
+    def takes(self) -> str:
+        """What the transformer takes beside the latents: "mask", "control" or ""."""
+        return takes(self.flux[0]) or ""
+
+    @property
+    def beside(self) -> int:
+        """Channels that the transformer takes beside those of the latents, a quarter of a token's."""
+        return (self.flux[0].in_channels - self.flux[0].out_channels) // 4
+
     def count_numbers(self) -> int:
         """Count the numbers in the weights of all four networks, without reading any."""
         flux, vae, clip, t5 = (
@@ -73,20 +85,58 @@ class Flux1(Pipeline):
         shapes = [*flux.values(), *vae.values(), *clip.values(), *t5.values()]
         return sum(map(math.prod, shapes))
 
+    # -- memory ------------------------------------------------------------------------------------------------
+
+    def memory_of_images(self, count: int, width: int, height: int, guidance: Guidance) -> int:
+        """Return about how many bytes the arrays of images take at a time in sampling, beside the weights.
+
+        A single block holds most: of each token x, what linear1 makes of it (q, k, v and the MLP's hidden layer, 7 D)
+        and what goes into linear2 (5 D). Images in classifier-free guidance count twice.
+        """
+        tokens = width * height // (2 * self.downscale) ** 2 + self.defaults.text_length
+        rows = count * (2 if guidance.needs_negative else 1)
+        itemsize = 2 if self.nx.on_gpu else 4
+        return max(
+            13 * self.flux[0].hidden_size * itemsize * tokens * rows, self.memory_of_pixels(count, width, height)
+        )
+
+    def memory_of_pixels(self, count: int, width: int, height: int) -> int:
+        """Return about how many bytes the arrays of images take at a time in the VAE, beside the weights.
+
+        Of each pixel 12 times the channels of the finest level, measured in bands (see `vae_bands`), of one image at a
+        time where it is large; and of all images the pixels, as floats, once more clipped, and as bytes.
+        """
+        at_once = count if width * height <= WHOLE else 1
+        return width * height * (12 * self.vae[0].ch * at_once + 27 * count)
+
+    def memory_of_text(self, count: int) -> int:
+        """Return about how many bytes T5's arrays take of so many prompts: its hidden layers, and all pairs' biases."""
+        cfg, length = self.t5[0], self.defaults.text_length
+        return length * (4 * count * (cfg.d_model + 2 * cfg.d_ff) + length * (8 + 4 * cfg.num_heads))
+
     # -- text --------------------------------------------------------------------------------------------------
 
     def _encode(self, prompts: list[str], negative: str | None) -> Conditioning:
         """Encode each distinct prompt once with both text encoders, or recall it from the cache."""
         wanted = prompts if negative is None else [*prompts, negative]
         distinct = list(dict.fromkeys(wanted))
+        places = {prompt: place for place, prompt in enumerate(distinct)}
+        self._check_memory(
+            f"{len(distinct)} prompts of {self.defaults.text_length} tokens", self.memory_of_text(len(distinct))
+        )
         ids = self._tokens(distinct)
         txt, y = self.cache.recall(*ids, self._run_encoders) if self.cache else self._run_encoders(*ids)
 
         def rows(some: list[str], negative: Conditioning | None = None) -> Conditioning:
-            index = self.nx.array(np.array([distinct.index(prompt) for prompt in some], np.int32))
+            index = self.nx.array(np.array([places[prompt] for prompt in some], np.int32))
             return Conditioning(txt[index], y[index], negative)
 
         return rows(prompts, None if negative is None else rows([negative] * len(prompts)))
+
+    def is_kept(self, prompt: str) -> bool:
+        """Return whether the cache has what the text encoders say of a prompt alone, so that they need not run."""
+        ids = self._tokens([prompt])
+        return self.cache is not None and self.cache.read(self.cache.path(*ids)) is not None
 
     def _tokens(self, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Turn prompts into token ids, CLIP's and T5's."""
@@ -122,7 +172,8 @@ class Flux1(Pipeline):
         """
         cfg, nx, is_guided = self.flux[0], self.nx, guidance.needs_negative
         txt, y = both_signs(text) if is_guided else (text.txt, text.y)
-        ids = nx.concatenate([text_ids(txt), image_ids(txt, *size)], axis=1)
+        ids = nx.concatenate([text_ids(txt), image_ids(txt, *size), *reference_ids(txt, text.references)], axis=1)
+        references = [pack(nx.broadcast_to(r.latents, (len(txt), *r.latents.shape[1:]))) for r in text.references]
         pe = rope(ids, cfg.axes_dim, cfg.theta)  # the same in every step
         ahead = self._modulations(y, guidance, timesteps) if len(timesteps) else {}
         p = for_steps(self.flux[1], self.progress)
@@ -131,11 +182,18 @@ class Flux1(Pipeline):
         def v(x: Array, t: float) -> Array:
             mod = ahead.get(float(t)) or self._modulations(y, guidance, [t])[float(t)]
             tokens = pack(nx.concatenate([x, x], axis=0) if is_guided else x)
+            count = tokens.shape[1]
+            tokens = nx.concatenate([tokens, *references], axis=1)
             tokens = velocity(p, tokens, txt, mod, pe, listen, keep_qkv=on_block is not None)
-            out = unpack(tokens, *size)
+            out = unpack(tokens[:, :count], *size)
             return guided(nx.as_float32(out), guidance.scale) if is_guided else out
 
         return v
+
+    def held(self) -> Self:
+        """Return the pipeline with the transformer's weights read that its steps use; freed with that pipeline."""
+        cfg, p = self.flux
+        return replace(self, flux=(cfg, for_steps(p, self.progress)))
 
     def _modulations(self, y: Array, guidance: Guidance, timesteps: Sequence[float]) -> dict[float, Tree]:
         """Compute the modulations of every timestep in one pass: {t: modulations}."""
@@ -175,6 +233,7 @@ class Flux1(Pipeline):
         Raises `ArgumentError` when the images come out as NaN or infinity.
         """
         cfg, p = self.vae
+        latents = self._checked_latents(latents)
         dtype = p["decoder"]["conv_in"]["weight"].dtype
         pixels = self.nx.to_numpy(decode_any(p, cfg, latents.astype(dtype)))
         if not np.isfinite(pixels).all():
@@ -183,11 +242,24 @@ class Flux1(Pipeline):
             )
         return to_uint8(pixels)
 
-    def _encode_pixels(self, pixels: Array) -> Array:
-        """Encode images to the mean of their latents' distribution, in float32."""
+    def _checked_latents(self, latents: Any) -> Array:
+        """Return latents of any size, as float32."""
+        sizes: tuple[int, ...] = tuple(getattr(latents, "shape", ()))[:3]
+        if len(sizes) == 3:
+            count, height, width = sizes
+            pixels = width * self.downscale, height * self.downscale
+            self._check_memory(
+                f"{count} images of {pixels[0]}x{pixels[1]} pixels", self.memory_of_pixels(count, *pixels)
+            )
+        order = "batch, height, width, channels"
+        return self.nx.array(check_latents("latents", latents, (None, None, None, self.channels), order))
+
+    def _encode_pixels(self, pixels: Array, noise: Array | None = None) -> Array:
+        """Encode images to the mean of their latents' distribution, or to a sample of it by `noise`, in float32."""
         cfg, p = self.vae
-        dtype = p["encoder"]["conv_in"]["weight"].dtype
-        return self.nx.as_float32(encode(p, cfg, pixels.astype(dtype)))
+        pixels = pixels.astype(p["encoder"]["conv_in"]["weight"].dtype)
+        latents = encode(p, cfg, pixels) if noise is None else encode_sample(p, cfg, pixels, noise)
+        return self.nx.as_float32(latents)
 
 
 def both_signs(text: Conditioning) -> tuple[Array, Array]:
@@ -197,3 +269,9 @@ def both_signs(text: Conditioning) -> tuple[Array, Array]:
     nx = backend_of(text.txt)
     txt = nx.concatenate([text.txt, text.negative.txt], axis=0)
     return txt, nx.concatenate([text.y, text.negative.y], axis=0)
+
+
+def reference_ids(like: Array, references: Sequence[Reference]) -> list[Array]:
+    """Number the tokens of each reference, in its place."""
+    sizes = [reference.latents.shape[1:3] for reference in references]
+    return [image_ids(like, h, w, r.place) for (h, w), r in zip(sizes, references, strict=True)]

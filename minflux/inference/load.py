@@ -3,13 +3,14 @@
     model_index.json, transformer/, vae/, text_encoder/ (CLIP), text_encoder_2/ (T5), tokenizer/, tokenizer_2/,
     scheduler/
 
-A file `minflux.json` beside them may say how the model is best sampled with (see `Defaults`). A single file (BFL's,
-ComfyUI's, …) inside the folder, or a component's folder, takes the place of the components that it holds.
+A file `minflux.json` beside them may say how the model is best sampled with (see `Defaults`), and what it was trained
+on (see `hints.py`). A single file (BFL's, ComfyUI's, …) inside the folder, or a component's folder, takes the place of
+the components that it holds; so does each file that is named for a component (`checkpoints/loose.py`). What files lack
+beside the weights is FLUX.1's own (`beside.py`).
 """
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -17,29 +18,35 @@ from typing import Any
 from minflux.arrays import Tree
 from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
+from minflux.checkpoints.comfy import choose_from_comfy, lora_in
 from minflux.checkpoints.components import CLIP, COMPONENTS, T5, TRANSFORMER, VAE
-from minflux.checkpoints.components.flux import variant
-from minflux.checkpoints.family import PIPELINES, REDUX_TITLE
+from minflux.checkpoints.components.flux import takes, variant
+from minflux.checkpoints.family import REDUX_TITLE
+from minflux.checkpoints.fit import check_fit
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.json_files import read_json, write_json
 from minflux.checkpoints.lazy import Progress, no_progress, stream
+from minflux.checkpoints.loose import Files, model_of, named_files, open_with_files, option
 from minflux.checkpoints.lora import Change, add_loras, read_loras
-from minflux.checkpoints.open import INDEX, Checkpoint, open_model, warn_of_unexpected
+from minflux.checkpoints.open import INDEX, Checkpoint, warn_of_unexpected
 from minflux.checkpoints.read import read_tree
 from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import flatten, tree
 from minflux.errors import CheckpointError
-from minflux.inference.cache import Cache, identity
+from minflux.inference.arguments import check_loading, check_paths
+from minflux.inference.beside import read_tokenizers, usual_schedule
+from minflux.inference.cache import identity, open_cache
 from minflux.inference.flux1 import Flux1
+from minflux.inference.hints import FLUX1_TRAINED, Report, Trained, parse_trained, trained_content
 from minflux.inference.memory import choose, when_read
 from minflux.inference.pipeline import Defaults
-from minflux.inference.text import Tokenizer
 from minflux.model.flux import FluxConfig
 from minflux.sampling.timesteps import Schedule
 
 DEFAULTS, SCHEDULER = "minflux.json", "scheduler/scheduler_config.json"
 KONTEXT = "FluxKontextPipeline"
-NEVER_INSIDE = ("scheduler", "tokenizer", "tokenizer_2")  # what no single file holds
+CLASSES = {"": "FluxPipeline", "mask": "FluxFillPipeline", "control": "FluxControlPipeline"}  # by what they take
+TRAINED = "trained"  # in minflux.json
 PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the steps: these values alone are right
     "_class_name": "FlowMatchEulerDiscreteScheduler",
     "use_karras_sigmas": False,
@@ -50,38 +57,75 @@ PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the ste
     "shift_terminal": None,
     "time_shift_type": "exponential",
 }
+LARGEST_SHIFT = 1000  # FLUX.1's are 1 to 3; float32 has no two timesteps for very large ones
 DEV_DEFAULTS = Defaults()
-DEV_SCHEDULE = Schedule(shift=3.0, use_dynamic_shifting=True)  # of FLUX.1-dev's scheduler_config.json
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
+KONTEXT_DEFAULTS = Defaults(guidance=2.5)
+SHOWN_DEFAULTS = Defaults(steps=50, guidance=30.0)  # of Fill and Canny; Depth's guidance is 10
 
 
 def load(
-    model: str | Path = "tiny",
+    model: str | Path | None = None,
     backend: str | Backend = "auto",
     dtype: str | None = None,
     lora: str | Sequence[str] = (),
     memory: str = "auto",
-    report: Callable[[str], None] | None = None,
+    report: Report | None = None,
     cache: str | Path | None = None,
     progress: Progress = no_progress,
+    *,
+    transformer: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    text_encoder_2: str | Path | None = None,
+    vae: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    comfy: str | Path | None = None,
 ) -> Flux1:
-    """Load a model by name ("tiny"), from a folder or a file, onto "numpy", "mlx" or "auto".
+    """Load a model by name ("tiny"), from a folder or from files, onto "numpy", "mlx" or "auto".
 
     model: a model that ships here, a folder in diffusers' layout, a .safetensors file with what it lacks beside it, or
-    on the Hugging Face Hub "schnell", "dev" or OWNER/NAME. backend: "auto" is MLX where it has a GPU and NumPy
-    elsewhere. dtype: of the weights; unless given, "float32" on a CPU and the file's own on a GPU. lora: LoRAs to
-    add, each a file, "FOLDER[:FILE]" or "OWNER/NAME[:FILE]" on the Hub, and ":SCALE" after it or not.
-    memory: "resident", "staged", "streamed", or "auto" for the first of them that
-    fits into what is free (see `inference/memory.py`); `report` is told when that is a slow one, and without it there
-    is a warning. cache: a folder in which what the text encoders say is kept, so that for the same prompts they need
-    not run again (see `inference/cache.py`).
+    on the Hugging Face Hub "schnell", "dev" or OWNER/NAME; "tiny" unless given. backend: "auto" is MLX where it has a
+    GPU and NumPy elsewhere. dtype: of the weights; unless given, "float32" on a CPU and the file's own on a GPU. lora:
+    LoRAs to add, each a file, "FOLDER[:FILE]" or "OWNER/NAME[:FILE]" on the Hub, and ":SCALE" after it or not. memory:
+    "resident", "staged", "streamed", or "auto" for the first of them that fits into what is free (see
+    `inference/memory.py`). report: a function that is told a line that is good to know, as that a slow way was chosen;
+    without it there is a warning. cache: a folder in which what the text encoders say is kept, so that for the same
+    prompts they need not run again (see `inference/cache.py`).
+
+    transformer, text_encoder (CLIP), text_encoder_2 (T5), vae: files, each in place of the model's own part; without a
+    model, the transformer's file is the model. tokenizer: a folder that holds `tokenizer` and `tokenizer_2`, in place
+    of the model's own. comfy: ComfyUI's folder `models`, whose files are taken where there is one that fits; where
+    there are several, name one, by its name there.
 
     Raises `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model, a weight that is
     missing or wrong, or a LoRA of another model, `BackendError` for a backend that isn't installed.
     """
+    loras = check_loading(dtype, lora, memory, report, progress)
     nx = backend if isinstance(backend, Backend) else get_backend(backend)
-    loras = [lora] if isinstance(lora, str) else lora
-    return load_checkpoint(open_model(model, fetch=True), nx, str(model), dtype, loras, memory, report, cache, progress)
+    parts = {"transformer": transformer, "text_encoder": text_encoder, "text_encoder_2": text_encoder_2, "vae": vae}
+    check_paths(parts | {"model": model, "tokenizer": tokenizer, "comfy": comfy, "cache": cache})
+    loras = find_loras(comfy, loras)
+    name, files = choose_files(model, comfy, parts | {"tokenizer": tokenizer}, report)
+    checkpoint = open_with_files(name, files, fetch=True)
+    return load_checkpoint(checkpoint, nx, name, dtype, loras, memory, report, cache, progress)
+
+
+def choose_files(
+    model: str | Path | None, comfy: str | Path | None, given: Mapping[str, str | Path | None], report: Report | None
+) -> tuple[str, Files]:
+    """Return the model, and the files in place of its parts, from what was named and what ComfyUI's folder has."""
+    if comfy is None:
+        return model_of(model, named_files(given))
+    chosen = choose_from_comfy(comfy, given, tuple(COMPONENTS) if model is None else ())
+    if report is not None:
+        for name, path in chosen.items():
+            report(f"{name}: {path}")
+    return model_of(model, chosen)
+
+
+def find_loras(comfy: str | Path | None, loras: Sequence[str]) -> list[str]:
+    """Return LoRAs with the paths of those that are named as they are in ComfyUI's folder."""
+    return list(loras) if comfy is None else [lora_in(comfy, lora) for lora in loras]
 
 
 def load_checkpoint(
@@ -91,7 +135,7 @@ def load_checkpoint(
     dtype: str | None = None,
     lora: Sequence[str] = (),
     memory: str = "auto",
-    report: Callable[[str], None] | None = None,
+    report: Report | None = None,
     cache: str | Path | None = None,
     progress: Progress = no_progress,
 ) -> Flux1:
@@ -100,26 +144,29 @@ def load_checkpoint(
     components = take_components(checkpoint)
     configs = {name: stored.config for name, stored in components.items()}
     changes = read_loras(lora, configs)
+    clip_tokenizer, t5_tokenizer = read_tokenizers(checkpoint, configs[CLIP.name], configs[T5.name], report)
+    schedule = find_schedule(checkpoint, configs[TRANSFORMER.name], report)
     mode = choose(memory, nx, components, dtype, report)
     if mode == "resident" and not nx.on_gpu:
         keep_freed_memory()
     trees = {
         name: read_in_mode(stored, nx, dtype, of_component(changes, name), mode) for name, stored in components.items()
     }
-    folder = checkpoint.folder
+    settings = checkpoint.folder / DEFAULTS
     return Flux1(
         nx=nx,
         flux=(configs[TRANSFORMER.name], trees[TRANSFORMER.name]),
         vae=(configs[VAE.name], trees[VAE.name]),
         clip=(configs[CLIP.name], trees[CLIP.name]),
         t5=(configs[T5.name], trees[T5.name]),
-        clip_tokenizer=Tokenizer.from_folder(folder / "tokenizer", configs[CLIP.name].vocab_size),
-        t5_tokenizer=Tokenizer.from_folder(folder / "tokenizer_2", configs[T5.name].vocab_size),
-        schedule=schedule_of(checkpoint, configs[TRANSFORMER.name]),
-        defaults=read_defaults(folder / DEFAULTS, configs[TRANSFORMER.name]),
+        clip_tokenizer=clip_tokenizer,
+        t5_tokenizer=t5_tokenizer,
+        schedule=schedule,
+        defaults=read_defaults(settings, configs[TRANSFORMER.name]),
+        trained=read_trained(settings, configs[TRANSFORMER.name]),
         name=name,
         lora=tuple(lora),
-        cache=Cache(Path(cache), text_identity(components, changes, nx, dtype), nx) if cache else None,
+        cache=open_cache(cache, text_identity(components, changes, nx, dtype), nx, report) if cache else None,
         progress=progress,
     )
 
@@ -159,59 +206,67 @@ def take_components(checkpoint: Checkpoint) -> dict[str, StoredComponent]:
         check_beside(checkpoint)
     components = {name: checkpoint.take(name) for name in COMPONENTS}
     check_channels(checkpoint.path, components[TRANSFORMER.name].config, components[VAE.name].config.z_channels)
+    check_fit(components)
     used = {stored.path for stored in components.values()}
     warn_of_unexpected({path: names for path, names in checkpoint.unexpected_keys.items() if path in used})
     return components
 
 
 def check_pipeline(checkpoint: Checkpoint) -> None:
-    """Raise `CheckpointError` for what is no FLUX.1 model; warn of one that is sampled from its text alone."""
+    """Raise `CheckpointError` for what is no FLUX.1 model."""
     path, pipeline = checkpoint.path, str(checkpoint.index.get("_class_name"))
     if not checkpoint.found:
         raise CheckpointError(f"{path}: is {REDUX_TITLE}: minflux can't generate with it")
-    if checkpoint.path != checkpoint.folder or checkpoint.lacks_settings:
+    if checkpoint.path != checkpoint.folder:
         return
+    if not checkpoint.index and checkpoint.missing:
+        raise CheckpointError(
+            f"{path}: expected a model in diffusers' layout, found no {INDEX}, and of loose files no "
+            f"{', '.join(checkpoint.missing)}: name them, {naming_options(checkpoint.missing)}"
+        )
     if not checkpoint.index:
-        raise CheckpointError(f"{path}: expected a model in diffusers' layout, found no {INDEX}")
+        return
     if not pipeline.startswith("Flux"):
         raise CheckpointError(f"{path / INDEX}: expected a FluxPipeline, found a {pipeline}")
-    if pipeline == KONTEXT:
-        warnings.warn(f"{path}: is {PIPELINES[KONTEXT]}; it generates from the text alone", stacklevel=4)
 
 
 def check_beside(checkpoint: Checkpoint) -> None:
-    """Raise `CheckpointError` unless each folder that a file lacks lies beside it."""
+    """Raise `CheckpointError` unless each component that a file lacks lies in a folder beside it."""
     path, held = checkpoint.path, checkpoint.components
     if TRANSFORMER.name not in held:
         raise CheckpointError(f"{path}: expected a transformer, found {', '.join(held) or 'none'}")
-    lacks = [name for name in (*COMPONENTS, *NEVER_INSIDE) if name not in held]
-    missing = [name for name in lacks if not (checkpoint.folder / name).is_dir()]
+    missing = [name for name in checkpoint.missing if not (checkpoint.folder / name).is_dir()]
     if missing:
         raise CheckpointError(
-            f"{path}: expected beside it {', '.join(lacks)}, folders of a FLUX.1 model in diffusers' layout; found no "
-            f"{', '.join(missing)}: put them there, or move the file into such a model's folder"
+            f"{path}: holds no {', '.join(missing)}, nor do folders of that name lie beside it: name files, "
+            f"{naming_options(missing)}, or move the file into a FLUX.1 model's folder"
         )
 
 
+def naming_options(names: Sequence[str]) -> str:
+    """List the options that name files for components."""
+    return " ".join(f"{option(name)} FILE" for name in names)
+
+
 def check_channels(path: Path, flux: FluxConfig, z_channels: int | None = None) -> None:
-    """Raise `CheckpointError` for a transformer that takes more than the latents (Fill, Canny, Depth), or others."""
+    """Raise `CheckpointError` for a transformer of other latents, or that takes beside them what no FLUX.1 does."""
     wanted = 4 * z_channels if z_channels else flux.out_channels
-    if flux.in_channels != wanted:
+    if flux.out_channels != wanted or takes(flux) is None:
         raise CheckpointError(
-            f"{path}: expected a transformer of {wanted} channels, a 2×2 patch of latents; found "
-            f"{flux.in_channels}: FLUX.1 {variant(flux)}; minflux can't generate with it"
+            f"{path}: expected a transformer of {wanted} channels, a 2×2 patch of latents, or one of FLUX.1 Fill, "
+            f"Canny or Depth; found {flux.in_channels} channels in and {flux.out_channels} out"
         )
 
 
 # -- settings ------------------------------------------------------------------------------------------------
 
 
-def schedule_of(checkpoint: Checkpoint, cfg: FluxConfig) -> Schedule:
-    """Return the sampler's settings: those of the folder, or FLUX.1's own where mflux saved none."""
+def find_schedule(checkpoint: Checkpoint, cfg: FluxConfig, report: Report | None) -> Schedule:
+    """Read the sampler's settings; for files without any beside them, FLUX.1's own."""
     path = checkpoint.folder / SCHEDULER
-    if checkpoint.lacks_settings and not path.exists():
-        return DEV_SCHEDULE if cfg.guidance_embed else Schedule()
-    return read_schedule(path)
+    if path.exists() or checkpoint.index:
+        return read_schedule(path)
+    return usual_schedule(checkpoint.path, cfg, report)
 
 
 def read_schedule(path: Path) -> Schedule:
@@ -224,16 +279,35 @@ def read_schedule(path: Path) -> Schedule:
                 "another model"
             )
     schedule = read_fields(Schedule, values, path)
-    if not schedule.shift > 0 or schedule.max_image_seq_len <= schedule.base_image_seq_len:
-        raise CheckpointError(f"{path}: expected a shift above 0 and max_image_seq_len above base_image_seq_len")
+    if not 0 < schedule.shift <= LARGEST_SHIFT or schedule.max_image_seq_len <= schedule.base_image_seq_len:
+        raise CheckpointError(
+            f"{path}: expected a shift above 0, at most {LARGEST_SHIFT}, and max_image_seq_len above base_image_seq_len"
+        )
     return schedule
 
 
 def read_defaults(path: Path, cfg: FluxConfig) -> Defaults:
-    """Read how a model is best sampled with; without a file, as dev or schnell, by whether it takes guidance."""
+    """Read how a model is best sampled with; without a file, as the one of the family that its transformer is."""
+    if not path.exists() and takes(cfg):
+        return SHOWN_DEFAULTS
+    if not path.exists() and is_kontext(path.parent):
+        return KONTEXT_DEFAULTS
     if not path.exists():
         return DEV_DEFAULTS if cfg.guidance_embed else SCHNELL_DEFAULTS
     return read_fields(Defaults, read_json(path), path)
+
+
+def is_kontext(folder: Path) -> bool:
+    """Return whether a model's index names Kontext, whose weights look like dev's."""
+    index = folder / INDEX
+    return index.exists() and read_json(index).get("_class_name") == KONTEXT
+
+
+def read_trained(path: Path, cfg: FluxConfig) -> Trained:
+    """Read what a model was trained on; without a file, FLUX.1's own for a transformer of its sizes."""
+    if path.exists():
+        return parse_trained(read_json(path).get(TRAINED, {}), path)
+    return Trained() if variant(cfg).startswith("of its own size") else FLUX1_TRAINED
 
 
 def read_fields(kind: type, values: dict[str, Any], path: Path) -> Any:
@@ -268,15 +342,21 @@ def save_model(pipe: Flux1, folder: Path, dtype: str | None = None) -> None:
     for name, (config, p) in parts.items():
         save_component(folder, name, config, p, dtype)
     (folder / SCHEDULER).parent.mkdir(exist_ok=True)
-    write_json(folder / INDEX, index_content())
-    write_json(folder / SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler", **asdict(pipe.schedule)})
-    write_json(folder / DEFAULTS, asdict(pipe.defaults))
+    write_json(folder / INDEX, index_content(pipe.takes))
+    write_json(folder / SCHEDULER, schedule_content(pipe.schedule))
+    trained = trained_content(pipe.trained)
+    write_json(folder / DEFAULTS, asdict(pipe.defaults) | ({TRAINED: trained} if trained else {}))
 
 
-def index_content() -> dict[str, Any]:
-    """Return model_index.json of a FLUX.1 model: which library opens which part."""
+def schedule_content(schedule: Schedule) -> dict[str, Any]:
+    """Return scheduler_config.json of a schedule."""
+    return {"_class_name": "FlowMatchEulerDiscreteScheduler", **asdict(schedule)}
+
+
+def index_content(taken: str) -> dict[str, Any]:
+    """Return model_index.json of a FLUX.1 model that takes an image or nothing: which library opens which part."""
     content = {
-        "_class_name": "FluxPipeline",
+        "_class_name": CLASSES[taken],
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "tokenizer_2": ["transformers", "T5TokenizerFast"],

@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Callable
 
 from minflux.backend import Backend
-from minflux.backend.machine import free_memory
+from minflux.backend.machine import free_memory, readable
 from minflux.checkpoints.components import Component
 from minflux.checkpoints.components.base import block_of
 from minflux.checkpoints.formats.dtypes import FLOATS
 from minflux.checkpoints.lazy import When
 from minflux.checkpoints.quantise import SCALES, is_packed, is_quantisation_parameter, stem_of
 from minflux.checkpoints.stored import StoredComponent
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, quoted
 
 Components = dict[str, StoredComponent]
 
@@ -73,8 +73,8 @@ def choose(
 
 def check_mode(mode: str) -> None:
     """Raise `ArgumentError` unless a mode is one of the three, or "auto"."""
-    if mode not in (*MODES, "auto"):
-        raise ArgumentError(f"memory must be one of {', '.join(('auto', *MODES))}, got {mode!r}")
+    if not isinstance(mode, str) or mode not in (*MODES, "auto"):
+        raise ArgumentError(f"memory must be one of {', '.join(('auto', *MODES))}, got {quoted(mode)}")
 
 
 def itemsize_of(dtype: str | None) -> int | None:
@@ -93,18 +93,6 @@ def tell(chosen: str, amounts: dict[str, int], free: int, report: Callable[[str]
         warnings.warn(line, stacklevel=3)
     else:
         report(line)
-
-
-def readable(count: int) -> str:
-    """Return a number of bytes as people read it.
-
-    >>> readable(26_700_000), readable(512)
-    ('26.7 MB', '512 bytes')
-    """
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 # -- counting ------------------------------------------------------------------------------------------------

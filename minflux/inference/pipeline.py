@@ -6,22 +6,30 @@ A model is a subclass that says how its prompts are encoded, what its velocity i
 `minflux/inference/flux1.py` for FLUX.1. An edit wraps a velocity, or starts from other latents or at another timestep.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypedDict, Unpack, overload
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Self, TypedDict, Unpack, overload
 
 import numpy as np
 from PIL import Image
 
 from minflux.arrays import Array
 from minflux.backend import Backend
-from minflux.errors import ArgumentError, MinfluxError
-from minflux.images import from_uint8
+from minflux.edit.base import TEXT_TO_IMAGE, Edit
+from minflux.edit.canvas import Canvas, open_canvas, tell_stretched
+from minflux.edit.flowedit import FlowEdit, check_counts
+from minflux.edit.kontext import Reference, places, reference_size
+from minflux.errors import ArgumentError, MinfluxError, quoted
+from minflux.images import from_uint8, read_image
 from minflux.inference.arguments import (
+    check_fits,
     check_guidance,
     check_image,
     check_latents,
+    check_listener,
     check_negative_prompt,
     check_prompts,
     check_seeds,
@@ -32,6 +40,8 @@ from minflux.inference.arguments import (
     effective,
     without_effect,
 )
+from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_references, check_taken
+from minflux.inference.hints import Trained, hint_at_guidance, hint_at_size, hint_at_text_length, hint_at_words
 from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
@@ -56,12 +66,14 @@ class Defaults:
 class Conditioning:
     """What prompts say, ready for the transformer: `txt` (B, T, E) from T5, `y` (B, P) from CLIP.
 
-    negative: the same of the negative prompt, B times, which classifier-free guidance leads away from.
+    negative: the same of the negative prompt, B times, which classifier-free guidance leads away from. references: the
+    images that FLUX.1 Kontext looks at beside its prompt.
     """
 
     txt: Array
     y: Array
     negative: "Conditioning | None" = None
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,16 @@ class CallSettings(TypedDict, total=False):
     height: int | None
     solver: str
     latents: Array | None
+    image: Any
+    strength: float | None
+    mask: Any
+    mask_blur: float
+    mask_crop: int | None
+    paste: bool
+    control: Any
+    reference: Any
+    reference_layout: str
+    posterior: str
     on_step: OnStep | None
     on_block: OnBlock | None
 
@@ -97,11 +119,13 @@ class Pipeline(ABC):
     """A model ready to generate images: call it, or take its steps `encode`, `sample` and `decode` one by one.
 
     nx: the backend that computes. schedule: how steps are spread over time. lora: the LoRAs added to the weights.
+    trained: what the model was trained on; a `Hint`, which is a warning, tells of anything else that is asked for.
     """
 
     nx: Backend
     schedule: Schedule
     defaults: Defaults
+    trained: Trained = field(default_factory=Trained)
     name: str = ""
     lora: tuple[str, ...] = ()
 
@@ -130,6 +154,16 @@ class Pipeline(ABC):
         height: int | None = None,
         solver: str = "euler",
         latents: Array | None = None,
+        image: Any = None,
+        strength: float | None = None,
+        mask: Any = None,
+        mask_blur: float = 0,
+        mask_crop: int | None = None,
+        paste: bool = True,
+        control: Any = None,
+        reference: Any = None,
+        reference_layout: str = "offset",
+        posterior: str = "mode",
         on_step: OnStep | None = None,
         on_block: OnBlock | None = None,
     ) -> Image.Image | list[Image.Image]:
@@ -147,6 +181,22 @@ class Pipeline(ABC):
         width, height: of the image in pixels, multiples of 16.
         solver: "euler", "heun", "midpoint" or "dpm++" (see `minflux.sampling.solvers`).
         latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of the seed's.
+        image: an image to begin with, a path, PIL image or array (see `minflux.images.read_image`). Unless width and
+        height are given, the result has its size, shrunk to the model's own where it is larger; what is scaled or cut
+        off is said in a warning, `ImageFitted`.
+        strength: the share of the steps that is taken from the noised image on, 0.6 unless given, for Fill 1; 1 keeps
+        nothing.
+        mask: what to redraw of the image, white; elsewhere it stays. mask_blur: radius in pixels that softens the
+        mask's edge. mask_crop: see the surroundings of the mask alone, with so many pixels around it, at the size of a
+        whole image. paste: whether the result is the original image with what was redrawn pasted into it, rather than
+        what the model made of all of it.
+        control: an image to draw along, of edges for FLUX.1 Canny and of depth for Depth; where there is an image too,
+        of its size.
+        reference: an image that FLUX.1 Kontext looks at, or a list of them; the result has the first one's aspect
+        unless width or height is given. reference_layout: where several stand for the model, "offset" side by side, or
+        "index" one behind the other.
+        posterior: "mode" takes the middle of the VAE's distribution for the image's latents, "sample" draws them with
+        the seed's first numbers, before the noise, as diffusers does.
         on_step: a function that is called with each `Step` after it.
         on_block: a function that is called after each block of the transformer with its name, "double_blocks.3", and a
         dict of its arrays: the streams "img" and "txt", its modulations "mod", and "q", "k", "v" (see
@@ -155,19 +205,121 @@ class Pipeline(ABC):
         Raises `ArgumentError` for a setting that can't be honoured, before anything is computed.
         """
         prompts = check_prompts(prompt)
+        check_listener("on_step", on_step)
+        check_listener("on_block", on_block)
+        given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, control, posterior)
+        references = self.encode_references(reference, reference_layout)
+        canvas = self.open_canvas(given, width, height)
+        width, height = self.size_of(canvas, references, width, height)
         plan = self._plan(len(prompts), seed, steps, guidance, true_cfg_scale, width, height, solver)
         negative = effective(negative_prompt, plan.guidance)
         start = None if latents is None else self._start_from(latents, plan)
+        edit = self.edit_of(given, canvas, plan.seeds)
+        edit.timesteps(plan.timesteps)  # which raises for a strength that leaves no step
 
         text = self.encode(prompts, negative, guidance=guidance, true_cfg_scale=true_cfg_scale)
+        text = replace(text, references=references)
         for step in self.sample(
             text, seed, steps, guidance=guidance, true_cfg_scale=true_cfg_scale, width=plan.width, height=plan.height,
-            solver=solver, start=start, on_block=on_block,
+            solver=solver, start=start, edit=edit, on_block=on_block,
         ):  # fmt: skip
             if on_step is not None:
                 on_step(step)
-        images = [Image.fromarray(pixels) for pixels in self.decode(step.x)]
+        images = [finished(canvas, pixels) for pixels in self.decode(step.x)]
         return images[0] if isinstance(prompt, str) else images
+
+    def edit(
+        self,
+        image: Any,
+        source_prompt: str,
+        prompt: str,
+        *,
+        seed: int = 0,
+        steps: int = 28,
+        source_guidance: float = 1.5,
+        guidance: float = 5.5,
+        n_max: int = 24,
+        n_min: int = 0,
+        n_avg: int = 1,
+        width: int | None = None,
+        height: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Image.Image:
+        """Edit an image by FlowEdit: what `source_prompt` says of it becomes what `prompt` says.
+
+        n_max of the steps are taken, and more of them change more; n_min, n_avg: see `minflux.edit.flowedit`. The
+        guidances are those of each prompt. Defaults are the authors' for FLUX.1-dev. On a model without built-in
+        guidance they are scales of classifier-free guidance away from "". Raises `ArgumentError` as a call does.
+        """
+        counts = check_counts(n_max, n_min, n_avg, check_steps(steps))
+        given = ImageInput(image)
+        check_taken(given, self.takes)
+        canvas = self._open_canvas(given, width, height)
+        source, target = (self.encode(p, guidance=g) for p, g in ((source_prompt, source_guidance), (prompt, guidance)))
+
+        def follow() -> Iterator[Step]:  # whose end frees the weights that it holds
+            latents = self.encode_image(canvas.pixels())
+            pipe = self.held()
+            source_velocity = partial(pipe.velocity, source, latents.shape[1:3], self._guidance(source_guidance, None))
+            edit = FlowEdit(latents, source_velocity, *counts)
+            yield from pipe.sample(target, seed, steps, guidance=guidance, edit=edit)
+
+        for step in follow():
+            if on_step is not None:
+                on_step(step)
+        return canvas.finish(self.decode(step.x)[0])
+
+    # -- an image to begin with --------------------------------------------------------------------------------
+
+    def open_canvas(self, given: ImageInput, width: int | None = None, height: int | None = None) -> Canvas | None:
+        """Read the images of a call, None where there are none; raises `ArgumentError` for what is wrong."""
+        check_image_input(given)
+        check_taken(given, self.takes)
+        return None if given.image is None and given.control is None else self._open_canvas(given, width, height)
+
+    def _open_canvas(self, given: ImageInput, width: int | None, height: int | None) -> Canvas:
+        unit = 2 * self.downscale
+        for name, side in (("width", width), ("height", height)):
+            if side is not None:
+                check_side(name, side, unit)
+        return open_canvas(
+            given.image, given.mask, wanted=(width, height), usual=(self.defaults.width, self.defaults.height),
+            unit=unit, blur=given.mask_blur, crop=given.mask_crop, paste=given.paste, control=given.control,
+        )  # fmt: skip
+
+    def edit_of(self, given: ImageInput, canvas: Canvas | None, seeds: Sequence[int]) -> Edit:
+        """Return the edit that a call asks for, which is text to image without a canvas."""
+        if canvas is None:
+            return TEXT_TO_IMAGE
+        drawn_for = seeds if given.posterior == "sample" else None
+        encode = partial(self._encode_image, drawn_for)
+        return EditMaker(given, canvas, self.takes, self.nx, self.downscale, encode).make()
+
+    def encode_references(self, reference: Any, layout: str = "offset") -> tuple[Reference, ...]:
+        """Encode the reference images of a call, one or a list, each at the size that Kontext sees it."""
+        listed = list(reference) if isinstance(reference, list | tuple) else [reference]
+        images = [read_image(image, "reference") for image in listed if image is not None]
+        check_references(images, self.takes)
+        unit, usual = 2 * self.downscale, (self.defaults.width, self.defaults.height)
+        sizes = [reference_size(image.size, usual, unit) for image in images]
+        for image, size in zip(images, sizes, strict=True):
+            tell_stretched("reference", image.size, size)
+        begin = places([(width // unit, height // unit) for width, height in sizes], layout)
+        return tuple(
+            Reference(self.encode_image(image.resize(size, Image.Resampling.LANCZOS)), place)
+            for image, size, place in zip(images, sizes, begin, strict=True)
+        )
+
+    def size_of(
+        self, canvas: Canvas | None, references: Sequence[Reference], width: int | None, height: int | None
+    ) -> tuple[int | None, int | None]:
+        """Return a call's width and height: the canvas's, those given, or else the first reference's."""
+        if canvas is not None:
+            return canvas.size
+        if references and width is None and height is None:
+            rows, columns = references[0].latents.shape[1:3]
+            return self.downscale * columns, self.downscale * rows
+        return width, height
 
     # -- its steps ---------------------------------------------------------------------------------------------
 
@@ -188,6 +340,9 @@ class Pipeline(ABC):
         asked = guidance is not None or true_cfg_scale is not None
         if asked or negative is None:
             negative = effective(negative, self._guidance(guidance, true_cfg_scale))
+        hint_at_words(self.trained, listed + ([negative] if negative else []))
+        hint_at_text_length(self.trained, self.defaults.text_length)
+        hint_at_guidance(self._guidance(guidance, true_cfg_scale), listed, negative)
         return self._encode(listed, negative)
 
     def sample(
@@ -203,31 +358,55 @@ class Pipeline(ABC):
         solver: str = "euler",
         start: Array | None = None,
         timesteps: Sequence[float] | np.ndarray | None = None,
+        edit: Edit = TEXT_TO_IMAGE,
         on_block: OnBlock | None = None,
     ) -> Iterator[Step]:
         """Return an iterator over the denoising steps, whose `x` and `denoised` are latents (B, h, w, C).
 
         The settings are those of a call. start: latents (B, h, w, C) to begin with, in place of the seed's noise; the
-        image has their size unless told. timesteps: where to stop, falling, in place of the schedule's `steps`. Raises
-        `ArgumentError` at once for a setting that can't be honoured.
+        image has their size unless told. timesteps: where to stop, falling, in place of the schedule's `steps`. edit:
+        what becomes of an image (see `minflux.edit`); it begins with that image and takes `start` for its noise.
+        Raises `ArgumentError` at once for a setting that can't be honoured.
         """
-        if start is not None and width is None and height is None:
-            height, width = (self.downscale * n for n in start.shape[1:3])
+        check_conditioning(conditioning)
+        check_listener("on_block", on_block)
+        like = edit.image if start is None else start
+        if like is not None and width is None and height is None:
+            height, width = (self.downscale * n for n in self._size_of(like))
         count = len(conditioning.txt)
         plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
-        x = self._noise(plan) if start is None else self._checked_start(start, plan)
+        self._check_edited(edit.image, plan)
+        self._check_shown(edit.shown, plan)
+        noises = self._noises(plan, edit.draws) if start is None else [self._checked_start(start, plan)]
+        plan = replace(plan, timesteps=edit.timesteps(plan.timesteps))
         scale = true_cfg_scale if self.built_in_guidance or guidance is None else guidance
         text = matching(conditioning, plan.guidance, asked=scale is not None)
-        return self._follow(text, plan, x, on_block)
+        hint_at_size(self.trained, plan.width, plan.height)
+        return self._follow(text, plan, edit, noises, on_block)
 
     @abstractmethod
     def decode(self, latents: Array) -> np.ndarray:
         """Decode latents (B, h, w, C) to images, uint8 (B, H, W, 3)."""
 
-    def encode_image(self, image: Image.Image | np.ndarray) -> Array:
-        """Encode a PIL image, or uint8 images (H, W, 3) or (B, H, W, 3), to latents (B, h, w, C)."""
-        pixels = check_image(image, 2 * self.downscale)
-        return self._encode_pixels(self.nx.array(from_uint8(pixels)))
+    def encode_image(self, image: Image.Image | np.ndarray, seeds: Sequence[int] | None = None) -> Array:
+        """Encode a PIL image, or uint8 images (H, W, 3) or (B, H, W, 3), to latents (B, h, w, C).
+
+        They are the mean of the VAE's distribution. With `seeds`, of one image, they are drawn from it, for each seed
+        by its first numbers.
+        """
+        return self._encode_image(seeds, from_uint8(check_image(image, 2 * self.downscale)))
+
+    def _encode_image(self, seeds: Sequence[int] | None, pixels: np.ndarray, draw: int = 0) -> Array:
+        """Encode float32 images in [-1, 1] to the mean of their latents, or to what each seed's draw `draw` gives."""
+        count, height, width, _ = pixels.shape
+        count = count if seeds is None else len(seeds)
+        self._check_memory(f"{count} images of {width}x{height} pixels", self.memory_of_pixels(count, width, height))
+        array = self.nx.array(pixels)
+        if seeds is None:
+            return self._encode_pixels(array)
+        shape = self.channels, height // self.downscale, width // self.downscale
+        noise = self._drawn(seeds, shape, draw + 1)[draw]
+        return self._encode_pixels(self.nx.broadcast_to(array, (len(seeds), *array.shape[1:])), noise)
 
     @abstractmethod
     def velocity(
@@ -242,6 +421,10 @@ class Pipeline(ABC):
 
         What depends on t alone is computed for all `timesteps` at once. At another t it is computed when v is called.
         """
+
+    @abstractmethod
+    def held(self) -> Self:
+        """Return the pipeline with the weights read that its steps use, so that several velocities share them."""
 
     # -- what a model says of itself ---------------------------------------------------------------------------
 
@@ -260,17 +443,35 @@ class Pipeline(ABC):
     def channels(self) -> int:
         """Channels of the latents."""
 
+    @property
+    @abstractmethod
+    def takes(self) -> str:
+        """Return what the model takes beside the latents: "mask", "control" or ""."""
+
+    @property
+    @abstractmethod
+    def beside(self) -> int:
+        """Channels that the model takes beside those of the latents."""
+
     @abstractmethod
     def count_numbers(self) -> int:
         """Count the numbers in all weights."""
+
+    @abstractmethod
+    def memory_of_images(self, count: int, width: int, height: int, guidance: Guidance) -> int:
+        """Return about how many bytes the arrays of images take at a time in sampling, beside the weights."""
+
+    @abstractmethod
+    def memory_of_pixels(self, count: int, width: int, height: int) -> int:
+        """Return about how many bytes the arrays of images take at a time in the VAE, beside the weights."""
 
     @abstractmethod
     def _encode(self, prompts: list[str], negative: str | None) -> Conditioning:
         """Encode prompts, and a negative prompt for each of them where there is one."""
 
     @abstractmethod
-    def _encode_pixels(self, pixels: Array) -> Array:
-        """Encode float32 images in [-1, 1], (B, H, W, 3), to latents (B, h, w, C)."""
+    def _encode_pixels(self, pixels: Array, noise: Array | None = None) -> Array:
+        """Encode float32 images in [-1, 1], (B, H, W, 3), to latents (B, h, w, C): the mean, or drawn by `noise`."""
 
     # -- settings ----------------------------------------------------------------------------------------------
 
@@ -288,14 +489,23 @@ class Pipeline(ABC):
     ) -> SamplingPlan:
         """Check the settings for `count` images, and complete them with the model's defaults."""
         width, height = self._size(width, height)
+        strength = self._guidance(guidance, true_cfg_scale)
+        self._check_memory(
+            f"{count} images of {width}x{height} pixels", self.memory_of_images(count, width, height, strength)
+        )
         return SamplingPlan(
             seeds=check_seeds(seed, count),
             width=width,
             height=height,
             timesteps=self._timesteps(steps, timesteps, width, height),
-            guidance=self._guidance(guidance, true_cfg_scale),
+            guidance=strength,
             solver=SOLVERS[check_solver(solver)],
         )
+
+    def _check_memory(self, what: str, needed: int) -> None:
+        """Raise `ArgumentError` when the arrays of images don't fit; a GPU with memory of its own can't be asked."""
+        if not self.nx.on_gpu or sys.platform == "darwin":
+            check_fits(what, needed)
 
     def _size(self, width: Any, height: Any) -> tuple[int, int]:
         width = self.defaults.width if width is None else width
@@ -307,7 +517,8 @@ class Pipeline(ABC):
         """Return the given timesteps, or those of the schedule."""
         if timesteps is None:
             tokens = width * height // (2 * self.downscale) ** 2
-            return self.schedule.timesteps(check_steps(self.defaults.steps if steps is None else steps), tokens)
+            count = check_steps(self.defaults.steps if steps is None else steps)
+            return check_timesteps(self.schedule.timesteps(count, tokens))
         if steps is not None:
             raise ArgumentError("timesteps take the place of steps; give one of them")
         return check_timesteps(timesteps)
@@ -317,16 +528,46 @@ class Pipeline(ABC):
 
     # -- latents -----------------------------------------------------------------------------------------------
 
-    def _noise(self, plan: SamplingPlan) -> Array:
-        """Make each image's noise from its own seed, as PyTorch does: (B, h, w, C) float32."""
-        _, *shape = self._shape(plan)
-        channels_first = np.stack([noise(seed, (1, *shape))[0] for seed in plan.seeds])
-        return self._channels_last(channels_first)
+    def _noises(self, plan: SamplingPlan, count: int) -> list[Array]:
+        """Draw each image's noises from its own seed, as PyTorch does one after another: `count` of (B, h, w, C).
+
+        Latents have a multiple of 16 numbers, of which PyTorch draws `count` arrays as it draws one that holds them.
+        """
+        return self._drawn(plan.seeds, self._shape(plan)[1:], count)
+
+    def _drawn(self, seeds: Sequence[int], shape: tuple[int, ...], count: int) -> list[Array]:
+        """Draw `count` arrays, each with an entry (C, h, w) for every seed, as (B, h, w, C)."""
+        drawn = np.stack([noise(seed, (count, *shape)) for seed in seeds], axis=1)
+        return [self._channels_last(channels_first) for channels_first in drawn]
 
     def _start_from(self, latents: Any, plan: SamplingPlan) -> Array:
         """Return latents that were given in diffusers' order of axes, as (B, h, w, C) float32."""
         order = "batch, channels, height, width"
         return self._channels_last(check_latents("latents", latents, self._shape(plan), order))
+
+    def _check_edited(self, image: Array | None, plan: SamplingPlan) -> None:
+        """Raise `ArgumentError` unless the latents of an image to edit are one, or one for each prompt, of the size."""
+        if image is not None:
+            count, channels, height, width = self._shape(plan)
+            count = len(image) if len(image) in (1, count) else count
+            check_latents("edit", image, (count, height, width, channels), "batch, height, width, channels")
+
+    def _check_shown(self, shown: tuple[int, ...], plan: SamplingPlan) -> None:
+        """Raise `ArgumentError` unless the model is shown what it takes beside the latents."""
+        _, _, height, width = self._shape(plan)
+        wanted = (height, width, self.beside) if self.beside else ()
+        if shown != wanted:
+            raise ArgumentError(
+                f"edit must show {wanted or 'nothing'} (height, width, channels) beside the latents, got "
+                f"{shown or 'nothing'}: see minflux.edit.beside"
+            )
+
+    def _size_of(self, start: Any) -> tuple[int, int]:
+        """Return height and width of latents that are given to begin with."""
+        shape: tuple[int, ...] = getattr(start, "shape", ())
+        if len(shape) != 4:
+            raise ArgumentError(f"start must be latents (B, h, w, {self.channels}), got {quoted(start)}")
+        return shape[1], shape[2]
 
     def _checked_start(self, start: Any, plan: SamplingPlan) -> Array:
         count, channels, height, width = self._shape(plan)
@@ -341,13 +582,22 @@ class Pipeline(ABC):
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
-    def _follow(self, text: Conditioning, plan: SamplingPlan, x: Array, on_block: OnBlock | None) -> Iterator[Step]:
-        """Follow the velocity from `x`; the weights it holds are freed with it, when the last step is done."""
+    def _follow(
+        self, text: Conditioning, plan: SamplingPlan, edit: Edit, noises: list[Array], on_block: OnBlock | None
+    ) -> Iterator[Step]:
+        """Follow an edit's velocity from its start; the weights it holds are freed with it, after the last step."""
+        x = edit.start(noises, float(plan.timesteps[0]))
         ahead = visited_timesteps(plan.solver, plan.timesteps)
-        velocity = self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block)
+        model = self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block)
+        velocity = edit.velocity(model, noises, ahead)
         for number, step in enumerate(plan.solver(velocity, x, plan.timesteps), start=1):
             check_finite(self.nx, f"step {number} of {len(plan.timesteps) - 1}", step.x)
             yield step
+
+
+def finished(canvas: Canvas | None, pixels: np.ndarray) -> Image.Image:
+    """Return the image of generated pixels, pasted into the canvas where there is one."""
+    return Image.fromarray(pixels) if canvas is None else canvas.finish(pixels)
 
 
 def check_finite(nx: Backend, where: str, *arrays: Array) -> None:
@@ -357,6 +607,12 @@ def check_finite(nx: Backend, where: str, *arrays: Array) -> None:
             f"{where}: the numbers came out as NaN or infinity; load with dtype float32, and use smaller scales of "
             "LoRAs and guidance"
         )
+
+
+def check_conditioning(given: Any) -> None:
+    """Raise `ArgumentError` for what `encode` can't have returned."""
+    if not isinstance(given, Conditioning):
+        raise ArgumentError(f"conditioning must be what pipe.encode(prompts) returns, got {quoted(given)}")
 
 
 def matching(text: Conditioning, guidance: Guidance, asked: bool) -> Conditioning:

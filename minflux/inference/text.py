@@ -16,6 +16,7 @@ Source: Sennrich et al. 2016 (arXiv 1508.07909), Kudo 2018 (arXiv 1804.10959); t
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -23,10 +24,15 @@ from tokenizers import AddedToken, Encoding, Regex, decoders, normalizers, pre_t
 from tokenizers.models import BPE
 
 from minflux.checkpoints.formats.json_files import read_json
-from minflux.errors import ArgumentError, CheckpointError
+from minflux.errors import ArgumentError, CheckpointError, quoted
+from minflux.inference.tokenizer_files import check_tokenizer, errors_named
 
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 T5_PAD, T5_END, T5_UNKNOWN = "<pad>", "</s>", "<unk>"
+
+SETTINGS = "tokenizer_config.json"
+NAMED, BY_ID = ("bos_token", "eos_token", "unk_token", "pad_token"), "added_tokens_decoder"  # the tokens in it
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized")  # of a token
 
 # What CLIP never merges across: special tokens, English contractions, words, single digits, runs of signs.
 CLIP_WORD = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -78,7 +84,8 @@ class Tokenizer:
         length = self.max_length if length is None else length
         _check_prompts(prompts)
         self._set_length(length)
-        encodings = [self.backend.encode(prompt) for prompt in prompts]
+        with errors_named("the tokenizer fails on this prompt: its file is damaged"):
+            encodings = [self.backend.encode(prompt) for prompt in prompts]
         for prompt, encoding in zip(prompts, encodings, strict=True):
             _warn_if_cut(prompt, encoding, length)
         ids = np.array([encoding.ids for encoding in encodings], np.int32)
@@ -102,9 +109,9 @@ def _check_prompts(prompts: Sequence[str]) -> None:
         raise ArgumentError(f"prompts: pass a list of strings, not {type(prompts).__name__}")
     for prompt in prompts:
         if not isinstance(prompt, str):
-            raise ArgumentError(f"prompts: {prompt!r} is not a string")
+            raise ArgumentError(f"prompts: {quoted(prompt)} is not a string")
         if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise ArgumentError(f"prompts: {prompt!r} has half a character (a lone surrogate); remove it")
+            raise ArgumentError(f"prompts: {quoted(prompt)} has half a character (a lone surrogate); remove it")
 
 
 def _warn_if_cut(prompt: str, encoding: Encoding, length: int) -> None:
@@ -115,7 +122,7 @@ def _warn_if_cut(prompt: str, encoding: Encoding, length: int) -> None:
     first = rest.special_tokens_mask.index(0)  # the first token that is no start or end mark
     begin, _ = rest.offsets[first]
     dropped = prompt[begin:].strip()
-    warnings.warn(f"prompt cut to {length} tokens; dropped: {dropped!r}", PromptTruncated, stacklevel=3)
+    warnings.warn(f"prompt cut to {length} tokens; dropped: {quoted(dropped)}", PromptTruncated, stacklevel=3)
 
 
 # ------------------------------------------------------------------------------------------------- folders
@@ -126,12 +133,9 @@ def _read_backend(folder: Path) -> tokenizers.Tokenizer:
     path = folder / "tokenizer.json"
     if not path.exists() and (folder / "vocab.json").exists():
         return _read_clip(folder)
-    try:
+    check_tokenizer(path)
+    with errors_named(f"{path}: is no tokenizer"):
         return tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from error
-    except Exception as error:  # the library raises nothing more exact
-        raise CheckpointError(f"{path}: is no tokenizer ({error})") from error
 
 
 def _read_clip(folder: Path) -> tokenizers.Tokenizer:
@@ -139,18 +143,39 @@ def _read_clip(folder: Path) -> tokenizers.Tokenizer:
     config = read_tokenizer_config(folder)
     unknown = _content(config.get("unk_token") or CLIP_END)
     vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
-    try:
+    with errors_named(f"{vocab}, {merges}: are no CLIP vocabulary"):
         model = BPE.from_file(vocab, merges, unk_token=unknown, end_of_word_suffix="</w>")
         return clip_backend(model, _special_tokens(config))
-    except Exception as error:
-        raise CheckpointError(f"{vocab}, {merges}: are no CLIP vocabulary ({error})") from error
 
 
 def read_tokenizer_config(folder: Path) -> dict:
     """Read `special_tokens_map.json`, if it is there, and `tokenizer_config.json`, which overrides it."""
-    special = folder / "special_tokens_map.json"
-    config = read_json(special) if special.exists() else {}
-    return config | read_json(folder / "tokenizer_config.json")
+    special, settings = folder / "special_tokens_map.json", folder / SETTINGS
+    found: dict = {}
+    for path in (special, settings) if special.exists() else (settings,):
+        config = read_json(path)
+        check_tokens(path, config)
+        found |= config
+    return found
+
+
+def check_tokens(path: Path, config: dict) -> None:
+    """Raise `CheckpointError` where a tokenizer's settings have anything but a token in a token's place."""
+    by_id = config.get(BY_ID, {})
+    if not isinstance(by_id, dict):
+        raise CheckpointError(f"{path}: {BY_ID}: expected a JSON object, found {quoted(by_id)}")
+    named = {name: config[name] for name in NAMED if config.get(name) is not None}
+    for name, token in (named | by_id).items():
+        if not is_token(token):
+            raise CheckpointError(f"{path}: {name}: expected a token's text or an object of it, found {quoted(token)}")
+
+
+def is_token(token: Any) -> bool:
+    """Return whether a JSON value names a token, or describes one."""
+    if isinstance(token, dict):
+        flags = (token.get(name, False) for name in FLAGS)
+        return isinstance(token.get("content"), str) and all(isinstance(flag, bool) for flag in flags)
+    return isinstance(token, str)
 
 
 def _padding(config: dict, backend: tokenizers.Tokenizer, folder: Path) -> tuple[str, int]:
@@ -159,9 +184,12 @@ def _padding(config: dict, backend: tokenizers.Tokenizer, folder: Path) -> tuple
     pad_token = _content(config.get("pad_token") or usual)
     max_length = config.get("model_max_length")
     if backend.token_to_id(pad_token) is None:
-        raise CheckpointError(f"{folder}: the pad token {pad_token!r} is not in the vocabulary")
-    if not isinstance(max_length, int):
-        raise CheckpointError(f"{folder / 'tokenizer_config.json'}: model_max_length is {max_length}, no whole number")
+        raise CheckpointError(f"{folder}: the pad token {quoted(pad_token)} is not in the vocabulary")
+    if not isinstance(max_length, int) or isinstance(max_length, bool) or max_length < 1:
+        found = quoted(max_length)
+        raise CheckpointError(
+            f"{folder / SETTINGS}: model_max_length: expected a whole number from 1 on, found {found}"
+        )
     return pad_token, max_length
 
 
@@ -186,8 +214,8 @@ def clip_backend(model: BPE, special_tokens: list[AddedToken]) -> tokenizers.Tok
 
 def _special_tokens(config: dict) -> list[AddedToken]:
     """List the tokens that are found whole in a prompt, wherever the folder's config names them."""
-    named = [config.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")]
-    by_id = config.get("added_tokens_decoder", {}).values()
+    named = [config.get(name) for name in NAMED]
+    by_id = config.get(BY_ID, {}).values()
     tokens = [CLIP_START, CLIP_END, *filter(None, named), *by_id]
     by_name = {_content(token): _added_token(token) for token in tokens}  # of two with one name, the later holds
     return list(by_name.values())
@@ -197,8 +225,7 @@ def _added_token(token: str | dict) -> AddedToken:
     """Make a special token of its name, or of the object that describes it in a config."""
     if isinstance(token, str):
         return AddedToken(token, special=True)
-    names = ("lstrip", "rstrip", "single_word", "normalized")
-    flags = {name: token[name] for name in names if name in token}
+    flags = {name: token[name] for name in FLAGS if name in token}
     return AddedToken(token["content"], special=True, **flags)
 
 

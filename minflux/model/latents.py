@@ -27,17 +27,18 @@ def unpack(tokens: Float[Array, "B I E"], height: int, width: int) -> Float[Arra
     return x.reshape(batch, height, width, channels)
 
 
-def image_ids(like: Array, height: int, width: int) -> Array:
-    """Number the tokens of height × width latents: (B, I, 3) int32 rows of (0, row, column) on the packed grid.
+def image_ids(like: Array, height: int, width: int, place: tuple[int, int, int] = (0, 0, 0)) -> Array:
+    """Number the tokens of height × width latents: (B, I, 3) int32 rows of (reference, row, column), from `place` on.
 
-    `like` is any array (B, ...) of the wanted backend; only its batch size is used.
+    Rows and columns are those of the packed grid. `like` is any array (B, ...) of the wanted backend; only its batch
+    size is used.
     """
     nx = backend_of(like)
     rows, columns = height // 2, width // 2
-    row = nx.arange(rows, dtype=nx.int32)[:, None]
-    column = nx.arange(columns, dtype=nx.int32)[None]
+    row = nx.arange(rows, dtype=nx.int32)[:, None] + place[1]
+    column = nx.arange(columns, dtype=nx.int32)[None] + place[2]
     zero = nx.zeros((rows, columns), dtype=nx.int32)
-    ids = nx.stack([zero, zero + row, zero + column], axis=-1)  # (h, w, 3)
+    ids = nx.stack([zero + place[0], zero + row, zero + column], axis=-1)  # (h, w, 3)
     ids = ids.reshape(1, rows * columns, 3)
     return nx.broadcast_to(ids, (like.shape[0], rows * columns, 3))
 

@@ -113,6 +113,21 @@ def encode(p: Tree, cfg: VAEConfig, image: Float[Array, "B H W 3"]) -> Float[Arr
 
 
 @shaped
+def encode_sample(
+    p: Tree, cfg: VAEConfig, image: Float[Array, "B H W 3"], noise: Float[Array, "B H8 W8 Z"]
+) -> Float[Array, "B H8 W8 Z"]:
+    """Encode an image to latents drawn from their distribution, mean + exp(log-variance / 2) · noise, scaled.
+
+    The log-variance is kept within -30 and 20, as in diffusers' `DiagonalGaussianDistribution`.
+    """
+    nx = backend_of(image)
+    mean, log_variance = encode_moments(p, cfg, image)
+    log_variance = nx.minimum(nx.maximum(log_variance, -30), 20)
+    drawn = mean + nx.exp(log_variance / 2) * noise.astype(mean.dtype)
+    return cfg.scale_factor * (drawn - cfg.shift_factor)
+
+
+@shaped
 def unscaled(cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H8 W8 Z"]:
     """Undo the scale and shift that `encode` brings latents to."""
     return latents / cfg.scale_factor + cfg.shift_factor

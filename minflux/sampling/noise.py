@@ -10,7 +10,7 @@ import numpy as np
 
 from minflux.backend import get_backend
 from minflux.backend.bfloat16 import to_bfloat16
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, quoted
 
 
 def noise(seed: int, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
@@ -28,7 +28,7 @@ def noise(seed: int, shape: Sequence[int], dtype: str = "float32") -> np.ndarray
     `aten/src/ATen/native/cpu/DistributionTemplates.h`.
     """
     if dtype not in ("float32", "bfloat16"):
-        raise ArgumentError(f"dtype must be 'float32' or 'bfloat16', got {dtype!r}")
+        raise ArgumentError(f"dtype must be 'float32' or 'bfloat16', got {quoted(dtype)}")
     count = math.prod(check_shape(shape))
     bits = _bits(check_seed(seed))
     if count < 16:
@@ -41,7 +41,7 @@ def noise(seed: int, shape: Sequence[int], dtype: str = "float32") -> np.ndarray
 def check_seed(seed: Any) -> int:
     """Return the seed, a whole number that PyTorch's generator takes."""
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**64:
-        raise ArgumentError(f"seed must be a whole number from 0 to 2^64 - 1, got {seed!r}")
+        raise ArgumentError(f"seed must be a whole number from 0 to 2^64 - 1, got {quoted(seed)}")
     return int(seed)
 
 
@@ -49,7 +49,7 @@ def check_shape(shape: Any) -> tuple[int, ...]:
     """Return the shape, whole numbers of at least 0."""
     is_listed = isinstance(shape, Sequence) and not isinstance(shape, str)
     if not is_listed or not all(map(_is_size, shape)):
-        raise ArgumentError(f"shape must be a list or tuple of whole numbers of at least 0, got {shape!r}")
+        raise ArgumentError(f"shape must be a list or tuple of whole numbers of at least 0, got {quoted(shape)}")
     return tuple(shape)
 
 

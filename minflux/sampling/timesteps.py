@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minflux.errors import ArgumentError
+
+LARGEST_MU = 50  # of FLUX.1's schedule, 1.15 at 1024²
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -32,10 +36,18 @@ class Schedule:
         return np.append(t, 0).astype(np.float32)
 
     def mu(self, tokens: int) -> float:
-        """Interpolate the shift's logarithm: base_shift at 256 tokens, max_shift at 4096."""
+        """Interpolate the shift's logarithm: base_shift at 256 tokens, max_shift at 4096.
+
+        Raises `ArgumentError` where it is larger than `LARGEST_MU`, so that float32 has no timesteps for it.
+        """
         rise = self.max_shift - self.base_shift
         slope = rise / (self.max_image_seq_len - self.base_image_seq_len)
-        return self.base_shift + slope * (tokens - self.base_image_seq_len)
+        mu = self.base_shift + slope * (tokens - self.base_image_seq_len)
+        if not abs(mu) <= LARGEST_MU:
+            raise ArgumentError(
+                f"the schedule's shift for {tokens} tokens is e^{mu:g}: change its settings or the size"
+            )
+        return mu
 
 
 def shifted(t: np.ndarray, shift: float) -> np.ndarray:

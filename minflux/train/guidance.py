@@ -59,6 +59,12 @@ class Teacher:
         return flux(self.p["transformer"], self.configs[0], pack(x_t), ids, txt, text_ids(txt), t, y)
 
 
+def teacher_of(pipe: Flux1) -> Teacher:
+    """Return a loaded model as a teacher."""
+    parts = {"transformer": pipe.flux, "clip": pipe.clip, "t5": pipe.t5}
+    return Teacher(tuple(cfg for cfg, _ in parts.values()), {name: p for name, (_, p) in parts.items()})
+
+
 @shaped
 def guidance_loss(
     p: Tree,
@@ -124,8 +130,7 @@ def distill_guidance(
     scales = section(Range, part(recipe, "guidance.range"))
     encoded = encode_all(base.vae, counts_of(mixture, how.scenes), how.seed, folder / "latents", nx)
     data = Data(how, mixture, encoded, base.clip_tokenizer, base.t5_tokenizer, base.schedule.shift)
-    parts = {"transformer": base.flux, "clip": base.clip, "t5": base.t5}
-    teacher = Teacher(tuple(cfg for cfg, _ in parts.values()), {name: p for name, (_, p) in parts.items()})
+    teacher = teacher_of(base)
     cfg, p = student_of(*base.flux, nx, how.seed)
     weights = train(
         nx,

@@ -23,6 +23,7 @@ from minflux.train.autoencoder import train_autoencoder
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
 from minflux.train.loop import LOG
 from minflux.train.recipe import part, read_recipe, section, stages
+from minflux.train.trained import trained_on_first_world, trained_on_second_world
 from minflux.train.vae import reconstruct, train_vae
 from minflux.train.velocity import train_velocity
 from minflux.world import reader as world_reader
@@ -90,6 +91,7 @@ def run_flow(recipe: str, folder: Path) -> None:
             t5_tokenizer=t5,
             schedule=section(Schedule, part(settings, "schedule")),
             defaults=section(Defaults, part(settings, "defaults")),
+            trained=trained_on_first_world(settings),
         )
 
     def on_sample(configs, p, step):
@@ -130,6 +132,7 @@ def run_velocity(recipe: str, folder: Path) -> None:
             t5_tokenizer=t5,
             schedule=schedule,
             defaults=defaults,
+            trained=trained_on_second_world(settings),
         )
 
     def on_sample(configs, p, stage, step):

@@ -1,4 +1,4 @@
-"""`minflux train distill-guidance`: a trained model in a folder in, its sibling beside it out."""
+"""`minflux train distill-guidance` and `distill-steps`: a trained model in a folder in, its sibling beside it out."""
 
 import shutil
 from dataclasses import replace
@@ -9,9 +9,12 @@ import numpy as np
 from minflux.images import grid
 from minflux.inference.flux1 import Flux1
 from minflux.inference.load import load, save_model
+from minflux.inference.pipeline import Defaults
+from minflux.sampling.timesteps import Schedule
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER
 from minflux.train.guidance import distill_guidance
-from minflux.train.recipe import read_recipe
+from minflux.train.recipe import part, read_recipe, section
+from minflux.train.reflow import distill_steps
 from minflux.train.run import SAMPLES, plot_loss
 from minflux.world.captions import plain_caption
 from minflux.world.scenes import sample
@@ -29,6 +32,26 @@ def run_guidance(recipe: str, folder: Path) -> None:
 
     student = distill_guidance(read_recipe(recipe), home, base, base.nx, on_sample)
     write_sibling(replace(base, flux=student), folder / "model", folder / "dev")
+    plot_loss(home)
+
+
+def run_steps(recipe: str, folder: Path) -> None:
+    """Distil the steps of the model in folder/dev into a student, and write it to folder/schnell.
+
+    Checkpoints, samples and a loss plot are left in folder/steps. Raises `CheckpointError` where no model is.
+    """
+    home, settings, base = folder / "steps", read_recipe(recipe), load(folder / "dev", "mlx", memory="resident")
+    sibling = replace(
+        base,
+        schedule=section(Schedule, part(settings, "steps.schedule")),
+        defaults=section(Defaults, part(settings, "steps.defaults")),
+    )
+
+    def on_sample(cfg, p, step):
+        draw_samples(replace(sibling, flux=(cfg, p))).save(home / f"step-{step}.png")
+
+    student = distill_steps(settings, home, base, base.nx, on_sample)
+    write_sibling(replace(sibling, flux=student), folder / "dev", folder / "schnell")
     plot_loss(home)
 
 

@@ -11,7 +11,7 @@ As in the first world a rectified flow in the VAE's latents, with `flow_loss`. N
   never learn to look at the words (docs/log.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,17 @@ def tokens_of(size: Size) -> int:
     return (size[0] // 16) * (size[1] // 16)
 
 
+def draw_shape(
+    how: Training, mixture: Mixture, sizes: Sequence[Size], rng: np.random.Generator
+) -> tuple[Size, int, int]:
+    """Draw a step's size of image and length of text, and count its samples."""
+    shares = mixture.size_shares()
+    size = sizes[rng.choice(len(sizes), p=normalised([shares[s] for s in sizes]))]
+    lengths = [length for length, _ in mixture.text]
+    length = int(lengths[rng.choice(len(lengths), p=normalised([share for _, share in mixture.text]))])
+    return size, length, batch_size(how, size, length, int(lengths[0]))
+
+
 @dataclass(frozen=True)
 class Data:
     """All that a step's batch is made of."""
@@ -86,12 +97,7 @@ class Data:
 
     def batch(self, rng: np.random.Generator) -> Batch:
         """Draw one step's latents, noise, timesteps, ids of both tokenizers, and factors of the pooled text."""
-        shares = self.mixture.size_shares()
-        sizes = list(self.encoded)
-        size = sizes[rng.choice(len(sizes), p=normalised([shares[s] for s in sizes]))]
-        lengths = self.mixture.text
-        length = int(lengths[rng.choice(len(lengths), p=normalised([share for _, share in lengths]))][0])
-        count = batch_size(self.how, size, length, int(lengths[0][0]))
+        size, length, count = draw_shape(self.how, self.mixture, list(self.encoded), rng)
         drawn = self.encoded[size]
         chosen = rng.integers(len(drawn.scenes), size=count)
         texts = [self.text(drawn.scenes[i], rng) for i in chosen]

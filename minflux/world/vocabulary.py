@@ -1,12 +1,11 @@
-"""What the world has words for: a listing to show, and the words of a prompt that mean nothing here."""
+"""What the world has words for: a listing to show, and every single word."""
 
 import re
 from functools import cache
 
 from minflux.world import captions
-from minflux.world.scenes import LONGEST_WORD, PLAIN, THINGS, TWO_COLOURED
+from minflux.world.scenes import PLAIN, THINGS, TWO_COLOURED
 
-SPELLED = re.compile(r"\"([^\"]+)\"|'([A-Za-z]+)'|\b([A-Z]{2,}|[B-Z])\b")  # in quotes, or in capitals
 WORD = re.compile(r"[A-Za-z]+|\d+")
 
 
@@ -33,18 +32,3 @@ def known_words() -> frozenset[str]:
     for phrases in (captions.THE_PICTURE, captions.COLOUR_PHRASES, captions.PLACE_PHRASES, captions.TITLES):
         said += [re.sub(r"{\w+}", " ", phrase) for phrase in phrases]
     return frozenset(WORD.findall(" ".join(said).lower())) - {"hello"} | {"a", "an", "the", "and"}
-
-
-def unknown_words(prompt: str) -> list[str]:
-    """List the words of a prompt that this world has no meaning for, in their order, each once.
-
-    A word in capitals or in quotes is one to write on a sign, and fits if it has one to six letters of A to Z.
-
-    >>> unknown_words("a cat riding a unicorn, with a sign that says HELLO")
-    ['riding', 'unicorn']
-    """
-    spelled = ["".join(groups) for groups in SPELLED.findall(prompt)]
-    too_long = [word for word in spelled if not re.fullmatch(f"[A-Za-z]{{1,{LONGEST_WORD}}}", word)]
-    rest = WORD.findall(SPELLED.sub(" ", prompt))
-    strange = [word for word in rest if word.lower() not in known_words()]
-    return list(dict.fromkeys(strange + too_long))

@@ -1,8 +1,11 @@
 """What the system tells of itself: fields of its files, and how much memory is free, in a container too."""
 
+from pathlib import Path
+
 import pytest
 
 from minflux.backend import machine
+from tests.fuzz.judge import room
 
 FREE = 8000 * 1024
 STAT = "anon 7\nactive_file 30\ninactive_file 12\ntotal_active_file 300\ntotal_inactive_file 120\n"
@@ -73,3 +76,9 @@ def test_a_field_of_a_file_of_lines(tmp_path):
     assert machine.field(path, "MemFree") == "3 kB"
     assert machine.field(path, "Swap") is None
     assert machine.field(tmp_path / "none", "MemFree") is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts memory by /proc")
+def test_a_process_s_own_limit_counts():
+    with room(50 << 20):
+        assert 0 < machine.free_memory() <= 50 << 20

@@ -55,12 +55,12 @@ def test_a_folder_s_index_tells_the_variant(dev_model, tmp_path, name):
     assert f"  model_index.json: a {name}, {family.PIPELINES[name]}\n" in run("inspect", model).output
 
 
-def test_kontext_is_drawn_with_from_the_text_alone_and_that_is_said(model_copy):
-    expected = minflux.load(model_copy)("a cat")
-    (model_copy / "model_index.json").write_text('{"_class_name": "FluxKontextPipeline"}')
-    with pytest.warns(UserWarning, match=r"Kontext, which takes a reference image .*; it generates from"):
-        pipe = minflux.load(model_copy)
-    assert pipe("a cat").tobytes() == expected.tobytes()
+def test_kontext_has_settings_of_its_own(dev_model, tmp_path):
+    model = shutil.copytree(dev_model, tmp_path / "model")
+    (model / "minflux.json").unlink()
+    assert minflux.load(model).defaults.guidance == 3.5
+    (model / "model_index.json").write_text('{"_class_name": "FluxKontextPipeline"}')
+    assert minflux.load(model).defaults.guidance == 2.5
 
 
 ONE_BLOCK_OF_DEV = replace(DEV, hidden_size=128, num_heads=1, depth=1, depth_single_blocks=1)

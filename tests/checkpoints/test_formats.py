@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from minflux.backend import get_backend
 from minflux.backend.bfloat16 import to_bfloat16
 from minflux.checkpoints.formats.atomic import written_whole
+from minflux.checkpoints.formats.json_files import read_json
 from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
 from minflux.errors import ArgumentError, CheckpointError
 
@@ -168,6 +169,24 @@ def test_missing_files_and_folders(tmp_path, nx):
         read_safetensors(tmp_path / "x.index.json", nx)
 
 
+def test_a_file_is_on_the_disk_before_it_is_renamed_and_its_name_after(tmp_path, monkeypatch):
+    done, sync, replace = [], os.fsync, os.replace
+
+    def synced(descriptor):
+        done.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    def renamed(*paths):
+        done.append("renamed")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"x": np.ones(3, np.float32)})
+    assert done == [path.stat().st_ino, "renamed", tmp_path.stat().st_ino]
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "x"
     path.write_text("old")
@@ -191,3 +210,46 @@ def test_every_float8_is_read_exactly(tmp_path, nx, dtype):
     got = read_safetensors(tmp_path / "x.safetensors", nx)["x"]
     np.testing.assert_array_equal(nx.to_numpy(got), x.float().numpy())
     assert str(got.dtype).endswith("float32" if nx.name == "numpy" else "bfloat16")
+
+
+# -- JSON ------------------------------------------------------------------------------------------------------
+
+NO_SETTINGS = {
+    "deep": ("[" * 200_000, "expected JSON"),
+    "33 levels": ('{"a":' * 33 + "1" + "}" * 33, "at most 32 levels"),
+    "no number": ('{"a": NaN}', "NaN is no number"),
+    "too large a number": ('{"a": 1e400}', "1e400 is no number"),
+    "many digits": ('{"a": ' + "9" * 5000 + "}", "expected JSON"),
+    "an escape": ('{"a": 1, "\x1b[2J', r"expected JSON"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), NO_SETTINGS.values(), ids=NO_SETTINGS)
+def test_what_is_no_json_of_settings(tmp_path, text, words):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        read_json(path)
+    assert str(caught.value).isprintable()
+
+
+def test_settings_of_32_levels_are_read(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"a":' * 32 + "1" + "}" * 32)
+    assert list(read_json(path)) == ["a"]
+
+
+def test_a_file_of_settings_is_read_no_further_than_its_bound(tmp_path):
+    path = tmp_path / "config.json"
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)  # a hole: takes no room
+    with pytest.raises(CheckpointError, match="expected settings of at most 67,108,864 bytes"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("name", ["\x1b[31m.json", "two\nlines.json", "\u202egnp.json"])
+def test_no_message_holds_control_characters_of_a_file_s_name(tmp_path, name):
+    (tmp_path / name).write_text("[]")
+    with pytest.raises(CheckpointError) as caught:
+        read_json(tmp_path / name)
+    assert str(caught.value).isprintable()

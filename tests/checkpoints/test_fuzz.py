@@ -37,7 +37,7 @@ def original(request, tmp_path_factory):
     save_component(folder, kind, cfg, tiny_model.random_tree(shapes, np.random.default_rng(0)))
     file = folder / kind / "model.safetensors"
     if request.param == "quantised":
-        convert(folder, folder / "packed", "minflux", bits=4)
+        convert(folder, folder / "packed", "minflux", part=kind, bits=4)
         file = folder / "packed" / kind / "minflux.safetensors"
     return file, file.read_bytes(), flatten(load_component(file.parent.parent, kind, NX)[1])
 

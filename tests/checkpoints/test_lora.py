@@ -21,6 +21,8 @@ from minflux.checkpoints.components.flux import flux_shapes
 from minflux.checkpoints.components.flux import from_diffusers as flux_to_bfl
 from minflux.checkpoints.formats.safetensors import contents, write_safetensors
 from minflux.checkpoints.lora import add_loras, read_lora
+from minflux.checkpoints.lora_kinds import LORA
+from minflux.checkpoints.lora_names import Module, modules, place
 from minflux.checkpoints.tree import flatten, tree_map
 from minflux.commands import main as cli
 from minflux.errors import CheckpointError
@@ -179,11 +181,13 @@ def test_a_scale_that_leads_to_infinity(model, tmp_path, nx, mode, scale):
 
 
 def test_infinity_beside_a_quantised_matrix():
-    change = lora.Change("l: here", lora.Module("transformer", "x"), np.ones((2, 64), np.float32), PAIR_UP)
+    pair = {"lora.down": np.ones((2, 64), np.float32), "lora.up": PAIR_UP}
+    change = lora.Change("l: here", Module("transformer", "x"), slice(None), LORA, pair)
     scales = {"x.scales": np.ones((32, 1), np.float32)}
     assert set(lora.lora_branches(scales, [change])) == {"x.lora.down", "x.lora.up"}
     for up, down in ((np.inf, 1), (3e38, 9), (9, 3e38)):
-        large = replace(change, up=PAIR_UP * np.float32(up), down=change.down * np.float32(down))
+        halves = {"lora.up": PAIR_UP * np.float32(up), "lora.down": change.down * np.float32(down)}
+        large = replace(change, arrays=halves)
         with pytest.raises(CheckpointError, match="l: here: too large for float32"):
             lora.lora_branches(scales, [change, large])
 
@@ -192,13 +196,12 @@ def test_infinity_beside_a_quantised_matrix():
     ("held", "words"),
     [
         ({"nothing.lora_A.weight": np.ones((2, 2), np.float32)}, "none of its 1 keys fits this model"),
-        ({"img_in.lora_A.weight": PAIR["img_in.lora_A.weight"]}, "img_in: expected a pair, found down alone"),
-        (PAIR | {"img_in.lora_A.weight": np.ones((2, 17), np.float32)}, "img_in: expected (32, r) and (r, 16)"),
-        (PAIR | {"img_in.lora_B.weight": np.ones((32, 3), np.float32)}, "img_in: expected (32, r) and (r, 16)"),
+        ({"img_in.lora_A.weight": PAIR["img_in.lora_A.weight"]}, "expected a LoRA whole, found lora.down alone"),
+        (PAIR | {"img_in.lora_A.weight": np.ones((2, 17), np.float32)}, "img_in: expected a LoRA that makes (32, 16)"),
+        (PAIR | {"img_in.lora_B.weight": np.ones((32, 3), np.float32)}, "img_in: expected a LoRA that makes (32, 16)"),
         (PAIR | {"img_in.lora_down.weight": PAIR["img_in.lora_A.weight"]}, "is there twice"),
-        (PAIR | {"img_in.dora_scale": np.ones(32, np.float32)}, "img_in.dora_scale: is an adapter of another kind"),
-        (PAIR | {"img_in.alpha": np.ones(2, np.float32)}, "img_in: expected two matrices and at most one number"),
-        (PAIR | {"img_in.lora_A.weight": np.float32(1)}, "img_in: expected two matrices"),
+        (PAIR | {"img_in.alpha": np.ones(2, np.float32)}, "img_in: expected at most one number α"),
+        (PAIR | {"img_in.lora_A.weight": np.float32(1)}, "img_in: expected a LoRA that makes (32, 16), found ()"),
         (PAIR | {"img_in.lora_B.weight": np.full((32, 2), np.nan, np.float32)}, "img_in: expected finite numbers"),
     ],
 )  # fmt: skip
@@ -291,9 +294,9 @@ def test_parts_that_two_names_share_are_refused(tmp_path):
     ],
 )
 def test_every_prefix_in_use(stem, component, ours):
-    known = {name: lora.modules(COMPONENTS[name], config) for name, config in CONFIGS.items()}
-    module, spelled, role = lora.place(f"{stem}.lora_down.weight", known)
-    assert (module.component, spelled, role) == (component, stem, "down")
+    known = {name: modules(COMPONENTS[name], config) for name, config in CONFIGS.items()}
+    module, spelled, role = place(f"{stem}.lora_down.weight", known)
+    assert (module.component, spelled, role) == (component, stem, "lora.down")
     assert ours in (None, module.stem)
 
 

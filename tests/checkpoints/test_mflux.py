@@ -25,6 +25,7 @@ from tests.checkpoints.test_detect import FULL, ghosts, the_part
 from tests.commands.runner import run
 
 NX = get_backend("numpy")
+SILENT = [].append  # of a model of its own size without a scheduler, the schedule that is taken is said
 BITS = [3, 4, 5, 6, 8]
 RENAMED = {  # (diffusers', mflux's)
     "transformer": [
@@ -93,7 +94,7 @@ def make_both(folder: Path, bits: int | None) -> tuple[Path, Path]:
 
 
 def draw(folder: Path, memory: str = "resident") -> np.ndarray:
-    return np.asarray(minflux.load(folder, "numpy", memory=memory)("a red circle", steps=1))
+    return np.asarray(minflux.load(folder, "numpy", memory=memory, report=SILENT)("a red circle", steps=1))
 
 
 # -- numbers -------------------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def test_a_folder_without_index_or_settings_is_sampled_from_as_flux_1(tmp_path):
     expected = draw(wide)
     (saved / "model_index.json").unlink()
     shutil.rmtree(saved / "scheduler")
-    assert minflux.load(saved, "numpy").schedule == Schedule()
+    assert minflux.load(saved, "numpy", report=SILENT).schedule == Schedule()
     np.testing.assert_array_equal(draw(saved), expected)
     result = run("inspect", saved / "transformer")
     assert result.exit_code == 0, result.output

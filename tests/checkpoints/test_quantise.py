@@ -231,6 +231,43 @@ def test_a_lora_beside_is_a_lora_added(models, tmp_path, backend, mode):
     assert relative_error(final_latents(minflux.load(models[8])), expected) > 1e-2
 
 
+PAIR = {"lora_A.weight": (4, 192), "lora_B.weight": (192, 4)}
+
+
+def kinds_file(path: Path) -> str:
+    """DoRA on a part of a joint matrix, LoHa, a full difference; and a pair whose matrix stays packed."""
+    rng = np.random.default_rng(7)
+    shapes = {
+        "transformer_blocks.0.attn.to_k": PAIR | {"dora_scale": (192, 1)},
+        "transformer_blocks.0.attn.to_q": PAIR,
+        "single_transformer_blocks.1.proj_out": {
+            "hada_w1_a": (192, 3), "hada_w1_b": (3, 960), "hada_w2_a": (192, 3), "hada_w2_b": (3, 960)
+        },
+        "transformer_blocks.1.attn.to_out.0": {"diff": (192, 192)},
+        "transformer_blocks.1.attn.to_add_out": PAIR,
+    }  # fmt: skip
+    arrays = {
+        f"transformer.{name}.{role}": 0.1 * rng.standard_normal(shape, np.float32) + (role == "dora_scale")
+        for name, roles in shapes.items()
+        for role, shape in roles.items()
+    }
+    write_safetensors(path, arrays)
+    return str(path)
+
+
+@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+def test_a_matrix_that_more_than_pairs_change_is_widened(models, tmp_path, backend, mode):
+    lora = [f"{kinds_file(tmp_path / 'a.safetensors')}:0.7", lora_file(tmp_path / "b.safetensors")]
+    convert(models[8], tmp_path / "floats", "diffusers")
+    expected = final_latents(minflux.load(tmp_path / "floats", lora=lora, memory="resident"))
+    pipe = minflux.load(models[8], backend, lora=lora, memory=mode)
+    assert relative_error(final_latents(pipe), expected) < 1e-4
+    p = pipe.flux[1]
+    assert set(p["double_blocks"][0]["img_attn"]["qkv"]) == {"weight", "bias"}
+    assert set(p["double_blocks"][1]["txt_attn"]["proj"]) == {"weight", "bias", "scales", "biases", "lora"}
+
+
 def test_a_lora_is_fused_before_quantising(tmp_path):
     lora = [lora_file(tmp_path / "a.safetensors")]
     tiny = minflux.zoo.FOLDER / "tiny"

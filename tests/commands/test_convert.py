@@ -16,11 +16,12 @@ from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.components.base import block_of
 from minflux.checkpoints.formats.dtypes import to_bytes
 from minflux.checkpoints.formats.safetensors import contents, read_safetensors, write_entries, write_safetensors
-from minflux.checkpoints.open import open_component
+from minflux.checkpoints.open import INDEX, open_component
 from minflux.checkpoints.tree import flatten
 from minflux.commands import main as cli
-from minflux.commands.convert import BESIDE, Conversion, convert
+from minflux.commands.convert import Conversion, convert
 from minflux.commands.inspect import inspect
+from minflux.commands.whole import BESIDE
 from minflux.errors import ArgumentError, CheckpointError
 from tests import tiny_model
 from tests.checkpoints.test_lora import PAIR
@@ -68,7 +69,7 @@ def test_a_whole_model_is_copied_with_all_that_it_needs(model, tmp_path):
 @pytest.mark.weights
 def test_a_model_named_as_one_that_ships_is_copied_whole_too(tmp_path):
     convert("tiny", tmp_path / "copy", "diffusers", dtype="bfloat16")
-    assert {path.name for path in (tmp_path / "copy").iterdir()} == {*COMPONENTS, *BESIDE}
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {*COMPONENTS, *BESIDE, INDEX}
 
 
 def test_diffusers_opens_what_came_from_a_single_file(tmp_path):

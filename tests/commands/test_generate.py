@@ -21,7 +21,12 @@ from minflux.commands import png
 from tests import tiny_model
 from tests.commands.runner import assert_refused, pixels, run
 
-NEWER = ("true_cfg_scale", "solver", "hashes")  # settings that older PNGs lack
+IMAGE = {
+    "image": None, "mask": None, "control": None, "reference": [], "reference_layout": "offset",
+    "strength": None, "mask_blur": 0.0, "mask_crop": None, "paste": True,
+    "posterior": "mode",
+}  # fmt: skip
+NEWER = ("true_cfg_scale", "solver", "files", "hashes", *IMAGE)  # settings that older PNGs lack
 
 
 def draw(model: str, *args: object) -> Result:
@@ -56,7 +61,7 @@ def test_the_picture_carries_all_its_settings(here, model):
     assert found == {
         "prompt": "a cat", "model": str(model), "backend": "numpy", "seed": 7, "steps": 2, "guidance": 2.0,
         "negative_prompt": None, "width": 64, "height": 64, "lora": [], "true_cfg_scale": None, "solver": "euler",
-        "version": minflux.__version__,
+        "files": {}, "version": minflux.__version__, **IMAGE,
     }  # fmt: skip
 
 
@@ -152,6 +157,9 @@ BAD = {  # arguments after `minflux generate "a cat" --model MODEL`, and what th
     "--from a.png": "PROMPT can't be given with --from",
     "--colour blue": "No such option",
     "and more": "unexpected extra argument",
+    "--strength 0.5": "strength without an image: give image",
+    "--image none.png": "--image: there is no file 'none.png'",
+    "--strength 2": "strength must be a number above 0 and at most 1, got 2.0",
 }
 
 
@@ -242,9 +250,9 @@ def start(*args: object) -> subprocess.Popen:
 
 def test_ctrl_c_leaves_no_file(here, model):
     files = ["--out", here / "a.png", "--preview", here / "p.gif"]
-    with start("generate", "a cat", "--model", model, "--steps", 10**6, *files) as process:
+    with start("generate", "a cat", "--model", model, "--steps", 1000, *files) as process:
         seen = b""
-        while b"/1000000" not in seen:  # the progress bar: it is drawing
+        while b"/1000 " not in seen:  # the progress bar: it is drawing
             seen += (more := process.stderr.read1())
             assert more, seen
         process.send_signal(signal.SIGINT)
@@ -314,3 +322,67 @@ def test_from_fetches_nothing_unasked(here, model, monkeypatch):
 
 def test_anyway_goes_with_from(here):
     assert_refused(run("generate", "a cat", "--anyway"), "--anyway and --yes go with --from")
+
+
+# -- an image to begin with ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(here) -> Path:
+    """An image and a mask in a folder of their own."""
+    (here / "in").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)).save("in/cat.png")
+    mask = np.zeros((48, 80), np.uint8)
+    mask[8:32, 16:48] = 255
+    Image.fromarray(mask).save("in/mask.png")
+    return here / "in"
+
+
+INPUTS = ("--image", "in/cat.png", "--mask", "in/mask.png", "--strength", 0.9)
+
+
+def test_an_image_and_a_mask_as_in_a_call(pictures, model):
+    draw(model, *INPUTS, "--mask-blur", 1, "--mask-crop", 4, "--steps", 3, "--seed", 5, "--posterior", "sample")
+    expected = minflux.load(model)(
+        "a cat", seed=5, steps=3, image="in/cat.png", mask="in/mask.png", strength=0.9, mask_blur=1, mask_crop=4,
+        posterior="sample",
+    )  # fmt: skip
+    np.testing.assert_array_equal(pixels("minflux.png"), np.asarray(expected), strict=True)
+    found = settings("minflux.png")
+    assert {"model", "image", "mask"} == set(found["hashes"])
+    assert (found["image"], found["mask"], found["strength"]) == ("in/cat.png", "in/mask.png", 0.9)
+
+
+def test_from_finds_its_pictures_beside_it_wherever_both_are_moved(pictures, model):
+    draw(model, *INPUTS)
+    os.mkdir("away")
+    shutil.move("in", "away/in")
+    shutil.move("minflux.png", "away/first.png")
+    result = run("generate", "--from", "away/first.png", "--out", "again.png")
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(pixels("again.png"), pixels("away/first.png"), strict=True)
+    assert settings("again.png")["image"] == "away/in/cat.png"
+
+
+@pytest.mark.parametrize("role", ["image", "mask"])
+def test_from_says_that_a_picture_has_changed(pictures, model, role):
+    draw(model, *INPUTS)
+    path = {"image": "in/cat.png", "mask": "in/mask.png"}[role]
+    Image.fromarray(255 - pixels(path)).save(path)
+    refused = run("generate", "--from", "minflux.png", "--out", "again.png")
+    assert_refused(refused, f"the {role} '{path}' is no longer the one that minflux.png was made with")
+    result = run("generate", "--from", "minflux.png", "--out", "again.png", "--anyway")
+    assert result.exit_code == 0
+    assert "this is another image" in result.output
+
+
+def test_from_says_which_picture_is_not_there(pictures, model):
+    draw(model, *INPUTS)
+    os.remove("in/mask.png")
+    assert_refused(run("generate", "--from", "minflux.png"), "was made with the mask 'in/mask.png', which is not there")
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_is_scaled_is_said_in_one_line(pictures, model):
+    result = draw(model, "--image", "in/cat.png", "--size", "32x32")
+    assert "warning: image: its edges are cut off, 48 × 48 of 80 × 48 pixels are left" in result.stderr

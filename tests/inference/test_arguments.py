@@ -8,10 +8,13 @@ from PIL import Image
 
 from minflux.errors import ArgumentError
 from minflux.inference.arguments import (
+    check_fits,
     check_guidance,
     check_image,
+    check_prompts,
     check_side,
     check_solver,
+    check_steps,
     check_strength,
     check_timesteps,
     is_finite,
@@ -79,13 +82,17 @@ def test_timesteps_that_do_not_fall(bad):
     np.testing.assert_array_equal(check_timesteps([1, 0.5, 0]), np.array([1, 0.5, 0], np.float32), strict=True)
 
 
-@pytest.mark.parametrize(
-    ("side", "nearest"), [(70, 64), (1, 16), (-5, 16), (840.0, 832), (72, 64), (10**20 + 1, 10**20)]
-)
+@pytest.mark.parametrize(("side", "nearest"), [(70, 64), (1, 16), (-5, 16), (840.0, 832), (72, 64), (65529, 65536)])
 def test_the_nearest_side_is_named(side, nearest):
     with pytest.raises(
         ArgumentError, match=f"width must be a multiple of 16 pixels, got {side}; the nearest is {nearest}"
     ):
+        check_side("width", side)
+
+
+@pytest.mark.parametrize("side", [65552, 10**9, 10**30, 10**5000], ids=["4097 tokens", "9", "30", "5000"])
+def test_a_side_that_no_memory_holds(side):
+    with pytest.raises(ArgumentError, match="width must be at most 65536 pixels, got "):
         check_side("width", side)
 
 
@@ -112,3 +119,26 @@ def test_images_come_in_several_forms():
 def test_what_is_no_image(bad, words):
     with pytest.raises(ArgumentError, match=words):
         check_image(bad)
+
+
+def test_more_than_a_call_can_be_asked_for():
+    with pytest.raises(ArgumentError, match="steps must be at most 1000, got 1001"):
+        check_steps(1001)
+    with pytest.raises(ArgumentError, match="prompt must be at most 10000 strings, got 10001"):
+        check_prompts(["a cat"] * 10_001)
+    with pytest.raises(ArgumentError, match=r"one image: needs about 2\.0 kB of memory, and 1\.0 kB are free"):
+        check_fits("one image", 2000, free=1000)
+    check_fits("one image", 1000, free=1000)
+
+
+class Hostile:
+    def __repr__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("value", [Hostile(), "\x1b[2J", "x" * 10_000, [10**30], np.zeros((3, 3))])
+def test_a_value_of_any_kind_is_told_in_one_short_line(value):
+    with pytest.raises(ArgumentError) as caught:
+        check_steps(value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300

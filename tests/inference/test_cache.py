@@ -15,7 +15,7 @@ from minflux.checkpoints.formats.safetensors import read_safetensors, write_safe
 from minflux.checkpoints.lazy import Leaf
 from minflux.commands import main as cli
 from minflux.inference import flux1
-from minflux.inference.cache import default_folder
+from minflux.inference.cache_files import default_folder, kept_files, remove_oldest, size_limit
 from minflux.inference.memory import MODES
 
 
@@ -275,3 +275,71 @@ def test_where_it_is_kept(monkeypatch, tmp_path):
     assert default_folder() == tmp_path / "minflux"
     monkeypatch.setenv("MINFLUX_CACHE", str(tmp_path / "mine"))
     assert default_folder() == tmp_path / "mine"
+
+
+# -- how much is kept ------------------------------------------------------------------------------------------
+
+
+def keep(folder: Path, letter: str, size: int, used: float) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{letter * 64}.safetensors"
+    path.write_bytes(bytes(size))
+    os.utime(path, (used, used))
+    return path
+
+
+def test_what_was_unused_for_the_longest_time_is_removed_first_and_said(tmp_path):
+    paths = [keep(tmp_path, letter, 100, used) for letter, used in (("a", 20), ("b", 10), ("c", 30))]
+    told = []
+    remove_oldest(tmp_path, 300, told.append)
+    assert (len(kept_files(tmp_path)), told) == (3, [])
+    remove_oldest(tmp_path, 299, told.append)
+    assert [path.exists() for path in paths] == [True, False, True]
+    assert told == [
+        "cache: 1 encoded prompt removed, the longest unused first, to stay within 299 bytes (MINFLUX_CACHE_GB)"
+    ]
+    with pytest.warns(UserWarning, match="2 encoded prompts removed"):
+        remove_oldest(tmp_path, 0)
+    assert kept_files(tmp_path) == []
+
+
+def test_only_the_cache_s_own_files_are_counted_and_removed(tmp_path):
+    others = [tmp_path / "model.safetensors", tmp_path / f"{'a' * 63}.safetensors", tmp_path / f"{'a' * 64}.json"]
+    for path in others:
+        path.write_bytes(bytes(100))
+    keep(tmp_path, "a", 100, 10)
+    remove_oldest(tmp_path, 0, str)
+    assert all(path.exists() for path in others)
+    assert not kept_files(tmp_path)
+
+
+def test_a_prompt_that_is_used_counts_as_new_and_over_the_limit_the_oldest_goes(model, tmp_path, monkeypatch):
+    told = []
+
+    def encode(prompt):
+        minflux.load(model, "numpy", cache=tmp_path, report=told.append).encode(prompt, guidance=1)
+
+    for number, prompt in enumerate(["a cat", "an owl"]):
+        encode(prompt)
+        os.utime(kept_files(tmp_path)[-1].path, (number, number))
+    cat, owl = kept_files(tmp_path)
+    encode("a cat")
+    assert [file.path for file in kept_files(tmp_path)] == [owl.path, cat.path]
+    monkeypatch.setenv("MINFLUX_CACHE_GB", str(2.5 * cat.size / 1e9))
+    encode("a hat")
+    assert not owl.path.exists()
+    assert cat.path.exists()
+    assert len(kept_files(tmp_path)) == 2
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("given", ["x", "-1", "nan", "inf", "1e400", "\x1b[2J"])
+def test_a_limit_that_is_no_number_is_refused_before_weights_are_read(model, tmp_path, monkeypatch, given):
+    monkeypatch.setenv("MINFLUX_CACHE_GB", given)
+    with pytest.raises(minflux.ArgumentError, match="MINFLUX_CACHE_GB must be a number of gigabytes"):
+        minflux.load(model, "numpy", cache=tmp_path)
+
+
+def test_the_usual_limit_is_two_gigabytes(monkeypatch):
+    monkeypatch.delenv("MINFLUX_CACHE_GB", raising=False)
+    assert size_limit() == 2 * 10**9

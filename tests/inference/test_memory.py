@@ -48,6 +48,25 @@ def test_every_mode_draws_the_same_picture(model, backend, mode):
 
 
 @pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_every_mode_edits_the_same_picture(model, backend, mode):
+    pixels, mask = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), np.eye(64) > 0
+    images = []
+    for how in ("resident", mode):
+        pipe = minflux.load(model, backend, memory=how)
+        inpainted = pipe("a cat", seed=3, image=pixels, mask=mask, steps=2)
+        images.append(inpainted.tobytes() + pipe.edit(pixels, "a cat", "a dog", steps=2).tobytes())
+    assert images[0] == images[1]
+
+
+def test_two_velocities_share_the_weights_of_the_steps(model):
+    told = []
+    pipe = minflux.load(model, memory="staged", progress=lambda done, total: told.append((done, total)))
+    pipe.edit(np.zeros((64, 64, 3), np.uint8), "a cat", "a dog", steps=2)
+    assert told == [(done, len(told)) for done in range(1, len(told) + 1)] != []
+
+
+@pytest.mark.parametrize("backend", available())
 @pytest.mark.parametrize("kind", ["transformer", "text_encoder", "text_encoder_2"])
 def test_a_streamed_tree_has_the_same_weights(model, backend, kind):
     nx = get_backend(backend)

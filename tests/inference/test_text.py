@@ -254,16 +254,36 @@ def test_vocabulary_must_fit_the_text_encoder():
 
 
 BREAKAGES = {
-    "no folder": (None, "", "tokenizer.json: can't be read"),
-    "no tokenizer": ("tokenizer.json", None, "tokenizer.json: can't be read"),
-    "cut short": ("tokenizer.json", '{"version": "1.0", ', "tokenizer.json: is no tokenizer"),
-    "not text": ("tokenizer.json", b"\xff\xfe", "tokenizer.json: is no tokenizer"),
+    "no folder": (None, "", "tokenizer.json: no such file"),
+    "no tokenizer": ("tokenizer.json", None, "tokenizer.json: no such file"),
+    "cut short": ("tokenizer.json", '{"version": "1.0", ', "tokenizer.json: expected JSON"),
+    "not text": ("tokenizer.json", b"\xff\xfe", "tokenizer.json: expected JSON"),
+    "no model in it": ("tokenizer.json", '{"version": "1.0"}', "tokenizer.json: is no tokenizer"),
     "no settings": ("tokenizer_config.json", None, "tokenizer_config.json: no such file"),
     "broken settings": ("tokenizer_config.json", "{", "tokenizer_config.json: expected JSON"),
     "settings of a wrong kind": ("tokenizer_config.json", "[]", "tokenizer_config.json: expected a JSON object"),
-    "no length": ("tokenizer_config.json", "{}", "tokenizer_config.json: model_max_length is None"),
+    "no length": ("tokenizer_config.json", "{}", "tokenizer_config.json: model_max_length: expected a whole number"),
     "unknown pad": ("tokenizer_config.json", '{"pad_token": "~~"}', "pad token '~~' is not in the vocabulary"),
 }
+
+
+DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+HOSTILE = {
+    "a normaliser that doubles 40 times": {"type": "Sequence", "normalizers": [DOUBLE] * 40},
+    "one that doubles 9 times": {"type": "Sequence", "normalizers": [DOUBLE] * 9},
+    "one that puts in a long text": DOUBLE | {"content": "a" * 5},
+    "one that puts a long text before": {"type": "Prepend", "prepend": "a" * 10**6},
+    "a table that makes the library panic": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+}
+
+
+@pytest.mark.parametrize("normalizer", HOSTILE.values(), ids=HOSTILE)
+def test_a_tokenizer_of_a_stranger_is_refused_before_a_text_can_grow_without_bound(tmp_path, normalizer):
+    folder = shutil.copytree(T5_FOLDER, tmp_path / "tokenizer_2")
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(settings | {"normalizer": normalizer}))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: "):
+        Tokenizer.from_folder(folder)
 
 
 @pytest.mark.parametrize(("name", "content", "message"), BREAKAGES.values(), ids=BREAKAGES)

@@ -10,7 +10,7 @@ from minflux.checkpoints.tree import flatten, tree_map
 from minflux.inference.text import Tokenizer
 from minflux.sampling.guidance import guided
 from minflux.train.encoded import encode_all
-from minflux.train.guidance import LAST, Range, Teacher, guidance_batch, guidance_loss, student_of
+from minflux.train.guidance import LAST, Range, Teacher, guidance_batch, guidance_loss, student_of, teacher_of
 from minflux.train.recipe import Training
 from minflux.train.velocity import CLIP_TOKENS, Data, Mixture
 from minflux.world.tokenizers import train_tokenizers
@@ -19,11 +19,14 @@ from tests import tiny_model
 SIZE = (4, 6)  # of latents
 
 
-def teacher_of(nx) -> Teacher:
+def teacher(nx) -> Teacher:
     pipe = tiny_model.pipeline()
-    parts = {"transformer": pipe.flux, "clip": pipe.clip, "t5": pipe.t5}
-    trees = {name: tree_map(lambda x: nx.array(np.asarray(x)), p) for name, (_, p) in parts.items()}
-    return Teacher(tuple(cfg for cfg, _ in parts.values()), trees)
+    parts = {name: (cfg, on(nx, p)) for name, (cfg, p) in (("flux", pipe.flux), ("clip", pipe.clip), ("t5", pipe.t5))}
+    return teacher_of(replace(pipe, **parts))
+
+
+def on(nx, p):
+    return tree_map(lambda x: nx.array(np.asarray(x)), p)
 
 
 def arrays(nx, count: int = 3) -> list:
@@ -36,26 +39,26 @@ def arrays(nx, count: int = 3) -> list:
 
 
 def test_the_student_begins_as_its_teacher(nx):
-    teacher = teacher_of(nx)
-    cfg, p = student_of(teacher.configs[0], teacher.p["transformer"], nx, seed=0)
-    assert cfg == replace(teacher.configs[0], guidance_embed=True)
+    taught = teacher(nx)
+    cfg, p = student_of(taught.configs[0], taught.p["transformer"], nx, seed=0)
+    assert cfg == replace(taught.configs[0], guidance_embed=True)
     assert not np.asarray(flatten(p)[LAST]).any()
     assert np.asarray(flatten(p)["guidance_in.in_layer.weight"]).std() > 0
     ones = nx.array(np.ones(3, np.float32))
-    assert float(guidance_loss(p, cfg, teacher, *arrays(nx), ones)) < 1e-10
+    assert float(guidance_loss(p, cfg, taught, *arrays(nx), ones)) < 1e-10
 
 
 def test_the_loss_is_the_distance_to_the_guided_velocity(nx):
     """For a student that ignores its guidance: mean ‖(1 - s) (c - u)‖², with c and u computed one at a time."""
-    teacher = teacher_of(nx)
-    cfg, p = student_of(teacher.configs[0], teacher.p["transformer"], nx, seed=0)
+    taught = teacher(nx)
+    cfg, p = student_of(taught.configs[0], taught.p["transformer"], nx, seed=0)
     x0, noise, t, *ids = arrays(nx)
     scale = np.array([1.0, 2.5, 4.0], np.float32)
     at = t[:, None, None, None]
     x_t = (1 - at) * x0 + at * noise
-    c, u = (np.asarray(teacher.velocity(x_t, t, *teacher.text(*ids[i : i + 2]))) for i in (0, 2))
+    c, u = (np.asarray(taught.velocity(x_t, t, *taught.text(*ids[i : i + 2]))) for i in (0, 2))
     expected = np.mean(((1 - scale[:, None, None]) * (c - u)) ** 2)
-    found = float(guidance_loss(p, cfg, teacher, x0, noise, t, *ids, nx.array(scale)))
+    found = float(guidance_loss(p, cfg, taught, x0, noise, t, *ids, nx.array(scale)))
     assert found == pytest.approx(float(expected), rel=1e-4)
     assert found > 1e-3
 

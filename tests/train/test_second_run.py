@@ -121,3 +121,18 @@ def test_a_sibling_takes_its_guidance_as_an_input_and_diffusers_draws_the_same(p
     expected = theirs("a cat", generator=torch.Generator().manual_seed(3), max_sequence_length=40, **settings).images[0]
     got = np.asarray(pipe("a cat", seed=3, guidance=3.0))
     assert np.abs(got / 255 - expected).max() <= 2 / 255
+
+
+def test_a_sibling_of_few_steps_is_drawn_alike_by_diffusers(patched, folder):
+    for command in ("distill-guidance", "distill-steps"):
+        given = ["train", command, "--recipe", str(RECIPE), "--folder", str(folder)]
+        result = CliRunner().invoke(cli.main, given)
+        assert result.exit_code == 0, result.output
+    pipe = minflux.load(folder / "schnell", "numpy")
+    assert (pipe.built_in_guidance, pipe.schedule.shift, pipe.defaults.steps) == (False, 1.0, 2)
+    theirs = FluxPipeline.from_pretrained(folder / "schnell")
+    theirs.set_progress_bar_config(disable=True)
+    settings = {"num_inference_steps": 2, "width": 80, "height": 64, "output_type": "np"}
+    expected = theirs("a cat", generator=torch.Generator().manual_seed(3), max_sequence_length=40, **settings).images[0]
+    got = np.asarray(pipe("a cat", seed=3))
+    assert np.abs(got / 255 - expected).max() <= 2 / 255

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minflux.inference.hints import Trained
 from minflux.world import captions, scenes
 from minflux.world.captions import caption, plain_caption, stream
-from minflux.world.scenes import Scene, Sign, Thing
-from minflux.world.vocabulary import known_words, unknown_words, vocabulary
+from minflux.world.scenes import LONGEST_WORD, Scene, Sign, Thing
+from minflux.world.vocabulary import known_words, vocabulary
 
+TRAINED = Trained(words=tuple(known_words()), spelled=LONGEST_WORD)
 CAT, OWL, CAR = Thing("cat", "small"), Thing("owl"), Thing("car", "small")
 
 
@@ -103,7 +105,7 @@ def test_some_captions_begin_with_a_capital_and_some_end_with_a_full_stop():
 
 def test_every_word_of_every_caption_is_known():
     for _, text in islice(stream(4), 2000):
-        assert unknown_words(text) == [], text
+        assert TRAINED.unknown_words(text) == [], text
 
 
 def test_every_known_word_is_in_some_caption():
@@ -124,8 +126,8 @@ def test_every_known_word_is_in_some_caption():
         ("", []),
     ],
 )
-def test_unknown_words(prompt, unknown):
-    assert unknown_words(prompt) == unknown
+def test_words_that_mean_nothing_here_are_told(prompt, unknown):
+    assert TRAINED.unknown_words(prompt) == unknown
 
 
 def test_the_listing_names_everything():

@@ -13,12 +13,13 @@ import numpy as np
 
 from minflux.checkpoints.components.renaming import Flat, Rules, joint_name
 from minflux.checkpoints.components.shapes import Shapes, Sizes
-from minflux.errors import CheckpointError
+from minflux.errors import CheckpointError, quoted
 
 Json = dict[str, Any]
 Stage = Literal["text", "steps", "decode"]
 
 NEVER = re.compile(r"(?!)")  # matches no name
+LARGEST = 1 << 30  # of a size; a damaged config could say 10^30
 EVERY_LAYER = re.compile(r"(.*?(?:blocks?|layers)\.\d+)\.")
 
 
@@ -134,8 +135,9 @@ def block_of(name: str) -> str:
 def require(config: Json, fixed: Json) -> None:
     """Raise `CheckpointError` unless every key of `fixed` that the config has, has that value."""
     for key, value in fixed.items():
-        if config.get(key, value) != value:
-            raise CheckpointError(f"{key}: expected {value!r}, found {config[key]!r}: minflux can't run this model")
+        found = config.get(key, value)
+        if found != value or isinstance(found, bool) != isinstance(value, bool):
+            raise CheckpointError(f"{key}: expected {value!r}, found {quoted(found)}: minflux can't run this model")
 
 
 def take(config: Json, defaults: Any, names: dict[str, str], may_be_zero: tuple[str, ...] = ()) -> Json:
@@ -152,12 +154,16 @@ def take(config: Json, defaults: Any, names: dict[str, str], may_be_zero: tuple[
         value = tuple(value) if isinstance(value, list) else value
         if not is_like(value, getattr(defaults, ours), least=0 if ours in may_be_zero else 1):
             example = getattr(defaults, ours)
-            raise CheckpointError(f"{theirs}: expected a value like {example!r}, found {config[theirs]!r}")
+            raise CheckpointError(f"{theirs}: expected a value like {example!r}, found {quoted(config[theirs])}")
         found[ours] = value
     return found
 
 
 def is_like(value: Any, default: Any, least: int) -> bool:
-    """Return whether a value has its default's type, and a whole number is at least `least`."""
+    """Return whether a value has its default's type; a whole number is `least` to `LARGEST`, and no bool."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(is_like(inner, default[0], least) for inner in value)
     kind = (int, float) if isinstance(default, float) else type(default)
-    return isinstance(value, kind) and (kind is not int or value >= least)
+    if isinstance(value, bool) and kind is not bool:
+        return False
+    return isinstance(value, kind) and (kind is not int or least <= value <= LARGEST)

@@ -4,6 +4,7 @@ from dataclasses import asdict, fields
 
 from minflux.checkpoints.components.base import Component, Json, Naming, require, take
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, norm_shapes, under
+from minflux.errors import CheckpointError
 from minflux.model.clip import CLIPConfig
 
 EMBEDDINGS = "text_model.embeddings"
@@ -35,7 +36,11 @@ def read_config(config: Json) -> CLIPConfig:
     found = take(config, CLIPConfig(), CONFIG_NAMES, may_be_zero=("eos_token_id",))
     if found.get("eos_token_id") == 2:
         found["eos_token_id"] = found.get("vocab_size", CLIPConfig.vocab_size) - 1
-    return CLIPConfig(**found)
+    cfg = CLIPConfig(**found)
+    if cfg.hidden_size % cfg.num_attention_heads:
+        heads = cfg.num_attention_heads
+        raise CheckpointError(f"num_attention_heads: expected a divisor of {cfg.hidden_size}, found {heads}")
+    return cfg
 
 
 def write_config(cfg: CLIPConfig) -> Json:
@@ -117,6 +122,9 @@ CLIP = Component(
     ),
     own="transformers",
     stage="text",
-    lora_prefixes=("text_encoder.", "text_encoders.clip_l.transformer.", "lora_te1_", "lora_te_"),
+    lora_prefixes=(
+        "text_encoder.", "text_encoder.base_model.model.", "text_encoders.clip_l.transformer.", "lora_te1_", "lora_te_",
+    ),
+    lora_rules=(("encoder.layers.#", "text_model.encoder.layers.#"),),  # as transformers 5 has them
     alias=alias,
-)
+)  # fmt: skip

@@ -9,10 +9,10 @@ other order. Sources: BFL `flux/model.py`; diffusers `transformer_flux.py`.
 import re
 
 from minflux.arrays import Array
-from minflux.checkpoints.components.base import Component, Flat, Json, Naming, require, take
+from minflux.checkpoints.components.base import Component, Flat, Json, Naming, is_like, require, take
 from minflux.checkpoints.components.renaming import Rules, apart, backwards, joined, rename, renamed, stacked
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, under
-from minflux.errors import CheckpointError
+from minflux.errors import CheckpointError, quoted
 from minflux.model.flux import SCHNELL, TIME_DIM, FluxConfig
 
 # -- names -----------------------------------------------------------------------------------------------------
@@ -63,6 +63,7 @@ XLABS_RULES: Rules = (  # (XLabs' name of what a LoRA changes, BFL's); 1 is the 
     ("single_blocks.#.processor.qkv_lora", "single_blocks.#.linear1@0-2"),
     ("single_blocks.#.processor.proj_lora", "single_blocks.#.linear2"),
 )
+COMFY_RULES: Rules = (("single_blocks.#.linear1_qkv", "single_blocks.#.linear1@0-2"),)
 JOINTS = {"qkv": 3, "linear1": 4}  # BFL's joint matrices, and how many of diffusers' are in each
 FINAL_MODULATION = "final_layer.adaLN_modulation.1"
 
@@ -143,10 +144,12 @@ def read_config(config: Json) -> FluxConfig:
     require(config, FIXED)
     found = take(config, FluxConfig(), CONFIG_NAMES, may_be_zero=("depth", "depth_single_blocks"))
     head_dim = config.get("attention_head_dim", 128)
+    if not is_like(head_dim, 128, least=1):
+        raise CheckpointError(f"attention_head_dim: expected a whole number, found {quoted(head_dim)}")
     found.setdefault("out_channels", found.get("in_channels", FluxConfig.in_channels))
     cfg = FluxConfig(**found, hidden_size=head_dim * found.get("num_heads", FluxConfig.num_heads))
-    if sum(cfg.axes_dim) != head_dim:
-        raise CheckpointError(f"axes_dims_rope: expected a sum of {head_dim}, found {cfg.axes_dim}")
+    if sum(cfg.axes_dim) != head_dim or len(cfg.axes_dim) != 3 or any(dim % 2 for dim in cfg.axes_dim):
+        raise CheckpointError(f"axes_dims_rope: expected three even numbers of sum {head_dim}, found {cfg.axes_dim}")
     return cfg
 
 
@@ -263,12 +266,24 @@ def describe(cfg: FluxConfig) -> str:
     )
 
 
+MASK = 4 * 8 * 8  # numbers of a token: 2 × 2 latents, and 8 × 8 pixels of the mask for each
+TAKING = {
+    "mask": "Fill, which takes a masked image beside the latents",
+    "control": "Canny or Depth, which takes a control image beside the latents",
+}
+
+
+def takes(cfg: FluxConfig) -> str | None:
+    """Return what a transformer takes beside the latents: "mask", "control", or "" for nothing; None if unknown."""
+    latents = cfg.out_channels
+    known = {latents: "", 2 * latents: "control", 2 * latents + MASK: "mask"}
+    return known.get(cfg.in_channels)
+
+
 def variant(cfg: FluxConfig) -> str:
     """Return the name of the member of the FLUX.1 family that has these sizes, at any depth."""
-    if cfg.in_channels == 384:
-        return "Fill, which takes a masked image beside the latents"
-    if cfg.in_channels == 128:
-        return "Canny or Depth, which takes a control image beside the latents"
+    if taken := takes(cfg):
+        return TAKING[taken]
     family = FluxConfig(depth=cfg.depth, depth_single_blocks=cfg.depth_single_blocks, guidance_embed=cfg.guidance_embed)
     if cfg == family:
         return "dev (Krea-dev's and Kontext's weights have the same shapes)" if cfg.guidance_embed else "schnell"
@@ -310,5 +325,5 @@ TRANSFORMER = Component(
         "transformer.", COMFY, "diffusion_model.", "lora_unet_", "lora_transformer_", "lycoris_", "base_model.model.",
         "transformer.base_model.model.", "base_model.model.transformer.", "",
     ),
-    lora_rules=XLABS_RULES,
+    lora_rules=XLABS_RULES + COMFY_RULES,
 )  # fmt: skip

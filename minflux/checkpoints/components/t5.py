@@ -177,6 +177,9 @@ T5 = Component(
     in_blocks=re.compile(r"encoder\.block\."),
     never_quantised=re.compile(r"relative_attention_bias"),  # looked up, not multiplied by
     never_float16=re.compile(r"\.DenseReluDense\.wo\."),  # T5-XXL's gives more than 65504; transformers does the same
-    lora_prefixes=("text_encoder_2.", "text_encoders.t5xxl.transformer.", "lora_te2_", "lora_te3_"),
+    lora_prefixes=(
+        "text_encoder_2.", "text_encoder_2.base_model.model.", "text_encoders.t5xxl.transformer.",
+        "text_encoders.transformer.", "lora_te2_", "lora_te3_",
+    ),
     alias=alias,
 )  # fmt: skip

@@ -9,10 +9,10 @@ Sources: BFL `flux/modules/autoencoder.py`; diffusers `vae.py`.
 import re
 
 from minflux.arrays import Array
-from minflux.checkpoints.components.base import Component, Flat, Json, Naming, require, take
+from minflux.checkpoints.components.base import Component, Flat, Json, Naming, is_like, require, take
 from minflux.checkpoints.components.renaming import Rules, backwards, rename
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, norm_shapes, under
-from minflux.errors import CheckpointError
+from minflux.errors import CheckpointError, quoted
 from minflux.model.vae import FLUX_VAE, VAEConfig
 
 # -- names -----------------------------------------------------------------------------------------------------
@@ -171,8 +171,11 @@ CONFIG_NAMES = {  # diffusers' name -> BFL's
     "shift_factor": "shift_factor",
     "norm_num_groups": "norm_groups",
 }
+MOST_LEVELS = 8  # each halves the image; FLUX.1's has four
 FIXED = {  # what our code takes for granted
     "_class_name": "AutoencoderKL",
+    "in_channels": 3,
+    "out_channels": 3,
     "act_fn": "silu",
     "mid_block_add_attention": True,
     "use_quant_conv": False,
@@ -183,11 +186,24 @@ FIXED = {  # what our code takes for granted
 def read_config(config: Json) -> VAEConfig:
     """Read the config of a diffusers `AutoencoderKL`; raises `CheckpointError` on one we can't run."""
     require(config, FIXED)
-    widths = config.get("block_out_channels")
-    if not isinstance(widths, list) or not widths or any(width % widths[0] for width in widths):
-        raise CheckpointError(f"block_out_channels: expected multiples of the first, found {widths}")
+    widths = read_widths(config)
     found = Json({"shift_factor": 0.0}) | take(config, VAEConfig(), CONFIG_NAMES)
-    return VAEConfig(**found, ch=widths[0], ch_mult=tuple(width // widths[0] for width in widths))
+    cfg = VAEConfig(**found, ch=widths[0], ch_mult=tuple(width // widths[0] for width in widths))
+    if cfg.ch % cfg.norm_groups:
+        raise CheckpointError(f"norm_num_groups: expected a divisor of {cfg.ch}, found {cfg.norm_groups}")
+    if not cfg.scale_factor:
+        raise CheckpointError("scaling_factor: expected another number than 0")
+    return cfg
+
+
+def read_widths(config: Json) -> list[int]:
+    """Return the channels of each level, multiples of the first's; raises `CheckpointError` for anything else."""
+    widths = config.get("block_out_channels")
+    if not isinstance(widths, list) or not 0 < len(widths) <= MOST_LEVELS:
+        raise CheckpointError(f"block_out_channels: expected 1 to {MOST_LEVELS} numbers, found {quoted(widths)}")
+    if not all(is_like(width, 1, least=1) and width % widths[0] == 0 for width in widths):
+        raise CheckpointError(f"block_out_channels: expected multiples of the first, found {quoted(widths)}")
+    return widths
 
 
 def write_config(cfg: VAEConfig) -> Json:
@@ -307,6 +323,7 @@ VAE = Component(
     describe=describe,
     shapes=vae_shapes,
     sizes=vae_sizes,
+    never_float16=re.compile(""),  # all of them: FLUX.1's settings say `force_upcast`, and diffusers widens it too
     namings=(
         Naming(
             "diffusers", "diffusers' names", ("decoder.mid_block.resnets.0.conv1.weight",), ("vae.", ""),

@@ -14,7 +14,8 @@ from minflux.errors import CheckpointError
 def written_whole(path: str | Path) -> Iterator:
     """Open a binary file that appears under its name only when the `with` block ends without an error.
 
-    What a process that was killed has left of the same file is removed.
+    It is on the disk before it gets its name, and the name before this returns, so that after a loss of power the old
+    file is there or the new one. What a process that was killed has left of the same file is removed.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -24,9 +25,21 @@ def written_whole(path: str | Path) -> Iterator:
     try:
         with open(temporary, "wb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's names are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -57,8 +70,17 @@ def opened(path: Path) -> Iterator:
     try:
         with open(path, "rb") as file:
             yield file
-    except OSError as error:
-        raise CheckpointError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
+    except (OSError, ValueError) as error:  # ValueError: for a name that no file can have
+        why = getattr(error, "strerror", None) or "cannot be read"
+        raise CheckpointError(f"{path}: {why.lower()}") from error
+
+
+def is_there(path: Path) -> bool:
+    """Return whether there is a file or folder; what no file can be called (too long, with a null in it) is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def check_room(path: Path, size: int) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 from minflux.arrays import Array
 from minflux.backend import Backend, backend_of, get_backend
 from minflux.backend.bfloat16 import to_bfloat16
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, quoted
 
 # safetensors' tag -> NumPy's name; bfloat16 and float8, which it lacks, are read as the bits they are made of
 DTYPES = {
@@ -38,8 +38,8 @@ CASTS = ("float32", "float16", "bfloat16")  # what a caller may ask for
 
 def checked_cast(name: str | None) -> str | None:
     """Return the name of a dtype to cast to, or raise `ArgumentError` if it is none."""
-    if name not in (None, *CASTS):
-        raise ArgumentError(f"dtype: expected one of {', '.join(CASTS)}, got {name!r}")
+    if name is not None and not (isinstance(name, str) and name in CASTS):
+        raise ArgumentError(f"dtype: expected one of {', '.join(CASTS)}, got {quoted(name)}")
     return name
 
 

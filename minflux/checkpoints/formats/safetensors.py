@@ -10,6 +10,7 @@ https://github.com/huggingface/safetensors, "Format".
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from operator import index
 from pathlib import Path
@@ -35,6 +36,7 @@ from minflux.checkpoints.formats.gguf import gguf_contents, is_gguf, read_blocks
 from minflux.checkpoints.formats.json_files import parse_json, read_json
 from minflux.errors import CheckpointError
 
+IS_INDEX = re.compile(r"\.index(\.\w+)?\.json$")
 METADATA = "__metadata__"  # text beside the arrays
 Entries = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype's tag and shape
 
@@ -57,12 +59,14 @@ IMPOSTORS = {
 
 
 def contents(path: str | Path) -> dict[str, Stored]:
-    """List what a file, or an index's shards (`….safetensors.index.json`), hold, without reading the arrays.
+    """List what a file, or an index's shards, hold, without reading the arrays.
+
+    An index is `….safetensors.index.json`, or of a variant `….safetensors.index.fp16.json`.
 
     Raises `CheckpointError` when the file is missing, cut short or no safetensors file.
     """
     path = Path(path)
-    return index_contents(path) if path.name.endswith(".index.json") else file_contents(path)
+    return index_contents(path) if IS_INDEX.search(path.name) else file_contents(path)
 
 
 def index_contents(path: Path) -> dict[str, Stored]:

@@ -1,0 +1,136 @@
+"""From the images of a call to the edit that they ask for.
+
+How a model was trained decides which images it takes: any FLUX.1 begins with an image, Fill needs a mask, Canny and
+Depth need a control image.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from minflux.arrays import Array
+from minflux.backend import Backend
+from minflux.edit.base import Edit, TextToImage
+from minflux.edit.beside import Beside, mask_channels, masked_image
+from minflux.edit.canvas import Canvas
+from minflux.edit.image_to_image import ImageToImage, check_share
+from minflux.edit.inpaint import Inpaint, latent_mask
+from minflux.errors import ArgumentError
+from minflux.images import from_uint8
+
+Encode = Callable[[np.ndarray, int], Array]  # pixels (1, H, W, 3) in [-1, 1], and which of a seed's draws, to latents
+STRENGTH = 0.6  # unless given, as in diffusers
+NEEDS = {  # what a model takes beside the latents: which one it is, and what has to be given
+    "mask": ("FLUX.1 Fill, which redraws what a mask shows", "image and mask"),
+    "control": ("FLUX.1 Canny or Depth, which draws along a control image", "control"),
+}
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """The images of a call, and how they are taken; the names and meanings are `Pipeline.__call__`'s."""
+
+    image: Any = None
+    strength: float | None = None
+    mask: Any = None
+    mask_blur: float = 0
+    mask_crop: int | None = None
+    paste: bool = True
+    control: Any = None
+    posterior: str = "mode"
+
+
+def check_image_input(given: ImageInput) -> None:
+    """Raise `ArgumentError` for settings of an image that have no effect without it, and for an unknown posterior."""
+    if given.posterior not in ("mode", "sample"):
+        raise ArgumentError(f"posterior must be 'mode' or 'sample', got {given.posterior!r}")
+    if given.image is None:
+        alone = [field.name for field in fields(given) if not is_equal(getattr(given, field.name), field.default)]
+        alone = alone if given.control is None else [name for name in alone if name not in ("control", "posterior")]
+        if alone:
+            raise ArgumentError(f"{', '.join(alone)} without an image: give image, or leave out {alone[0]}")
+
+
+def is_equal(given: Any, default: Any) -> bool:
+    """Return whether a setting is its default, be it an array, which has no one answer to ==."""
+    return given is default or (isinstance(given, int | float | str) and given == default)
+
+
+def check_taken(given: ImageInput, takes: str, references: Sequence = ()) -> None:
+    """Raise `ArgumentError` unless a call gives what the model takes beside the latents: "mask", "control" or "".
+
+    A mask is good for any model, a control image or references for one that was trained with them.
+    """
+    check_references(references, takes)
+    if takes and getattr(given, takes) is None:
+        title, inputs = NEEDS[takes]
+        raise ArgumentError(f"the model is {title}: give {inputs}, or take one that needs none, such as dev")
+    if given.control is not None and takes != "control":
+        raise ArgumentError(
+            "control: the model takes no control image; FLUX.1 Canny and Depth do, such as "
+            "black-forest-labs/FLUX.1-Canny-dev"
+        )
+
+
+def check_references(references: Sequence[Any], takes: str) -> None:
+    """Raise `ArgumentError` for references on a model that takes something else.
+
+    Whether any other was trained with references, as Kontext was, can't be seen: its weights look like dev's.
+    """
+    if references and takes:
+        raise ArgumentError(
+            "reference: the model takes none; FLUX.1 Kontext does, black-forest-labs/FLUX.1-Kontext-dev"
+        )
+
+
+def strength_of(given: ImageInput, takes: str) -> float:
+    """Return the strength of a call; Fill sees the image, and begins with noise alone unless told otherwise."""
+    usual = 1.0 if takes == "mask" else STRENGTH
+    return check_share("strength", usual if given.strength is None else given.strength)
+
+
+@dataclass(frozen=True)
+class EditMaker:
+    """Makes the edit that the images of a call ask for.
+
+    Where latents are drawn from the VAE's distribution, a seed's numbers go to the control image, the image, the noise
+    and the masked image, in this order, as in diffusers.
+    """
+
+    given: ImageInput
+    canvas: Canvas
+    takes: str
+    nx: Backend
+    downscale: int
+    encode: Encode
+
+    def make(self) -> Edit:
+        """Return the edit, showing the model what it takes beside the latents."""
+        if self.takes == "control":
+            control = self.encode(from_uint8(self.canvas.control_pixels())[None], 0)
+            return Beside(self.begin(before=1), control)
+        return Beside(self.begin(), self.masked()) if self.takes == "mask" else self.begin()
+
+    def begin(self, before: int = 0) -> Edit:
+        """Return text to image, image-to-image or inpainting; `before` of a seed's draws are taken."""
+        is_sampled = self.given.posterior == "sample"
+        if self.given.image is None:
+            return TextToImage(before + 1 if is_sampled else 1)
+        latents = self.encode(from_uint8(self.canvas.pixels())[None], before)
+        strength, draws = strength_of(self.given, self.takes), before + 2 if is_sampled else 1
+        if self.given.mask is None or self.takes == "mask":
+            return ImageToImage(latents, strength, draws)
+        mask = self.nx.array(latent_mask(self.canvas.mask_pixels(), self.downscale))
+        return Inpaint(latents, strength, draws, mask=mask)
+
+    def masked(self) -> Array:
+        """Return what Fill sees: the latents of the image without what is masked, and all pixels of the mask."""
+        mask = self.canvas.mask_pixels()
+        if not mask.any():
+            raise ArgumentError("mask: nothing of it is white; paint white what is to be redrawn")
+        seen = self.encode(masked_image(self.canvas.pixels(), mask), 2)
+        channels = self.nx.array(mask_channels(mask, self.downscale))
+        channels = self.nx.broadcast_to(channels, (len(seen), *channels.shape[1:]))
+        return self.nx.concatenate([seen, channels], axis=-1)
