@@ -94,7 +94,7 @@ def make_both(folder: Path, bits: int | None) -> tuple[Path, Path]:
 
 
 def draw(folder: Path, memory: str = "resident") -> np.ndarray:
-    return np.asarray(minflux.load(folder, "numpy", memory=memory, report=SILENT)("a red circle", steps=1))
+    return np.asarray(minflux.load(folder, "numpy", memory=memory, report=SILENT)("a blue cat", steps=1))
 
 
 # -- numbers -------------------------------------------------------------------------------------------------
