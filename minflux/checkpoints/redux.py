@@ -21,7 +21,7 @@ from minflux.checkpoints.components import ADAPTERS, REDUX, SIGLIP, Component
 from minflux.checkpoints.detect import as_component
 from minflux.checkpoints.family import REDUX_TITLE
 from minflux.checkpoints.folder import CONFIG, folder_contents, read_config
-from minflux.checkpoints.foreign import refuse_quantised
+from minflux.checkpoints.foreign import join_quantised
 from minflux.checkpoints.formats.atomic import is_there
 from minflux.checkpoints.formats.json_files import read_json
 from minflux.checkpoints.formats.safetensors import Stored, contents
@@ -97,14 +97,18 @@ def read_adapter(path: Path, component: Component) -> StoredComponent:
     """Open one of the two networks with its config, read from its file or else off the shapes."""
     if not path.exists():
         raise CheckpointError(f"{path}: expected {component.title}, found no such file or folder")
-    file, tensors = folder_contents(path, component.stem) if path.is_dir() else (path, contents(path))
-    refuse_quantised(file, tensors)
+    file, tensors = folder_contents(path, component.stem) if path.is_dir() else (path, file_contents(path))
     if adapter_in(tensors) is not component:
         raise CheckpointError(f"{file}: expected {component.title}, found none of its weights")
     stored, _ = as_component(file, tensors, component, component.own_naming)
     config = (path if path.is_dir() else path.parent) / CONFIG
     is_said = config.exists() and (path.is_dir() or component is SIGLIP)  # of a file of Redux, sizes say all
     return replace(stored, config=read_config(config, component) if is_said else sizes_of(stored))
+
+
+def file_contents(path: Path) -> dict[str, Stored]:
+    """Return what a file holds, matrices that other programs quantised as one entry each."""
+    return join_quantised(path, contents(path))
 
 
 def sizes_of(stored: StoredComponent) -> Any:

@@ -377,6 +377,6 @@ def test_a_damaged_file_is_told_or_read(place, written):
         assert all(stored.start + stored.size <= len(raw) for stored in found.values())
 
 
-def test_the_records_know_both_names_of_t5():
-    assert [naming.name for naming in T5.namings] == ["transformers", "llama.cpp"]
+def test_the_records_know_every_naming_of_t5():
+    assert [naming.name for naming in T5.namings] == ["transformers", "llama.cpp", "mflux"]
     assert (T5.own_naming.name, TRANSFORMER.own_naming.name) == ("transformers", "bfl")

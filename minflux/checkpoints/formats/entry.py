@@ -1,6 +1,7 @@
 """An array in a file, before it is read: what its header says of it."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -43,3 +44,20 @@ class Stored:
     def hold(self) -> "Stored":
         """Return it with its bytes in memory."""
         return replace(self, held=self.read_bytes())
+
+
+@dataclass(frozen=True)
+class Coded(Stored):
+    """A weight that another program quantised: the numbers that it stands for, and the arrays that it is made of.
+
+    `shape` is the weight's own; `start` is where its codes begin. `widen` makes float32 of the parts, as they lie in
+    the file, floats as float32.
+    """
+
+    parts: dict[str, Stored] = field(kw_only=True)
+    widen: Callable[[dict[str, np.ndarray]], np.ndarray] = field(kw_only=True)
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes its codes take in the file."""
+        return self.parts["codes"].size
