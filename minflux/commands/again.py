@@ -22,7 +22,8 @@ from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import take_components
 
 PICTURES = ("image", "mask", "control")  # that an image may be made with, beside references
-BESIDE_FROM = ("source", "out", "preview", "memory", "cache", "anyway", "yes")  # what may be given with --from
+# what may be given with --from
+BESIDE_FROM = ("source", "out", "preview", "control_out", "memory", "cache", "anyway", "yes")
 
 
 def check_nothing_beside(source: Path) -> None:

@@ -117,7 +117,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     minflux generate "a dog on a blue background" --image cat.png --strength 0.8
     minflux generate "a lighthouse at dusk" --comfy ComfyUI/models --transformer flux1-dev-fp8
     """
-    named = take_files(given)
+    named, control_out = take_files(given), given.pop("control_out")
     given |= {"width": size[0], "height": size[1]}
     check_files(out, preview)
     png = None
@@ -135,6 +135,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
     pictures = pictures_in(given)
     check_pictures(pictures)
+    check_control_out(control_out, pictures, (out, preview))
     check_settings(seeds, given)
     images = image_input(given)
     lora = find_loras(named["comfy"], lora)
@@ -151,6 +152,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
     canvas = pipe.open_canvas(images, *wanted)
+    save_control(canvas, control_out)
     references = pipe.encode_references(given["reference"], given["reference_layout"])
     width, height = pipe.size_of(canvas, references, *wanted)
     given |= {"width": width or given["width"], "height": height or given["height"]}
@@ -180,6 +182,18 @@ def check_pictures(pictures: Mapping[str, Path]) -> None:
     for role, path in pictures.items():
         if not path.is_file():
             raise ArgumentError(f"--{role}: there is no file {str(path)!r}")
+
+
+def check_control_out(path: Path | None, pictures: Mapping[str, Path], written: Sequence[Path | None]) -> None:
+    """Raise `ArgumentError` unless the control image can be written there, over none of the other files."""
+    if path is None:
+        return
+    if "control" not in pictures:
+        raise ArgumentError("--control-out goes with --control")
+    check_output(path, "--control-out", (".png",))
+    others = [other.resolve() for other in (*pictures.values(), *written) if other is not None]
+    if path.resolve() in others:
+        raise ArgumentError(f"--control-out must be another file than those read and written, got {str(path)!r}")
 
 
 def image_input(given: Mapping[str, Any]) -> ImageInput:
@@ -269,6 +283,15 @@ def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Pat
             path = numbered(preview, job.seed, len(jobs))
             save_preview(frames, path)
             click.echo(path)
+
+
+def save_control(canvas: Canvas | None, path: Path | None) -> None:
+    """Write the control image as the model sees it, where that is asked for, and print where it is."""
+    if canvas is None or path is None:
+        return
+    with written_whole(path) as file:
+        Image.fromarray(canvas.control_pixels()).save(file, format="PNG")
+    click.echo(path)
 
 
 def encode_prompt(pipe: Flux1, job: ImageSettings) -> Conditioning:
