@@ -66,9 +66,15 @@ def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str], pictures: Mapping[s
     """
     with warnings.catch_warnings(action="ignore"):  # loading warns
         components = take_components(checkpoint)
-    hashes = {text: hash_file(locate_lora(text)[0]) for text in lora}
+    hashes = {key_of(text): hash_file(locate_lora(text)[0]) for text in lora}
     of_pictures = {role: hash_file(path) for role, path in pictures.items()}
     return {"model": hash_model(checkpoint.folder, components, checkpoint.tokenizers)} | hashes | of_pictures
+
+
+def key_of(lora: str) -> str:
+    """Return what a LoRA's hash is under: its name, but for one that a model's or a picture's hash is under."""
+    taken = lora in ("model", *PICTURES) or lora.startswith(("reference ", "LoRA "))
+    return f"LoRA {lora}" if taken else lora
 
 
 def pictures_in(given: Mapping[str, Any]) -> dict[str, Path]:
@@ -121,4 +127,4 @@ def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], an
 def called(name: str, png: ImageSettings) -> str:
     """Return how an error calls what has a hash: the model, an image by what it is, or a LoRA by its name."""
     known = {"model": png.model} | pictures_in(vars(png))
-    return f"the {name} {str(known[name])!a}" if name in known else f"the LoRA {name!a}"
+    return f"the {name} {str(known[name])!a}" if name in known else f"the LoRA {name.removeprefix('LoRA ')!a}"
