@@ -17,6 +17,7 @@ from minflux.checkpoints.components.flux import takes
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.loose import open_with_files
+from minflux.checkpoints.lora import with_loras
 from minflux.checkpoints.open import Checkpoint, locate_here
 from minflux.commands.again import (
     ask_before_fetching,
@@ -141,10 +142,10 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     lora = find_loras(named["comfy"], lora)
     model, files = choose_files(model, named.pop("comfy"), named, print_note)
     if TRANSFORMER.name not in files:
-        check_ahead_of_fetching(model, given)
+        check_ahead_of_fetching(model, given, lora)
     checkpoint = open_with_files(model, files, fetch=True)
     wanted = given["width"], given["height"]  # of an image's, what isn't given is the image's own
-    given = complete(checkpoint, given)
+    given = complete(checkpoint, given, lora)
     hashes = hash_inputs(checkpoint, lora, pictures)
     if png is not None:
         check_unchanged(source, png, hashes, anyway)
@@ -221,7 +222,7 @@ def check_settings(seeds: Sequence[int], given: dict) -> None:
             check(given[name])
 
 
-def check_ahead_of_fetching(model: str, given: dict[str, Any]) -> None:
+def check_ahead_of_fetching(model: str, given: dict[str, Any], lora: Sequence[str]) -> None:
     """Fetch the settings of a model on the Hub, two small files, and raise what `complete` would raise of them.
 
     So that nobody waits for gigabytes to be told that they can't be used in this way.
@@ -230,15 +231,16 @@ def check_ahead_of_fetching(model: str, given: dict[str, Any]) -> None:
     if locate_here(model) is None and repository is not None:
         folder = hub.fetch(repository, hub.SETTINGS)
         if (folder / TRANSFORMER.name).exists():
-            complete_for(folder, read_config(folder / TRANSFORMER.name / CONFIG, TRANSFORMER), given)
+            config = read_config(folder / TRANSFORMER.name / CONFIG, TRANSFORMER)
+            complete_for(folder, with_loras(lora, config), given)
 
 
-def complete(checkpoint: Checkpoint, given: dict[str, Any]) -> dict[str, Any]:
+def complete(checkpoint: Checkpoint, given: dict[str, Any], lora: Sequence[str]) -> dict[str, Any]:
     """Return an image's settings, completed with the model's defaults; `ArgumentError` if it can't honour them."""
     transformer = checkpoint.components.get(TRANSFORMER.name)
     if transformer is None:
         return given  # loading says what is missing
-    return complete_for(checkpoint.folder, transformer.config, given)
+    return complete_for(checkpoint.folder, with_loras(lora, transformer.config), given)
 
 
 def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[str, Any]:
