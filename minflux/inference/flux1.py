@@ -133,6 +133,11 @@ class Flux1(Pipeline):
 
         return rows(prompts, None if negative is None else rows([negative] * len(prompts)))
 
+    def is_kept(self, prompt: str) -> bool:
+        """Return whether the cache has what the text encoders say of a prompt alone, so that they need not run."""
+        ids = self._tokens([prompt])
+        return self.cache is not None and self.cache.read(self.cache.path(*ids)) is not None
+
     def _tokens(self, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Turn prompts into token ids, CLIP's and T5's."""
         with warnings.catch_warnings():  # of a long prompt CLIP reads the start alone, by design; T5 reads on

@@ -9,7 +9,7 @@ from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import backend_of
 from minflux.model.blocks import double_block, final_layer, single_block
 from minflux.model.embeddings import mlp_embedder, timestep_embedding
-from minflux.model.hooks import OnBlock, ignore
+from minflux.model.hooks import OnBlock, RunBlock, ignore, run
 from minflux.model.linear import linear
 from minflux.model.modulation import modulations
 from minflux.model.rope import rope
@@ -75,13 +75,14 @@ def flux(
     guidance: Float[Array, "B"] | None = None,
     on_block: OnBlock = ignore,
     keep_qkv: bool = False,
+    run_block: RunBlock = run,
 ) -> Float[Array, "B I O"]:
     """Predict the velocity of every image token: noise - image, as the flow's ODE needs it.
 
     img: packed latents at time t; txt: T5's output; y: CLIP's pooled output; timesteps in [0, 1], 1 for pure noise;
-    guidance: the strength for guidance-distilled models (cfg.guidance_embed), about 1 to 10; on_block, keep_qkv: see
-    `velocity`. Computed in the weights' dtype; the result has it too. Raises ValueError when guidance is missing, or
-    given to a model without it. Source: BFL `flux/model.py`.
+    guidance: the strength for guidance-distilled models (cfg.guidance_embed), about 1 to 10; on_block, keep_qkv,
+    run_block: see `velocity`. Computed in the weights' dtype; the result has it too. Raises ValueError when guidance is
+    missing, or given to a model without it. Source: BFL `flux/model.py`.
     """
     if cfg.guidance_embed != (guidance is not None):
         raise ValueError(f"this model takes {'a' if cfg.guidance_embed else 'no'} guidance strength")
@@ -90,7 +91,7 @@ def flux(
     pe = rope(ids, tuple(cfg.axes_dim), cfg.theta)
     vec = condition(p, timesteps, y, guidance)  # (B, D)
     mod = modulations(p, vec)
-    return velocity(p, img, txt, mod, pe, on_block, keep_qkv)
+    return velocity(p, img, txt, mod, pe, on_block, keep_qkv, run_block)
 
 
 @shaped
@@ -102,24 +103,25 @@ def velocity(
     pe: tuple,
     on_block: OnBlock = ignore,
     keep_qkv: bool = False,
+    run_block: RunBlock = run,
 ) -> Float[Array, "B I O"]:
     """Run the blocks, given their modulations `mod` and the rotations `pe` (which are the same in every block).
 
     on_block: called after each block with its name and {"img", "txt", "mod"}: both streams and its modulations (see
     `hooks`). With keep_qkv there are "q", "k" and "v" too, normalised and rotated, of the joint sequence (B, H, T + I,
-    K); they are then held until the block is done.
+    K); they are then held until the block is done. run_block: how a block is run (see `hooks`).
     """
     nx, dtype = backend_of(img, txt, mod["final"]), mod["final"].dtype
     img = linear(img.astype(dtype), **p["img_in"])  # (B, I, D)
     txt = linear(txt.astype(dtype), **p["txt_in"])  # (B, T, D)
     for i, (block, block_mod) in enumerate(zip(p["double_blocks"], mod["double"], strict=True)):
         seen = {"mod": block_mod}
-        img, txt = double_block(block, img, txt, block_mod, pe, seen if keep_qkv else None)
+        img, txt = run_block(double_block, block, img, txt, block_mod, pe, seen if keep_qkv else None)
         on_block(f"double_blocks.{i}", {"img": img, "txt": txt, **seen})
     x = nx.concatenate([txt, img], axis=1)  # (B, T + I, D)
     for i, (block, block_mod) in enumerate(zip(p["single_blocks"], mod["single"], strict=True)):
         seen = {"mod": block_mod}
-        x = single_block(block, x, block_mod, pe, seen if keep_qkv else None)
+        x = run_block(single_block, block, x, block_mod, pe, seen if keep_qkv else None)
         txt, img = nx.split(x, [txt.shape[1]], axis=1)  # (B, T, D), (B, I, D)
         on_block(f"single_blocks.{i}", {"img": img, "txt": txt, **seen})
     return final_layer(p["final_layer"], img, mod["final"])

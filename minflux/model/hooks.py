@@ -4,12 +4,23 @@
 the streams after the block, and what else a model says in its docstring. Nothing that a listener does with the dict
 changes what is computed. Where arrays are computed only when they must be, as on MLX, a listener may ask for them, and
 then the weights of one block at a time are needed.
+
+`run_block(block, *arguments)` says how each block is run, for those who train: `minflux/train/recompute.py` has one
+that keeps nothing of what is computed inside it.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 OnBlock = Callable[[str, dict[str, Any]], None]
+
+
+RunBlock = Callable[..., Any]
+
+
+def run(block: Callable, *arguments: Any) -> Any:
+    """Run a block on its arguments: the default `run_block`."""
+    return block(*arguments)
 
 
 def ignore(name: str, seen: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ import minflux
 from minflux.train import reader
 from tests.commands.runner import assert_refused, pixels, run
 
-COMMANDS = ["", "generate", "inspect", "convert", "evaluate", "train", "train vae", "train flow", "doctor"]
+COMMANDS = ["", "generate", "inspect", "convert", "evaluate", "train", "doctor"]
+COMMANDS += [f"train {part}" for part in ("vae", "flow", "lora", "finetune")]
 
 
 @pytest.mark.parametrize(
