@@ -25,7 +25,8 @@ from minflux.inference.load import take_components
 
 PICTURES = ("image", "mask", "control")  # that an image may be made with, one of each
 SEVERAL = ("reference", "image_prompt")  # and any number of each
-BESIDE_FROM = ("source", "out", "preview", "memory", "cache", "anyway", "yes")  # what may be given with --from
+# what may be given with --from
+BESIDE_FROM = ("source", "out", "preview", "control_out", "memory", "cache", "anyway", "yes")
 
 
 def check_nothing_beside(source: Path) -> None:
@@ -73,11 +74,18 @@ def hash_inputs(
     """
     with warnings.catch_warnings(action="ignore"):  # loading warns
         components = take_components(checkpoint)
-    hashes = {text: hash_file(locate_lora(text)[0]) for text in lora}
+    hashes = {key_of(text): hash_file(locate_lora(text)[0]) for text in lora}
     of_pictures = {role: hash_file(path) for role, path in pictures.items()}
     of_redux = {} if redux is None else {"redux": hash_components(redux.components, str(redux.preprocessing))}
     of_model = {"model": hash_model(checkpoint.folder, components, checkpoint.tokenizers)}
     return of_model | hashes | of_redux | of_pictures
+
+
+def key_of(lora: str) -> str:
+    """Return what a LoRA's hash is under: its name, but for one that a model's or a picture's hash is under."""
+    numbered = tuple(f"{words(role)} " for role in SEVERAL)
+    taken = lora in ("model", "redux", *PICTURES) or lora.startswith((*numbered, "LoRA "))
+    return f"LoRA {lora}" if taken else lora
 
 
 def pictures_in(given: Mapping[str, Any]) -> dict[str, Path]:
@@ -136,4 +144,4 @@ def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], an
 def called(name: str, png: ImageSettings) -> str:
     """Return how an error calls what has a hash: the model, an image by what it is, or a LoRA by its name."""
     known = {"model": png.model, "redux": png.redux} | pictures_in(vars(png))
-    return f"the {name} {str(known[name])!a}" if name in known else f"the LoRA {name!a}"
+    return f"the {name} {str(known[name])!a}" if name in known else f"the LoRA {name.removeprefix('LoRA ')!a}"

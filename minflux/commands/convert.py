@@ -24,7 +24,7 @@ from minflux.checkpoints.formats.dtypes import BLOCKS, TAGS, checked_cast, to_by
 from minflux.checkpoints.formats.gguf import WRITABLE, to_blocks, write_gguf
 from minflux.checkpoints.formats.json_files import write_json
 from minflux.checkpoints.formats.safetensors import Entries, write_entries
-from minflux.checkpoints.lora import Change, add_loras, read_loras
+from minflux.checkpoints.lora import Change, add_loras, read_loras, with_loras
 from minflux.checkpoints.open import Checkpoint, warn_of_unexpected
 from minflux.checkpoints.quantise import (
     BITS,
@@ -83,7 +83,9 @@ def convert(
     target = Path(target)
     check_target(checkpoint.path, target, format_)
     chosen = choose(checkpoint, wanted)
-    changes = read_loras(find_loras(comfy, lora), {stored.name: stored.config for stored in chosen})
+    loras = find_loras(comfy, lora)
+    changes = read_loras(loras, {stored.name: stored.config for stored in chosen})
+    check_no_control(loras, chosen)
     if format_ == "gguf":
         conversion = GGUFConversion(chosen[0], dtype, changes, kind)
         conversion.write(target)
@@ -141,6 +143,13 @@ def write_component(path: Path, conversion: "Conversion") -> None:
     conversion.write(path)
     stored = conversion.stored
     write_json(path.with_name(CONFIG), stored.component.write_config(stored.config))
+
+
+def check_no_control(loras: Sequence[str], chosen: list[StoredComponent]) -> None:
+    """Raise `ArgumentError` for a control LoRA, with which the model would have another shape."""
+    for stored in chosen:
+        if stored.name == TRANSFORMER.name and with_loras(loras, stored.config) != stored.config:
+            raise ArgumentError("lora: a control LoRA widens the model, and is not merged; generate takes it, --lora")
 
 
 # -- what is asked -------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from minflux.checkpoints.components.flux import takes
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.loose import open_with_files
+from minflux.checkpoints.lora import with_loras
 from minflux.checkpoints.open import Checkpoint, locate_here
 from minflux.commands.again import (
     ask_before_fetching,
@@ -118,7 +119,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     minflux generate "a dog on a blue background" --image cat.png --strength 0.8
     minflux generate "a lighthouse at dusk" --comfy ComfyUI/models --transformer flux1-dev-fp8
     """
-    named = take_files(given)
+    named, control_out = take_files(given), given.pop("control_out")
     given |= {"width": size[0], "height": size[1]}
     check_files(out, preview)
     png = None
@@ -136,17 +137,18 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
     pictures = pictures_in(given)
     check_pictures(pictures)
+    check_control_out(control_out, pictures, (out, preview))
     check_settings(seeds, given)
     images = image_input(given)
     check_image_prompts(given)
     lora = find_loras(named["comfy"], lora)
     model, files = choose_files(model, named.pop("comfy"), named, print_note)
     if TRANSFORMER.name not in files:
-        check_ahead_of_fetching(model, given)
+        check_ahead_of_fetching(model, given, lora)
     redux = find_redux(given["redux"], given["image_encoder"], fetch=True)
     checkpoint = open_with_files(model, files, fetch=True)
     wanted = given["width"], given["height"]  # of an image's, what isn't given is the image's own
-    given = complete(checkpoint, given)
+    given = complete(checkpoint, given, lora)
     hashes = hash_inputs(checkpoint, lora, pictures, redux)
     if png is not None:
         check_unchanged(source, png, hashes, anyway)
@@ -155,6 +157,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     how |= {"redux": redux}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
     canvas = pipe.open_canvas(images, *wanted)
+    save_control(canvas, control_out)
     image_prompts = pipe.image_prompts(*image_prompts_of(given))
     references = pipe.encode_references(given["reference"], given["reference_layout"])
     width, height = pipe.size_of(canvas, references, *wanted)
@@ -185,6 +188,18 @@ def check_pictures(pictures: Mapping[str, Path]) -> None:
     for role, path in pictures.items():
         if not path.is_file():
             raise ArgumentError(f"--{role}: there is no file {str(path)!r}")
+
+
+def check_control_out(path: Path | None, pictures: Mapping[str, Path], written: Sequence[Path | None]) -> None:
+    """Raise `ArgumentError` unless the control image can be written there, over none of the other files."""
+    if path is None:
+        return
+    if "control" not in pictures:
+        raise ArgumentError("--control-out goes with --control")
+    check_output(path, "--control-out", (".png",))
+    others = [other.resolve() for other in (*pictures.values(), *written) if other is not None]
+    if path.resolve() in others:
+        raise ArgumentError(f"--control-out must be another file than those read and written, got {str(path)!r}")
 
 
 def image_input(given: Mapping[str, Any]) -> ImageInput:
@@ -229,7 +244,7 @@ def check_settings(seeds: Sequence[int], given: dict) -> None:
             check(given[name])
 
 
-def check_ahead_of_fetching(model: str, given: dict[str, Any]) -> None:
+def check_ahead_of_fetching(model: str, given: dict[str, Any], lora: Sequence[str]) -> None:
     """Fetch the settings of a model on the Hub, two small files, and raise what `complete` would raise of them.
 
     So that nobody waits for gigabytes to be told that they can't be used in this way.
@@ -238,15 +253,16 @@ def check_ahead_of_fetching(model: str, given: dict[str, Any]) -> None:
     if locate_here(model) is None and repository is not None:
         folder = hub.fetch(repository, hub.SETTINGS)
         if (folder / TRANSFORMER.name).exists():
-            complete_for(folder, read_config(folder / TRANSFORMER.name / CONFIG, TRANSFORMER), given)
+            config = read_config(folder / TRANSFORMER.name / CONFIG, TRANSFORMER)
+            complete_for(folder, with_loras(lora, config), given)
 
 
-def complete(checkpoint: Checkpoint, given: dict[str, Any]) -> dict[str, Any]:
+def complete(checkpoint: Checkpoint, given: dict[str, Any], lora: Sequence[str]) -> dict[str, Any]:
     """Return an image's settings, completed with the model's defaults; `ArgumentError` if it can't honour them."""
     transformer = checkpoint.components.get(TRANSFORMER.name)
     if transformer is None:
         return given  # loading says what is missing
-    return complete_for(checkpoint.folder, transformer.config, given)
+    return complete_for(checkpoint.folder, with_loras(lora, transformer.config), given)
 
 
 def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[str, Any]:
@@ -292,6 +308,15 @@ def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Pat
             path = numbered(preview, job.seed, len(jobs))
             save_preview(frames, path)
             click.echo(path)
+
+
+def save_control(canvas: Canvas | None, path: Path | None) -> None:
+    """Write the control image as the model sees it, where that is asked for, and print where it is."""
+    if canvas is None or path is None:
+        return
+    with written_whole(path) as file:
+        Image.fromarray(canvas.control_pixels()).save(file, format="PNG")
+    click.echo(path)
 
 
 def encode_prompt(pipe: Flux1, job: ImageSettings, shown: Shown) -> Conditioning:

@@ -35,6 +35,7 @@ class ImageSettings:
     image: str | None = None  # a path, and mask too, from the PNG's folder where both are under one
     mask: str | None = None
     control: str | None = None
+    canny: tuple[float, float] | None = None
     reference: tuple[str, ...] = ()
     reference_layout: str = "offset"
     image_prompt: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.json_files import read_json, write_json
 from minflux.checkpoints.lazy import Progress, no_progress, stream
 from minflux.checkpoints.loose import Files, model_of, named_files, open_with_files, option
-from minflux.checkpoints.lora import Change, add_loras, read_loras, widened
+from minflux.checkpoints.lora import Change, add_loras, read_loras, widened, with_loras
 from minflux.checkpoints.open import INDEX, Checkpoint, warn_of_unexpected
 from minflux.checkpoints.read import read_tree
 from minflux.checkpoints.redux import ReduxFiles, locate_redux, open_redux
@@ -165,6 +165,7 @@ def load_checkpoint(
     components = take_components(checkpoint)
     configs = {name: stored.config for name, stored in components.items()}
     changes = read_loras(lora, configs)
+    configs[TRANSFORMER.name] = with_loras(lora, configs[TRANSFORMER.name])
     components = {name: as_laid_for(nx, dtype, stored, changes) for name, stored in components.items()}
     clip_tokenizer, t5_tokenizer = read_tokenizers(checkpoint, configs[CLIP.name], configs[T5.name], report)
     schedule = find_schedule(checkpoint, configs[TRANSFORMER.name], report)

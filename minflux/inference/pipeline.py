@@ -108,6 +108,7 @@ class CallSettings(TypedDict, total=False):
     mask_crop: int | None
     paste: bool
     control: Any
+    canny: tuple[float, float] | None
     reference: Any
     reference_layout: str
     image_prompt: Any
@@ -165,6 +166,7 @@ class Pipeline(ABC):
         mask_crop: int | None = None,
         paste: bool = True,
         control: Any = None,
+        canny: tuple[float, float] | None = None,
         reference: Any = None,
         reference_layout: str = "offset",
         image_prompt: Any = None,
@@ -199,7 +201,8 @@ class Pipeline(ABC):
         paste: whether the result is the original image with what was redrawn pasted into it, rather than what the
         model made of all of it.
         control: an image to draw along, of edges for FLUX.1 Canny and of depth for Depth; where there is an image too,
-        of its size.
+        of its size. canny: two thresholds, (50, 200) for FLUX.1 Canny, where `control` is a photo along whose edges to
+        draw (see `minflux.edit.canny`).
         reference: an image that FLUX.1 Kontext looks at, or a list of them; the result has the first one's aspect
         unless width or height is given.
         reference_layout: where several stand for the model, "offset" side by side, or "index" one behind the other.
@@ -218,7 +221,7 @@ class Pipeline(ABC):
         prompts = check_prompts(prompt)
         check_listener("on_step", on_step)
         check_listener("on_block", on_block)
-        given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, control, posterior)
+        given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, control, canny, posterior)
         image_prompts = self.image_prompts(image_prompt, image_prompt_strength, image_prompt_mix)
         references = self.encode_references(reference, reference_layout)
         canvas = self.open_canvas(given, width, height)
@@ -297,6 +300,7 @@ class Pipeline(ABC):
         return open_canvas(
             given.image, given.mask, wanted=(width, height), usual=(self.defaults.width, self.defaults.height),
             unit=unit, blur=given.mask_blur, crop=given.mask_crop, paste=given.paste, control=given.control,
+            canny=given.canny,
         )  # fmt: skip
 
     def edit_of(self, given: ImageInput, canvas: Canvas | None, seeds: Sequence[int]) -> Edit:
