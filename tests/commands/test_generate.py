@@ -23,7 +23,8 @@ from tests.commands.runner import assert_refused, pixels, run
 
 IMAGE = {
     "image": None, "mask": None, "control": None, "reference": [], "reference_layout": "offset",
-    "strength": None, "mask_blur": 0.0, "mask_crop": None, "paste": True,
+    "canny": None, "redux": None, "image_encoder": None, "image_prompt": [], "image_prompt_strength": [],
+    "image_prompt_mix": "append", "strength": None, "mask_blur": 0.0, "mask_crop": None, "paste": True,
     "posterior": "mode",
 }  # fmt: skip
 NEWER = ("true_cfg_scale", "solver", "files", "hashes", *IMAGE)  # settings that older PNGs lack
