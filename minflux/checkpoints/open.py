@@ -17,8 +17,8 @@ from minflux.checkpoints import hub
 from minflux.checkpoints.components import COMPONENTS, Component
 from minflux.checkpoints.detect import as_component, find_components
 from minflux.checkpoints.family import PIPELINES, REDUX, likely_variant, redux_notes
-from minflux.checkpoints.folder import CONFIG, OWN_FILE, folder_contents, read_config, shards_of
-from minflux.checkpoints.foreign import refuse_quantised
+from minflux.checkpoints.folder import CONFIG, MFLUX_INDEX, OWN_FILE, folder_contents, read_config, shards_of
+from minflux.checkpoints.foreign import join_quantised
 from minflux.checkpoints.formats.atomic import is_there
 from minflux.checkpoints.formats.json_files import read_json
 from minflux.checkpoints.formats.safetensors import Stored, contents
@@ -80,7 +80,7 @@ def open_model(model: str | Path, fetch: bool = False, without: Sequence[str] = 
     path = locate(model, fetch, without)
     if path.is_file():
         return open_file(path)
-    if (path / CONFIG).exists() and not (path / INDEX).exists():
+    if any((path / name).exists() for name in (CONFIG, MFLUX_INDEX)) and not (path / INDEX).exists():
         return open_component_folder(path)
     return open_folder(path)
 
@@ -116,8 +116,7 @@ def open_file(path: Path, configs: Mapping[str, Any] | None = None) -> Checkpoin
 
     configs: those of the components that it takes the place of, for sizes that no shape shows.
     """
-    tensors = contents(path)
-    refuse_quantised(path, tensors)
+    tensors = join_quantised(path, contents(path))
     if REDUX in tensors:
         return Checkpoint(path, path.parent, [], notes=redux_notes(tensors))
     found, unexpected = find_components(path, tensors)
@@ -188,12 +187,14 @@ def open_component(folder: Path, name: str) -> StoredComponent:
 
 def read_component(folder: Path, component: Component) -> tuple[StoredComponent, list[str]]:
     """Open a component's folder; return it, and the names there that belong to other components."""
-    config = read_config(folder / CONFIG, component)
+    may_lack_config = (folder / MFLUX_INDEX).exists() and not (folder / CONFIG).exists()
+    config = None if may_lack_config else read_config(folder / CONFIG, component)
     path, tensors = folder_contents(folder, component.stem)
-    refuse_quantised(path, tensors)
     usual = component.own_naming if path.name == OWN_FILE else component.folder_naming
     stored, others = as_component(path, tensors, component, usual)
-    return replace(stored, config=config), others
+    if config is None and not stored.naming.has_config:
+        return with_sizes(stored), others
+    return replace(stored, config=config or read_config(folder / CONFIG, component)), others
 
 
 def open_folder(folder: Path) -> Checkpoint:

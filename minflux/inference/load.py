@@ -27,9 +27,10 @@ from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.json_files import read_json, write_json
 from minflux.checkpoints.lazy import Progress, no_progress, stream
 from minflux.checkpoints.loose import Files, model_of, named_files, open_with_files, option
-from minflux.checkpoints.lora import Change, add_loras, read_loras
+from minflux.checkpoints.lora import Change, add_loras, read_loras, widened
 from minflux.checkpoints.open import INDEX, Checkpoint, warn_of_unexpected
 from minflux.checkpoints.read import read_tree
+from minflux.checkpoints.relaid import relaid
 from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import flatten, tree
 from minflux.errors import CheckpointError
@@ -144,6 +145,7 @@ def load_checkpoint(
     components = take_components(checkpoint)
     configs = {name: stored.config for name, stored in components.items()}
     changes = read_loras(lora, configs)
+    components = {name: as_laid_for(nx, dtype, stored, changes) for name, stored in components.items()}
     clip_tokenizer, t5_tokenizer = read_tokenizers(checkpoint, configs[CLIP.name], configs[T5.name], report)
     schedule = find_schedule(checkpoint, configs[TRANSFORMER.name], report)
     mode = choose(memory, nx, components, dtype, report)
@@ -173,10 +175,21 @@ def load_checkpoint(
 
 def read_in_mode(stored: StoredComponent, nx: Backend, dtype: str | None, changes: Sequence[Change], mode: str) -> Tree:
     """Read a component's weights, all at once or as they are used, with the changes of LoRAs added."""
-    if any(when_read(mode, stored.component, name) != "kept" for name in stored.sources):
+    in_file = any(when_read(mode, stored.component, name) != "kept" for name in stored.sources)
+    if in_file or any(tensor.in_blocks for tensor in stored.tensors.values()):
         return stream(stored, nx, dtype, changes, lambda name: when_read(mode, stored.component, name))
     p = read_tree(stored, nx, dtype)
     return tree(add_loras(flatten(p), changes)) if changes else p
+
+
+def as_laid_for(nx: Backend, dtype: str | None, stored: StoredComponent, changes: Sequence[Change]) -> StoredComponent:
+    """Return a component as it is computed with: for MLX, laid out for its kernels where that loses nothing.
+
+    A matrix that changes of LoRAs widen stays as it is.
+    """
+    if nx.name != "mlx" or dtype == "bfloat16":
+        return stored
+    return relaid(stored, widened(of_component(changes, stored.name)))
 
 
 def of_component(changes: Sequence[Change], name: str) -> list[Change]:

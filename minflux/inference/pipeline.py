@@ -186,15 +186,16 @@ class Pipeline(ABC):
         off is said in a warning, `ImageFitted`.
         strength: the share of the steps that is taken from the noised image on, 0.6 unless given, for Fill 1; 1 keeps
         nothing.
-        mask: what to redraw of the image, white; elsewhere it stays. mask_blur: radius in pixels that softens the
-        mask's edge. mask_crop: see the surroundings of the mask alone, with so many pixels around it, at the size of a
-        whole image. paste: whether the result is the original image with what was redrawn pasted into it, rather than
-        what the model made of all of it.
+        mask: what to redraw of the image, white; elsewhere it stays.
+        mask_blur: radius in pixels that softens the mask's edge.
+        mask_crop: see the surroundings of the mask alone, with so many pixels around it, at the size of a whole image.
+        paste: whether the result is the original image with what was redrawn pasted into it, rather than what the
+        model made of all of it.
         control: an image to draw along, of edges for FLUX.1 Canny and of depth for Depth; where there is an image too,
         of its size.
         reference: an image that FLUX.1 Kontext looks at, or a list of them; the result has the first one's aspect
-        unless width or height is given. reference_layout: where several stand for the model, "offset" side by side, or
-        "index" one behind the other.
+        unless width or height is given.
+        reference_layout: where several stand for the model, "offset" side by side, or "index" one behind the other.
         posterior: "mode" takes the middle of the VAE's distribution for the image's latents, "sample" draws them with
         the seed's first numbers, before the noise, as diffusers does.
         on_step: a function that is called with each `Step` after it.
