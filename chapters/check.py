@@ -1,4 +1,4 @@
-"""Run the chapters and their solutions, and hold each to the outputs it was committed with.
+"""Run the chapters and their solutions, hold each to its outputs, and its exercises' tests to right and wrong answers.
 
     python -m chapters.check               all of them: what `make chapters` does
     python -m chapters.check 04 07         those alone
@@ -7,6 +7,8 @@
 A notebook fails when a cell raises or warns, when it is larger than 300 KB, when its outputs were not made by running
 it from top to bottom, or when they are not what its code prints now. Text must be the same but for its numbers: whole
 numbers are exact, others may differ as `same_number` says. Figures must be as many, and of the same size in pixels.
+
+The answers in answers/ are tried on the exercises' tests (chapters/exercises.py) unless the outputs are to be kept.
 
 A cell tagged "varies" prints times or other numbers of the machine: there, numbers are not compared. A cell that prints
 "skipped:" lacks a library that is not installed here: it is not compared, and must not be committed so.
@@ -33,12 +35,12 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 from PIL import Image
 
-from chapters import thumbnails
+from chapters import exercises, thumbnails
+from chapters.exercises import SKIPPED, UNSOLVED
 
 FOLDER = Path(__file__).parent
 LARGEST = 300_000  # bytes of a notebook
 SLOWEST = 60  # seconds of a run, on two cores; a slower one is told, not failed
-SKIPPED, UNSOLVED = "skipped:", "not solved yet"
 WARNINGS_ARE_ERRORS = """import warnings
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -261,6 +263,11 @@ def course_problems() -> list[str]:
     return [*problems, *thumbnails.problems(FOLDER)]
 
 
+def answer_problems(names: list[str]) -> list[str]:
+    """Tell which answers to the exercises of the chapters asked for are judged wrongly by their tests."""
+    return [f"{path.name}: {each}" for path in exercises.chapters(names) for each in exercises.problems(path)]
+
+
 def pair_problems(path: Path) -> Iterator[str]:
     """Tell what a chapter's solutions lack."""
     answers = path.parent / "solutions" / path.name
@@ -316,7 +323,8 @@ def main() -> None:
         print(f"{verdict}: {seconds:.0f} s{slow} ({cpu_seconds() - cpu:.0f} of CPU), {size:.0f} KB")
         print(*(f"       {problem}" for problem in problems), sep="\n", end="\n" if problems else "", flush=True)
         failed += bool(problems)
-    others = [] if args.names or args.write else course_problems()
+    others = [] if args.write else answer_problems(args.names)
+    others += [] if args.names or args.write else course_problems()
     print(*others, sep="\n", end="\n" if others else "")
     sys.exit(1 if failed or others else 0)
 

@@ -1,0 +1,106 @@
+# %% 1 wrong: the velocity's sign is turned round
+def ends(x_t, v, t):
+    return x_t + t * v, x_t - (1 - t) * v
+
+
+# %% 1 wrong: the two ends are exchanged
+def ends(x_t, v, t):
+    return x_t + (1 - t) * v, x_t - t * v
+
+
+# %% 1 wrong: t is counted from the other end
+def ends(x_t, v, t):
+    return x_t - (1 - t) * v, x_t + t * v
+
+
+# %% 1 wrong: the picture is right, and the noise is what is left
+def ends(x_t, v, t):
+    return x_t - t * v, x_t - (x_t - t * v)
+
+
+# %% 1 right: the noise from the picture
+def ends(x_t, v, t):
+    x0 = x_t - t * v
+    return x0, x0 + v
+
+
+# %% 2 wrong: the second look is taken at t, not at t_next
+def heun_step(velocity, x, t, t_next):
+    here = velocity(x, t)
+    there = velocity(x + (t_next - t) * here, t)
+    return x + (t_next - t) * (here + there) / 2
+
+
+# %% 2 wrong: the second look is taken from x
+def heun_step(velocity, x, t, t_next):
+    return x + (t_next - t) * (velocity(x, t) + velocity(x, t_next)) / 2
+
+
+# %% 2 wrong: it starts from where Euler's step ends
+def heun_step(velocity, x, t, t_next):
+    here = velocity(x, t)
+    ahead = x + (t_next - t) * here
+    return ahead + (t_next - t) * (here + velocity(ahead, t_next)) / 2
+
+
+# %% 2 wrong: the sum in place of the mean
+def heun_step(velocity, x, t, t_next):
+    here = velocity(x, t)
+    return x + (t_next - t) * (here + velocity(x + (t_next - t) * here, t_next))
+
+
+# %% 2 wrong: Euler's step
+def heun_step(velocity, x, t, t_next):
+    return x + (t_next - t) * velocity(x, t)
+
+
+# %% 2 wrong: the midpoint method, as good and not Heun's
+def heun_step(velocity, x, t, t_next):
+    middle = (t + t_next) / 2
+    return x + (t_next - t) * velocity(x + (middle - t) * velocity(x, t), middle)
+
+
+# %% 2 right: the mean of the two ends of two Euler steps
+def heun_step(velocity, x, t, t_next):
+    ahead = x + (t_next - t) * velocity(x, t)
+    return (ahead + x + (t_next - t) * velocity(ahead, t_next)) / 2
+
+
+# %% 3 wrong: uniform
+def logit_normal_times(rng, count):
+    return rng.random(count)
+
+
+# %% 3 wrong: logit-uniform, with as many within one sigma
+def logit_normal_times(rng, count):
+    return 1 / (1 + np.exp(-rng.uniform(-1.464, 1.464, count)))
+
+
+# %% 3 wrong: logit-Laplace, with as many within one sigma
+def logit_normal_times(rng, count):
+    return 1 / (1 + np.exp(-rng.laplace(scale=0.870, size=count)))
+
+
+# %% 3 wrong: normal numbers around a half, cut off
+def logit_normal_times(rng, count):
+    return np.clip(0.5 + 0.25 * rng.standard_normal(count), 1e-3, 1 - 1e-3)
+
+
+# %% 3 wrong: half as wide
+def logit_normal_times(rng, count):
+    return 1 / (1 + np.exp(-rng.standard_normal(count) / 2))
+
+
+# %% 3 wrong: moved towards noise, as a shift of 3 moves them
+def logit_normal_times(rng, count):
+    return 3 / (3 + np.exp(-rng.standard_normal(count)))
+
+
+# %% 3 wrong: a column of times
+def logit_normal_times(rng, count):
+    return 1 / (1 + np.exp(-rng.standard_normal((count, 1))))
+
+
+# %% 3 right: by tanh
+def logit_normal_times(rng, count):
+    return (1 + np.tanh(rng.normal(size=count) / 2)) / 2
