@@ -24,6 +24,7 @@ from minflux.checkpoints.components.flux import takes, variant
 from minflux.checkpoints.family import REDUX_TITLE
 from minflux.checkpoints.fit import check_fit
 from minflux.checkpoints.folder import save_component
+from minflux.checkpoints.formats.entry import Coded
 from minflux.checkpoints.formats.json_files import read_json, write_json
 from minflux.checkpoints.lazy import Progress, no_progress, stream
 from minflux.checkpoints.loose import Files, model_of, named_files, open_with_files, option
@@ -287,10 +288,17 @@ def check_beside(checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{path}: expected a transformer, found {', '.join(held) or 'none'}")
     missing = [name for name in checkpoint.missing if not (checkpoint.folder / name).is_dir()]
     if missing:
+        found = f"a transformer{quantised(held[TRANSFORMER.name])}"
         raise CheckpointError(
-            f"{path}: holds no {', '.join(missing)}, nor do folders of that name lie beside it: name files, "
-            f"{naming_options(missing)}, or move the file into a FLUX.1 model's folder"
+            f"{path}: holds {found} and no {', '.join(missing)}, nor do folders of that name lie beside it: name "
+            f"files, {naming_options(missing)}, or move the file into a FLUX.1 model's folder"
         )
+
+
+def quantised(stored: StoredComponent) -> str:
+    """Return what to say of a component that another program quantised, nothing for any other."""
+    kinds = sorted({matrix.dtype for matrix in stored.tensors.values() if isinstance(matrix, Coded)})
+    return f", quantised to {' and '.join(kinds)}," if kinds else ""
 
 
 def naming_options(names: Sequence[str]) -> str:

@@ -136,7 +136,7 @@ def test_a_component_s_folder_and_an_index_may_be_named_too(folder, files, token
 
 def test_what_is_missing_is_told_with_the_option_that_names_it(files, tokenizer):
     few = {name: files[name] for name in ("transformer", "vae")}
-    words = "holds no text_encoder, text_encoder_2, .* --text-encoder FILE --text-encoder-2 FILE, or move"
+    words = " and no text_encoder, text_encoder_2, .* --text-encoder FILE --text-encoder-2 FILE, or move"
     with pytest.raises(CheckpointError, match=words):
         load(tokenizer=tokenizer, **few)
 

@@ -28,8 +28,8 @@ def read_json(path: Path) -> dict:
     return parse_json(path, text)
 
 
-def parse_json(path: Path, text: bytes | str) -> dict:
-    """Parse one JSON object; `path` is for the error.
+def parse_json(path: Path | str, text: bytes | str) -> dict:
+    """Parse one JSON object; `path` says where it is, for the error.
 
     All that minflux reads as JSON, settings and headers, is read here, and nothing else than JSON is taken: no key
     twice, no NaN or infinity (which Python's own reader takes), nothing in more than `DEEPEST` levels.
@@ -57,7 +57,7 @@ def finite(text: str) -> float:
     no_number(text)
 
 
-def check_levels(path: Path, value: dict) -> None:
+def check_levels(path: Path | str, value: dict) -> None:
     """Raise `CheckpointError` when objects and lists lie in each other more than `DEEPEST` levels deep."""
     level: list = [value]
     for _ in range(DEEPEST):

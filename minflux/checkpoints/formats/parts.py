@@ -38,7 +38,7 @@ def read_bytes(stored: Stored, name: str) -> bytes:
 
 def read_settings(stored: Stored, name: str) -> dict:
     """Read the JSON object that an array of bytes spells."""
-    return parse_json(stored.path, read_bytes(stored, name))
+    return parse_json(f"{stored.path}: {name}", read_bytes(stored, name))
 
 
 def in_place(found: Found, coded: dict[str, Coded], weight_of: Callable[[str], str | None]) -> Found:
