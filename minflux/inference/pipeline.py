@@ -201,8 +201,9 @@ class Pipeline(ABC):
         paste: whether the result is the original image with what was redrawn pasted into it, rather than what the
         model made of all of it.
         control: an image to draw along, of edges for FLUX.1 Canny and of depth for Depth; where there is an image too,
-        of its size. canny: two thresholds, (50, 200) for FLUX.1 Canny, where `control` is a photo along whose edges to
-        draw (see `minflux.edit.canny`).
+        of its size.
+        canny: two thresholds, (50, 200) for FLUX.1 Canny, where `control` is a photo along whose edges to draw (see
+        `minflux.edit.canny`).
         reference: an image that FLUX.1 Kontext looks at, or a list of them; the result has the first one's aspect
         unless width or height is given.
         reference_layout: where several stand for the model, "offset" side by side, or "index" one behind the other.
