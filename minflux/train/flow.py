@@ -38,6 +38,15 @@ CLIP_TOKENIZER, T5_TOKENIZER = "tokenizer", "tokenizer_2"
 
 
 @shaped
+def noised(
+    x0: Float[Array, "B H W C"], noise: Float[Array, "B H W C"], t: Float[Array, "B"]
+) -> Float[Array, "B H W C"]:
+    """Return x_t = (1 - t) x₀ + t noise, each sample at its own t."""
+    at = t[:, None, None, None]
+    return (1 - at) * x0 + at * noise
+
+
+@shaped
 def flow_loss(
     p: Tree,
     configs: tuple,
@@ -56,8 +65,7 @@ def flow_loss(
     """
     nx = backend_of(x0, noise, t)
     flux_cfg, clip_cfg, t5_cfg = configs
-    at = t[:, None, None, None]
-    x_t = (1 - at) * x0 + at * noise
+    x_t = noised(x0, noise, t)
     txt = t5_encoder(p["t5"], t5_cfg, t5_ids)
     _, y = clip_encoder(p["clip"], clip_cfg, clip_ids)
     y = y if pooled is None else y * pooled[:, None]

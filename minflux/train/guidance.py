@@ -23,6 +23,7 @@ from minflux.model.latents import image_ids, pack, text_ids
 from minflux.model.t5 import t5_encoder
 from minflux.sampling.guidance import guided
 from minflux.train.encoded import encode_all
+from minflux.train.flow import noised
 from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, part, section
@@ -40,6 +41,14 @@ class Range:
     most: float = 5.0
 
 
+def velocity(
+    p: Tree, cfg: FluxConfig, x_t: Array, t: Array, txt: Array, y: Array, guidance: Array | None = None
+) -> Array:
+    """Return a transformer's velocity (B, I, C) of latents x_t (B, H, W, C) at times t (B,)."""
+    ids = image_ids(x_t, *x_t.shape[1:3])
+    return flux(p, cfg, pack(x_t), ids, txt, text_ids(txt), t, y, guidance)
+
+
 @dataclass(frozen=True)
 class Teacher:
     """A trained model: configs and weights of "transformer", "clip" and "t5"."""
@@ -55,8 +64,7 @@ class Teacher:
 
     def velocity(self, x_t: Array, t: Array, txt: Array, y: Array) -> Array:
         """Return the velocity (B, I, C) of latents x_t (B, H, W, C) at times t (B,)."""
-        ids = image_ids(x_t, *x_t.shape[1:3])
-        return flux(self.p["transformer"], self.configs[0], pack(x_t), ids, txt, text_ids(txt), t, y)
+        return velocity(self.p["transformer"], self.configs[0], x_t, t, txt, y)
 
 
 def teacher_of(pipe: Flux1) -> Teacher:
@@ -84,16 +92,14 @@ def guidance_loss(
     x_t = (1 - t) x₀ + t noise; p and cfg are the student's transformer; s is `scale`.
     """
     nx = backend_of(x0, noise, t)
-    at = t[:, None, None, None]
-    x_t = (1 - at) * x0 + at * noise
+    x_t = noised(x0, noise, t)
     txt, y = teacher.text(clip_ids, t5_ids)
     no_txt, no_y = teacher.text(empty_clip, empty_t5)
     both = teacher.velocity(
         nx.concatenate([x_t, x_t]), nx.concatenate([t, t]), nx.concatenate([txt, no_txt]), nx.concatenate([y, no_y])
     )
     target = guided(both, scale[:, None, None])
-    ids = image_ids(x_t, *x_t.shape[1:3])
-    error = flux(p, cfg, pack(x_t), ids, txt, text_ids(txt), t, y, scale) - target
+    error = velocity(p, cfg, x_t, t, txt, y, scale) - target
     return nx.mean(error * error)
 
 

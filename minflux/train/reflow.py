@@ -21,10 +21,11 @@ from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.tree import leaves, tree
 from minflux.inference.flux1 import Flux1
 from minflux.model.embeddings import mlp_embedder, timestep_embedding
-from minflux.model.flux import TIME_DIM, FluxConfig, flux
-from minflux.model.latents import image_ids, pack, text_ids
+from minflux.model.flux import TIME_DIM, FluxConfig
+from minflux.model.latents import pack
 from minflux.train.encoded import Size, scenes_of
-from minflux.train.guidance import Teacher, teacher_of
+from minflux.train.flow import noised
+from minflux.train.guidance import Teacher, teacher_of, velocity
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.velocity import CLIP_TOKENS, Mixture, counts_of, draw_shape
@@ -103,11 +104,8 @@ def reflow_loss(
     x₀ is what the teacher makes of that noise. p and cfg are the student's transformer.
     """
     nx = backend_of(x0, noise, t)
-    at = t[:, None, None, None]
-    x_t = (1 - at) * x0 + at * noise
     txt, y = teacher.text(clip_ids, t5_ids)
-    ids = image_ids(x_t, *x_t.shape[1:3])
-    error = flux(p, cfg, pack(x_t), ids, txt, text_ids(txt), t, y) - pack(noise - x0)
+    error = velocity(p, cfg, noised(x0, noise, t), t, txt, y) - pack(noise - x0)
     return nx.mean(error * error)
 
 
