@@ -3,7 +3,7 @@
 FLUX.1 Canny was trained on what OpenCV's `Canny` makes of images, so this is the same, to the pixel: Sobel's gradient,
 |dx| + |dy| for its magnitude, in each pixel of the channel where that is largest. A pixel is kept where its magnitude
 is the largest across the edge; it belongs to an edge above the upper threshold, or above the lower one where a chain of
-such pixels leads to it. OpenCV itself would be a dependency of 60 MB for these lines.
+such pixels leads to it. OpenCV itself would be a dependency of 150 MB for these lines.
 
 Sources: Canny 1986 (A Computational Approach to Edge Detection); OpenCV `modules/imgproc/src/canny.cpp`.
 """
