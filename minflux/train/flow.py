@@ -21,29 +21,20 @@ from minflux.errors import CheckpointError
 from minflux.inference.pipeline import Defaults
 from minflux.inference.text import Tokenizer
 from minflux.model.clip import CLIPConfig, clip_encoder
-from minflux.model.flux import FluxConfig, flux
-from minflux.model.hooks import OnBlock, ignore
-from minflux.model.latents import image_ids, pack, text_ids
+from minflux.model.flux import FluxConfig
+from minflux.model.latents import pack
 from minflux.model.t5 import T5Config, t5_encoder
 from minflux.model.vae import VAEConfig, encode
-from minflux.sampling.timesteps import Schedule, shifted
+from minflux.sampling.timesteps import Schedule
 from minflux.train import scenes
 from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
+from minflux.train.objective import logit_normal, noised, velocity
 from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.vae import images
 from minflux.train.workers import Team, assemble
 
 CLIP_TOKENIZER, T5_TOKENIZER = "tokenizer", "tokenizer_2"
-
-
-@shaped
-def noised(
-    x0: Float[Array, "B H W C"], noise: Float[Array, "B H W C"], t: Float[Array, "B"]
-) -> Float[Array, "B H W C"]:
-    """Return x_t = (1 - t) x₀ + t noise, each sample at its own t."""
-    at = t[:, None, None, None]
-    return (1 - at) * x0 + at * noise
 
 
 @shaped
@@ -56,7 +47,6 @@ def flow_loss(
     clip_ids: Int[Array, "B S"],
     t5_ids: Int[Array, "B T"],
     pooled: Float[Array, "B"] | None = None,
-    on_block: OnBlock = ignore,
 ) -> Array:
     """mean ‖v(x_t, t, text) - (noise - x₀)‖², with x_t = (1 - t) x₀ + t noise.
 
@@ -69,18 +59,8 @@ def flow_loss(
     txt = t5_encoder(p["t5"], t5_cfg, t5_ids)
     _, y = clip_encoder(p["clip"], clip_cfg, clip_ids)
     y = y if pooled is None else y * pooled[:, None]
-    ids = image_ids(x0, *x0.shape[1:3])
-    v = flux(p["transformer"], flux_cfg, pack(x_t), ids, txt, text_ids(txt), t, y, on_block=on_block)
-    error = v - pack(noise - x0)
+    error = velocity(p["transformer"], flux_cfg, x_t, t, txt, y) - pack(noise - x0)
     return nx.mean(error * error)
-
-
-def logit_normal(rng: np.random.Generator, count: int, shift: float) -> np.ndarray:
-    """Draw `count` times, float32: sigmoid of a standard normal, shifted as the times of sampling are.
-
-    Where there is little noise, the latents themselves show what the text says; only towards t = 1 must it be read.
-    """
-    return shifted(1 / (1 + np.exp(-rng.standard_normal(count))), shift).astype(np.float32)
 
 
 def encode_scenes(
@@ -133,6 +113,16 @@ def configs_of(recipe: dict[str, Any], clip_tokens: Tokenizer, t5_tokens: Tokeni
     return section(FluxConfig, part(recipe, "flow.model")), section(CLIPConfig, clip), section(T5Config, t5)
 
 
+def shapes_of(configs: tuple) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all that is trained: "transformer", "clip" and "t5"."""
+    flux_cfg, clip_cfg, t5_cfg = configs
+    return (
+        under("transformer", flux_shapes(flux_cfg))
+        | under("clip", clip_shapes(clip_cfg))
+        | under("t5", t5_shapes(t5_cfg))
+    )
+
+
 def train_flow(
     recipe: dict[str, Any],
     folder: Path,
@@ -153,17 +143,12 @@ def train_flow(
     how, drawing = section(Training, part(recipe, "flow.training")), section(Defaults, part(recipe, "defaults"))
     shift = section(Schedule, part(recipe, "schedule")).shift
     clip_tokens, t5_tokens = (Tokenizer.from_folder(tokenizers / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
-    configs = flux_cfg, clip_cfg, t5_cfg = configs_of(recipe, clip_tokens, t5_tokens)
+    configs = configs_of(recipe, clip_tokens, t5_tokens)
     folder.mkdir(parents=True, exist_ok=True)
     team = assemble(how.workers)
     rng = np.random.default_rng(how.seed)
     drawn = [scenes.sample(rng) for _ in range(how.scenes)]
     latents = encode_scenes(load_component(vae_folder, "vae", nx), drawn, folder, nx, team)
-    shapes = (
-        under("transformer", flux_shapes(flux_cfg))
-        | under("clip", clip_shapes(clip_cfg))
-        | under("t5", t5_shapes(t5_cfg))
-    )
 
     def batch(rng: np.random.Generator) -> Batch:
         chosen = rng.integers(len(drawn), size=how.batch)
@@ -180,7 +165,7 @@ def train_flow(
         team,
         Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
         optimizer(part(recipe, "flow.optimizer")),
-        tree_map(nx.array, init_weights(shapes, how.seed)),
+        tree_map(nx.array, init_weights(shapes_of(configs), how.seed)),
         batch,
         lambda p, *arrays: flow_loss(p, configs, *arrays),
         on_sample and (lambda p, step: on_sample(configs, p, step)),

@@ -18,14 +18,13 @@ from minflux.checkpoints.components.flux import flux_shapes
 from minflux.checkpoints.tree import leaves, tree, tree_map
 from minflux.inference.flux1 import Flux1
 from minflux.model.clip import clip_encoder
-from minflux.model.flux import FluxConfig, flux
-from minflux.model.latents import image_ids, pack, text_ids
+from minflux.model.flux import FluxConfig
 from minflux.model.t5 import t5_encoder
 from minflux.sampling.guidance import guided
 from minflux.train.encoded import encode_all
-from minflux.train.flow import noised
 from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
+from minflux.train.objective import noised, velocity
 from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.velocity import CLIP_TOKENS, Data, Mixture, counts_of
 from minflux.train.workers import assemble
@@ -39,14 +38,6 @@ class Range:
 
     least: float = 1.0
     most: float = 5.0
-
-
-def velocity(
-    p: Tree, cfg: FluxConfig, x_t: Array, t: Array, txt: Array, y: Array, guidance: Array | None = None
-) -> Array:
-    """Return a transformer's velocity (B, I, C) of latents x_t (B, H, W, C) at times t (B,)."""
-    ids = image_ids(x_t, *x_t.shape[1:3])
-    return flux(p, cfg, pack(x_t), ids, txt, text_ids(txt), t, y, guidance)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from minflux.checkpoints.formats.json_files import read_json, write_json
 from minflux.checkpoints.hashes import hash_file
 from minflux.errors import ArgumentError
 from minflux.images import grid
-from minflux.model.flux import FluxConfig, flux
+from minflux.model.flux import FluxConfig
 from minflux.model.hooks import RunBlock, run
-from minflux.model.latents import image_ids, pack, text_ids
+from minflux.model.latents import pack
 from minflux.train.loop import Plan, train
+from minflux.train.objective import noised, velocity
 from minflux.train.own_data import Folders, OwnData, OwnTraining, Subject, weighted
 from minflux.train.workers import Team
 
@@ -49,11 +50,8 @@ def velocity_loss(
     guidance stays what it was. Source: Esser et al. 2024 (arXiv 2403.03206) §2.
     """
     nx = backend_of(x0, noise, t)
-    at = t[:, None, None, None]
-    x_t = (1 - at) * x0 + at * noise
-    ids = image_ids(x0, *x0.shape[1:3])
     guidance = nx.ones(t.shape, dtype=nx.float32) if cfg.guidance_embed else None
-    v = flux(p, cfg, pack(x_t), ids, txt, text_ids(txt), t, y, guidance, run_block=run_block)
+    v = velocity(p, cfg, noised(x0, noise, t), t, txt, y, guidance, run_block=run_block)
     error = nx.as_float32(v) - pack(noise - x0)
     return nx.mean(error * error)
 

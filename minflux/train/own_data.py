@@ -26,11 +26,12 @@ from minflux.inference.flux1 import Flux1
 from minflux.inference.load import load_checkpoint
 from minflux.inference.pipeline import Defaults
 from minflux.inference.text import PromptTruncated
-from minflux.sampling.timesteps import Schedule, shifted
+from minflux.sampling.timesteps import Schedule
 from minflux.train.buckets import bucket_of, bucket_sizes, tokens_of
 from minflux.train.captioned import Captioned, Size
 from minflux.train.latents import LatentsCache
 from minflux.train.loop import Batch
+from minflux.train.objective import logit_normal
 from minflux.train.optimizer import AdamW
 
 Folders = Sequence[Sequence[Captioned]]
@@ -124,7 +125,7 @@ def draw_samples(rng: np.random.Generator, samples: Sequence[Sample], count: int
 def draw_times(rng: np.random.Generator, count: int, schedule: Schedule, tokens: int) -> np.ndarray:
     """Draw `count` times, float32: sigmoid of a standard normal, shifted as the steps of sampling are at this size."""
     shift = math.exp(schedule.mu(tokens)) if schedule.use_dynamic_shifting else schedule.shift
-    return shifted(1 / (1 + np.exp(-rng.standard_normal(count))), shift).astype(np.float32)
+    return logit_normal(rng, count, shift)
 
 
 # -- the model -----------------------------------------------------------------------------------------------

@@ -24,9 +24,9 @@ from minflux.model.embeddings import mlp_embedder, timestep_embedding
 from minflux.model.flux import TIME_DIM, FluxConfig
 from minflux.model.latents import pack
 from minflux.train.encoded import Size, scenes_of
-from minflux.train.flow import noised
-from minflux.train.guidance import Teacher, teacher_of, velocity
+from minflux.train.guidance import Teacher, teacher_of
 from minflux.train.loop import Batch, Plan, train
+from minflux.train.objective import noised, velocity
 from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.velocity import CLIP_TOKENS, Mixture, counts_of, draw_shape
 from minflux.train.workers import assemble

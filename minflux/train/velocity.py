@@ -20,18 +20,15 @@ import numpy as np
 
 from minflux.arrays import Tree
 from minflux.backend import Backend
-from minflux.checkpoints.components.clip import clip_shapes
-from minflux.checkpoints.components.flux import flux_shapes
-from minflux.checkpoints.components.shapes import under
-from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import tree_map
 from minflux.inference.text import Tokenizer
 from minflux.sampling.timesteps import Schedule
 from minflux.train.encoded import Encoded, Size, encode_all
-from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of, flow_loss, logit_normal
+from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of, flow_loss, shapes_of
 from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
+from minflux.train.objective import logit_normal
 from minflux.train.recipe import Training, optimizer, part, section, stages
 from minflux.train.workers import assemble
 from minflux.world.captions import caption
@@ -115,16 +112,6 @@ class Data:
 def normalised(shares: list[float]) -> np.ndarray:
     """Scale shares to a sum of 1."""
     return np.array(shares) / sum(shares)
-
-
-def shapes_of(configs: tuple) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all that is trained: "transformer", "clip" and "t5"."""
-    flux_cfg, clip_cfg, t5_cfg = configs
-    return (
-        under("transformer", flux_shapes(flux_cfg))
-        | under("clip", clip_shapes(clip_cfg))
-        | under("t5", t5_shapes(t5_cfg))
-    )
 
 
 def train_velocity(

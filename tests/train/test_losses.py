@@ -20,6 +20,7 @@ from minflux.model.flux import flux
 from minflux.model.t5 import t5_encoder
 from minflux.model.vae import resnet_block
 from minflux.train import flow as flow_training
+from minflux.train import objective
 from minflux.train import vae as vae_training
 from minflux.train.init_weights import init_weights
 from tests import compare, tiny_model
@@ -185,7 +186,7 @@ def test_numpy_has_no_gradients():
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_the_logit_of_the_times_is_normal_around_the_log_of_the_shift(shift):
-    t = flow_training.logit_normal(np.random.default_rng(0), 500, shift)
+    t = objective.logit_normal(np.random.default_rng(0), 500, shift)
     assert t.dtype == np.float32
     logits = np.log(t / (1 - t.astype(np.float64)))
     np.testing.assert_allclose(logits, np.random.default_rng(0).standard_normal(500) + np.log(shift), atol=1e-5)

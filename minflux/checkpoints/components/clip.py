@@ -3,7 +3,7 @@
 from dataclasses import asdict, fields
 
 from minflux.checkpoints.components.base import Component, Json, Naming, require, take
-from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, norm_shapes, under
+from minflux.checkpoints.components.shapes import Shapes, Sizes, clip_layer_shapes, norm_shapes, under
 from minflux.errors import CheckpointError
 from minflux.model.clip import CLIPConfig
 
@@ -60,18 +60,8 @@ def clip_shapes(cfg: CLIPConfig) -> Shapes:
         "embeddings.position_embedding.weight": (cfg.max_position_embeddings, d),
     }
     for i in range(cfg.num_hidden_layers):
-        shapes |= under(f"encoder.layers.{i}", layer_shapes(cfg))
+        shapes |= under(f"encoder.layers.{i}", clip_layer_shapes(cfg.hidden_size, cfg.intermediate_size))
     return under("text_model", shapes, under("final_layer_norm", norm_shapes(d)))
-
-
-def layer_shapes(cfg: CLIPConfig) -> Shapes:
-    """Return the shapes of a CLIP layer: attention with a bias on every projection, and an MLP."""
-    d = cfg.hidden_size
-    shapes = under("layer_norm1", norm_shapes(d)) | under("layer_norm2", norm_shapes(d))
-    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        shapes |= under(f"self_attn.{name}", linear_shapes(d, d))
-    shapes |= under("mlp.fc1", linear_shapes(cfg.intermediate_size, d))
-    return shapes | under("mlp.fc2", linear_shapes(d, cfg.intermediate_size))
 
 
 # -- sizes -----------------------------------------------------------------------------------------------------

@@ -27,6 +27,14 @@ def norm_shapes(width: int, bias: bool = True) -> Shapes:
     return shapes if bias else {"weight": (width,)}
 
 
+def clip_layer_shapes(width: int, inner: int) -> Shapes:
+    """Return the shapes of a layer of CLIP's or SigLIP's: attention with a bias on every projection, and an MLP."""
+    shapes = under("layer_norm1", norm_shapes(width)) | under("layer_norm2", norm_shapes(width))
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        shapes |= under(f"self_attn.{name}", linear_shapes(width, width))
+    return shapes | under("mlp.fc1", linear_shapes(inner, width)) | under("mlp.fc2", linear_shapes(width, inner))
+
+
 class Sizes:
     """Sizes of a component, asked for by the name of a weight and an axis; a missing weight raises."""
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, fields, replace
 from math import isqrt
 
 from minflux.checkpoints.components.base import Component, Json, Naming, require, take
-from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, norm_shapes, under
+from minflux.checkpoints.components.shapes import Shapes, Sizes, clip_layer_shapes, norm_shapes, under
 from minflux.errors import CheckpointError, quoted
 from minflux.model.siglip import SO400M, SiglipConfig
 
@@ -70,18 +70,8 @@ def siglip_shapes(cfg: SiglipConfig) -> Shapes:
         POSITIONS: (cfg.grid**2, d),
     }
     for i in range(cfg.num_hidden_layers):
-        shapes |= under(f"encoder.layers.{i}", layer_shapes(cfg))
+        shapes |= under(f"encoder.layers.{i}", clip_layer_shapes(cfg.hidden_size, cfg.intermediate_size))
     return shapes | under("post_layernorm", norm_shapes(d))
-
-
-def layer_shapes(cfg: SiglipConfig) -> Shapes:
-    """Return the shapes of a layer: attention with a bias on every projection, and an MLP."""
-    d = cfg.hidden_size
-    shapes = under("layer_norm1", norm_shapes(d)) | under("layer_norm2", norm_shapes(d))
-    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        shapes |= under(f"self_attn.{name}", linear_shapes(d, d))
-    shapes |= under("mlp.fc1", linear_shapes(cfg.intermediate_size, d))
-    return shapes | under("mlp.fc2", linear_shapes(d, cfg.intermediate_size))
 
 
 # -- sizes -----------------------------------------------------------------------------------------------------
