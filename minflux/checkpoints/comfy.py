@@ -44,25 +44,27 @@ class ComfyFolder:
     def candidates(self, name: str) -> list[StoredComponent]:
         """List the files for a component: those in folders of their own, or else those inside of whole checkpoints."""
         fitting = [stored for stored in self.found if stored.name == name]
-        alone = [stored for stored in fitting if self.relative(stored.path).parts[0] != "checkpoints"]
+        alone = [stored for stored in fitting if stored.path.relative_to(self.path).parts[0] != "checkpoints"]
         return alone or fitting
-
-    def relative(self, path: Path) -> Path:
-        """Return a file's path inside of the folder."""
-        return path.relative_to(self.path)
 
 
 # -- looking -------------------------------------------------------------------------------------------------
 
 
-def open_comfy(folder: str | Path) -> ComfyFolder:
-    """Open ComfyUI's folder `models`, or the one that it lies in; raises `ArgumentError` for any other folder."""
+def models_in(folder: str | Path) -> Path:
+    """Return ComfyUI's folder `models`, from it or the one that it lies in; raises `ArgumentError` for any other."""
     path = Path(folder)
     path = path / "models" if (path / "models").is_dir() else path
     if not any((path / place).is_dir() for place in FOLDERS):
         raise ArgumentError(
             f"--comfy: {str(folder)!r} has none of ComfyUI's folders {', '.join(FOLDERS)}: name its folder `models`"
         )
+    return path
+
+
+def open_comfy(folder: str | Path) -> ComfyFolder:
+    """Open ComfyUI's folder `models`, or the one that it lies in; raises `ArgumentError` for any other folder."""
+    path = models_in(folder)
     found: list[StoredComponent] = []
     others: dict[Path, CheckpointError] = {}
     for place, names in FOLDERS.items():
@@ -116,20 +118,23 @@ def by_name(comfy: ComfyFolder, name: str, value: str | Path) -> Path:
     path = Path(value)
     if path.exists() or name == TOKENIZER:
         return path
-    matching = [file for file in dict.fromkeys(stored.path for stored in comfy.found) if is_called(comfy, file, path)]
+    matching = [
+        file for file in dict.fromkeys(stored.path for stored in comfy.found) if is_called(comfy.path, file, path)
+    ]
     if len(matching) == 1:
         return matching[0]
     if matching:
-        several = listing(comfy, matching)
+        several = listing(comfy.path, matching)
         raise ArgumentError(f"{option(name)}: {str(value)!r} may be {several}: name it with its folder")
-    known = listing(comfy, [stored.path for stored in comfy.candidates(name)]) or "none"
+    known = listing(comfy.path, [stored.path for stored in comfy.candidates(name)]) or "none"
     raise ArgumentError(f"{option(name)}: {str(value)!r} is no file, nor is it in {comfy.path}, which has {known}")
 
 
-def is_called(comfy: ComfyFolder, file: Path, name: Path) -> bool:
+def is_called(folder: Path, file: Path, name: Path) -> bool:
     """Return whether a file's name, with or without suffix and folders before it, is `name`."""
     parts = name.parts
-    spellings = comfy.relative(file).parts[-len(parts) :], comfy.relative(file).with_suffix("").parts[-len(parts) :]
+    inside = file.relative_to(folder)
+    spellings = inside.parts[-len(parts) :], inside.with_suffix("").parts[-len(parts) :]
     return bool(parts) and parts in spellings
 
 
@@ -140,15 +145,15 @@ def the_only(comfy: ComfyFolder, name: str, candidates: list[StoredComponent]) -
         return paths[0]
     title = COMPONENTS[name].title
     if paths:
-        several = listing(comfy, paths)
+        several = listing(comfy.path, paths)
         raise ArgumentError(f"{comfy.path}: has several files of {title}, {several}: name one by {option(name)}")
     others = [f"; of its other files the first: {error}" for error in comfy.others.values()]
     raise ArgumentError(f"{comfy.path}: has no {title} of FLUX.1" + "".join(others[:1]))
 
 
-def listing(comfy: ComfyFolder, paths: list[Path]) -> str:
+def listing(folder: Path, paths: list[Path]) -> str:
     """List files by their paths inside of the folder."""
-    return ", ".join(str(comfy.relative(path)) for path in paths)
+    return ", ".join(str(path.relative_to(folder)) for path in paths)
 
 
 def lora_in(folder: str | Path, lora: str) -> str:
@@ -159,13 +164,14 @@ def lora_in(folder: str | Path, lora: str) -> str:
     place, scale = parse(lora)
     if Path(place).exists() or Path(split(place)[0]).is_dir():
         return lora
-    comfy = open_comfy(folder)
-    matching = [file for file in comfy.loras if is_called(comfy, file, Path(place))]
+    models = models_in(folder)
+    loras = weights_in(models / LORAS)
+    matching = [file for file in loras if is_called(models, file, Path(place))]
     if not matching and repository_of(lora) is not None:
         return lora
     if len(matching) != 1:
-        known = listing(comfy, matching or comfy.loras) or "none"
-        raise ArgumentError(f"--lora: {place!r} is no file, and not one alone in {comfy.path}, which has {known}")
+        known = listing(models, matching or loras) or "none"
+        raise ArgumentError(f"--lora: {place!r} is no file, and not one alone in {models}, which has {known}")
     return f"{matching[0]}:{scale:g}"
 
 
@@ -174,6 +180,9 @@ def lora_in(folder: str | Path, lora: str) -> str:
 
 def checkpoint_of(comfy: ComfyFolder) -> Checkpoint:
     """Return all that ComfyUI's folder has as one checkpoint, for `inspect`."""
-    notes = [f"{comfy.relative(path)}: {str(error).removeprefix(f'{path}: ')}" for path, error in comfy.others.items()]
-    notes += [f"{comfy.relative(path)}: in the folder of LoRAs" for path in comfy.loras]
+    notes = [
+        f"{path.relative_to(comfy.path)}: {str(error).removeprefix(f'{path}: ')}"
+        for path, error in comfy.others.items()
+    ]
+    notes += [f"{path.relative_to(comfy.path)}: in the folder of LoRAs" for path in comfy.loras]
     return Checkpoint(comfy.path, comfy.path, comfy.found, notes=notes)

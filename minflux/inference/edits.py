@@ -53,12 +53,9 @@ def check_image_input(given: ImageInput) -> None:
     if given.canny is not None:
         check_thresholds(given.canny)
     if given.image is None:
-        alone = [field.name for field in fields(given) if not is_equal(getattr(given, field.name), field.default)]
-        alone = (
-            alone
-            if given.control is None
-            else [name for name in alone if name not in ("control", "canny", "posterior")]
-        )
+        allowed = () if given.control is None else ("control", "canny", "posterior")
+        asked = [field.name for field in fields(given) if not is_equal(getattr(given, field.name), field.default)]
+        alone = [name for name in asked if name not in allowed]
         if alone:
             raise ArgumentError(f"{', '.join(alone)} without an image: give image, or leave out {alone[0]}")
 
