@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from minflux.model.clip import CLIPConfig
+from minflux.model.controlnet import ControlNetConfig
 from minflux.model.flux import FluxConfig
 from minflux.model.siglip import SiglipConfig
 from minflux.model.t5 import T5Config
@@ -34,6 +35,18 @@ def flux_configs(draw, wide=False, **fixed) -> FluxConfig:
         "guidance_embed": draw(st.booleans()),
     }
     return FluxConfig(**sizes | fixed)
+
+
+@st.composite
+def controlnet_configs(draw, kind: str, **fixed) -> ControlNetConfig:
+    """A ControlNet of one of the families "latents" (InstantX's), "union" or "pixels" (XLabs')."""
+    sizes = vars(draw(flux_configs(wide=True, depth=draw(st.integers(1, 2)), **fixed)))
+    own = {"out_channels": 64, "depth_single_blocks": draw(st.integers(0, 2))}
+    if kind == "pixels":
+        own |= {"hint_channels": sizes["in_channels"] // 4, "depth_single_blocks": 0}
+    if kind == "union":
+        own |= {"modes": draw(st.integers(2, 5))}
+    return ControlNetConfig(**sizes | own)
 
 
 @st.composite

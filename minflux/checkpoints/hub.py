@@ -26,6 +26,8 @@ REDUX_FILES = (  # of FLUX.1-Redux-dev
       for file in ("config.json", "*.safetensors", "*.safetensors.index.json")),
 )  # fmt: skip
 
+CONTROLNET_FILES = "config.json", "diffusion_pytorch_model*.safetensors*"
+
 SETTINGS = "minflux.json", "transformer/config.json"  # enough to know which settings of an image a model can honour
 
 

@@ -19,7 +19,7 @@ from minflux.backend import Backend, backend_of
 from minflux.edit.canvas import tell_stretched
 from minflux.errors import ArgumentError, quoted
 from minflux.images import Preprocessing, read_image
-from minflux.inference.arguments import check_strength
+from minflux.inference.arguments import check_strength, one_for_each
 from minflux.model.hooks import OnBlock
 from minflux.model.redux import redux
 from minflux.model.siglip import SiglipConfig, siglip_encoder
@@ -44,18 +44,8 @@ def read_image_prompts(given: Any, strength: Any, mix: Any) -> ImagePrompts:
         raise ArgumentError(f"image_prompt_mix must be one of {', '.join(map(repr, MIXES))}, got {quoted(mix)}")
     if not images and (strength is not None or mix != MIXES[0]):
         raise ArgumentError("image_prompt_strength and image_prompt_mix go with an image_prompt")
-    return ImagePrompts(images, strengths_of(strength, len(images)), mix)
-
-
-def strengths_of(strength: Any, count: int) -> tuple[float, ...]:
-    """Return a strength for each image: one number is for all of them, and None is 1."""
-    if not isinstance(strength, list | tuple):
-        strength = [1.0 if strength is None else strength] * count
-    if len(strength) != count:
-        raise ArgumentError(
-            f"image_prompt_strength: got {len(strength)} numbers for {count} images; give one for each, or one number"
-        )
-    return tuple(check_strength("image_prompt_strength", one) for one in strength)
+    strengths = one_for_each("image_prompt_strength", strength, len(images), 1.0, check_strength)
+    return ImagePrompts(images, strengths, mix)
 
 
 @dataclass(frozen=True, eq=False)

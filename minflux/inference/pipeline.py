@@ -20,6 +20,7 @@ from minflux.arrays import Array
 from minflux.backend import Backend
 from minflux.edit.base import TEXT_TO_IMAGE, Edit
 from minflux.edit.canvas import Canvas, open_canvas, tell_stretched
+from minflux.edit.controlnet import Control
 from minflux.edit.flowedit import FlowEdit, check_counts
 from minflux.edit.kontext import Reference, places, reference_size
 from minflux.errors import ArgumentError, MinfluxError, quoted
@@ -40,9 +41,11 @@ from minflux.inference.arguments import (
     effective,
     without_effect,
 )
-from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_references, check_taken
+from minflux.inference.controlnets import ControlNet, check_controls, memory_of_controls
+from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_references, check_taken, uses_of
 from minflux.inference.hints import Trained, hint_at_guidance, hint_at_size, hint_at_text_length, hint_at_words
 from minflux.inference.image_prompts import ImagePrompts, read_image_prompts
+from minflux.model.controlnet import ControlNetConfig
 from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
@@ -68,13 +71,14 @@ class Conditioning:
     """What prompts say, ready for the transformer: `txt` (B, T, E) from T5, `y` (B, P) from CLIP.
 
     negative: the same of the negative prompt, B times, which classifier-free guidance leads away from. references: the
-    images that FLUX.1 Kontext looks at beside its prompt.
+    images that FLUX.1 Kontext looks at beside its prompt. controls: the control images that ControlNets look at.
     """
 
     txt: Array
     y: Array
     negative: "Conditioning | None" = None
     references: tuple[Reference, ...] = ()
+    controls: tuple[Control, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,10 @@ class CallSettings(TypedDict, total=False):
     mask_crop: int | None
     paste: bool
     control: Any
+    control_scale: float | Sequence[float] | None
+    control_start: float | Sequence[float] | None
+    control_end: float | Sequence[float] | None
+    control_mode: Any
     canny: tuple[float, float] | None
     reference: Any
     reference_layout: str
@@ -124,7 +132,8 @@ class Pipeline(ABC):
     """A model ready to generate images: call it, or take its steps `encode`, `sample` and `decode` one by one.
 
     nx: the backend that computes. schedule: how steps are spread over time. lora: the LoRAs added to the weights.
-    trained: what the model was trained on; a `Hint`, which is a warning, tells of anything else that is asked for.
+    controlnets: those that are shown control images. trained: what the model was trained on; a `Hint`, which is a
+    warning, tells of anything else that is asked for.
     """
 
     nx: Backend
@@ -133,6 +142,7 @@ class Pipeline(ABC):
     trained: Trained = field(default_factory=Trained)
     name: str = ""
     lora: tuple[str, ...] = ()
+    controlnets: tuple[ControlNet, ...] = ()
 
     def __repr__(self) -> str:
         """Return one line: the model's name, its size and its backend."""
@@ -166,6 +176,10 @@ class Pipeline(ABC):
         mask_crop: int | None = None,
         paste: bool = True,
         control: Any = None,
+        control_scale: float | Sequence[float] | None = None,
+        control_start: float | Sequence[float] | None = None,
+        control_end: float | Sequence[float] | None = None,
+        control_mode: Any = None,
         canny: tuple[float, float] | None = None,
         reference: Any = None,
         reference_layout: str = "offset",
@@ -200,8 +214,12 @@ class Pipeline(ABC):
         mask_crop: see the surroundings of the mask alone, with so many pixels around it, at the size of a whole image.
         paste: whether the result is the original image with what was redrawn pasted into it, rather than what the
         model made of all of it.
-        control: an image to draw along, of edges for FLUX.1 Canny and of depth for Depth; where there is an image too,
-        of its size.
+        control: an image to draw along, of edges for FLUX.1 Canny and of depth for Depth, or of what a ControlNet takes
+        (`load(…, controlnet=…)`); where there is an image too, of its size. A list for several ControlNets, in their
+        order, or for one that is shown several.
+        control_scale: how strongly a ControlNet acts, 1 unless given. control_start, control_end: during which share of
+        the steps, 0 to 1 unless given. control_mode: what a Union ControlNet is shown, by its number or one of
+        "canny", "tile", "depth", "blur", "pose", "gray", "lq". One of each for all control images, or a list.
         canny: two thresholds, (50, 200) for FLUX.1 Canny, where `control` is a photo along whose edges to draw (see
         `minflux.edit.canny`).
         reference: an image that FLUX.1 Kontext looks at, or a list of them; the result has the first one's aspect
@@ -222,7 +240,10 @@ class Pipeline(ABC):
         prompts = check_prompts(prompt)
         check_listener("on_step", on_step)
         check_listener("on_block", on_block)
-        given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, control, canny, posterior)
+        given = ImageInput(
+            image, strength, mask, mask_blur, mask_crop, paste, control, canny, posterior, control_scale, control_start,
+            control_end, control_mode,
+        )  # fmt: skip
         image_prompts = self.image_prompts(image_prompt, image_prompt_strength, image_prompt_mix)
         references = self.encode_references(reference, reference_layout)
         canvas = self.open_canvas(given, width, height)
@@ -234,7 +255,8 @@ class Pipeline(ABC):
         edit.timesteps(plan.timesteps)  # which raises for a strength that leaves no step
 
         text = self.encode(prompts, negative, guidance=guidance, true_cfg_scale=true_cfg_scale)
-        text = replace(self.with_image_prompts(text, image_prompts), references=references)
+        controls = self.controls_of(given, canvas, plan.seeds)
+        text = replace(self.with_image_prompts(text, image_prompts), references=references, controls=controls)
         for step in self.sample(
             text, seed, steps, guidance=guidance, true_cfg_scale=true_cfg_scale, width=plan.width, height=plan.height,
             solver=solver, start=start, edit=edit, on_block=on_block,
@@ -290,7 +312,8 @@ class Pipeline(ABC):
     def open_canvas(self, given: ImageInput, width: int | None = None, height: int | None = None) -> Canvas | None:
         """Read the images of a call, None where there are none; raises `ArgumentError` for what is wrong."""
         check_image_input(given)
-        check_taken(given, self.takes)
+        check_taken(given, self.takes, controlnets=len(self.controlnets))
+        uses_of(given, self._controlnet_configs)
         return None if given.image is None and given.control is None else self._open_canvas(given, width, height)
 
     def _open_canvas(self, given: ImageInput, width: int | None, height: int | None) -> Canvas:
@@ -300,17 +323,28 @@ class Pipeline(ABC):
                 check_side(name, side, unit)
         return open_canvas(
             given.image, given.mask, wanted=(width, height), usual=(self.defaults.width, self.defaults.height),
-            unit=unit, blur=given.mask_blur, crop=given.mask_crop, paste=given.paste, control=given.control,
+            unit=unit, blur=given.mask_blur, crop=given.mask_crop, paste=given.paste, controls=given.controls,
             canny=given.canny,
         )  # fmt: skip
 
     def edit_of(self, given: ImageInput, canvas: Canvas | None, seeds: Sequence[int]) -> Edit:
         """Return the edit that a call asks for, which is text to image without a canvas."""
-        if canvas is None:
-            return TEXT_TO_IMAGE
+        return TEXT_TO_IMAGE if canvas is None else self._maker(given, canvas, seeds).make()
+
+    def controls_of(self, given: ImageInput, canvas: Canvas | None, seeds: Sequence[int]) -> tuple[Control, ...]:
+        """Return the control images of a call as its ControlNets see them, none for a model without."""
+        if canvas is None or not self.controlnets:
+            return ()
+        return tuple(self._maker(given, canvas, seeds).controls())
+
+    def _maker(self, given: ImageInput, canvas: Canvas, seeds: Sequence[int]) -> EditMaker:
         drawn_for = seeds if given.posterior == "sample" else None
         encode = partial(self._encode_image, drawn_for)
-        return EditMaker(given, canvas, self.takes, self.nx, self.downscale, encode).make()
+        return EditMaker(given, canvas, self.takes, self.nx, self.downscale, encode, self._controlnet_configs)
+
+    @property
+    def _controlnet_configs(self) -> list[ControlNetConfig]:
+        return [net.config for net in self.controlnets]
 
     def encode_references(self, reference: Any, layout: str = "offset") -> tuple[Reference, ...]:
         """Encode the reference images of a call, one or a list, each at the size that Kontext sees it."""
@@ -413,6 +447,8 @@ class Pipeline(ABC):
         plan = replace(plan, timesteps=edit.timesteps(plan.timesteps))
         scale = true_cfg_scale if self.built_in_guidance or guidance is None else guidance
         text = matching(conditioning, plan.guidance, asked=scale is not None)
+        self._check_controls(text.controls, plan)
+        text = replace(text, controls=tuple(control.during(plan.timesteps) for control in text.controls))
         hint_at_size(self.trained, plan.width, plan.height)
         return self._follow(text, plan, edit, noises, on_block)
 
@@ -593,6 +629,14 @@ class Pipeline(ABC):
                 f"edit must show {wanted or 'nothing'} (height, width, channels) beside the latents, got "
                 f"{shown or 'nothing'}: see minflux.edit.beside"
             )
+
+    def _check_controls(self, controls: Sequence[Control], plan: SamplingPlan) -> None:
+        """Raise `ArgumentError` unless control images are of the size, and what is added of them fits the memory."""
+        count, channels, height, width = self._shape(plan)
+        check_controls(controls, self.controlnets, (count, channels, height, width), self.downscale)
+        tokens = count * (2 if plan.guidance.needs_negative else 1) * height * width // 4
+        needed = memory_of_controls(controls, self.controlnets, tokens, itemsize=2 if self.nx.on_gpu else 4)
+        self._check_memory(f"{len(controls)} control images", needed)
 
     def _size_of(self, start: Any) -> tuple[int, int]:
         """Return height and width of latents that are given to begin with."""

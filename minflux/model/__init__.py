@@ -8,6 +8,7 @@
 `blocks`      two streams meet; one stream carries on
 `flux`        the whole transformer
 `latents`     images as tokens: packing and position ids
+`controlnet`  a copy of the first blocks, which adds to the image what a control image shows
 `vae`         pixels to latents and back
 `vae_bands`   the way back again, for large images
 `t5`, `clip`  a prompt becomes `txt` and `y`

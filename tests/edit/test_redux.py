@@ -126,7 +126,7 @@ def test_what_a_call_refuses(dev_model, redux_folder):
     with pytest.raises(ArgumentError, match="image_prompt: the model was loaded without Redux; load it with redux"):
         minflux.load(dev_model)("a cat", image_prompt=CAT)
     pipe = minflux.load(dev_model, redux=redux_folder)
-    with pytest.raises(ArgumentError, match="image_prompt_strength: got 1 numbers for 2 images"):
+    with pytest.raises(ArgumentError, match="image_prompt_strength: got 1 for 2 images"):
         pipe("a cat", image_prompt=[CAT, APPLE], image_prompt_strength=[1.0])
     with pytest.raises(ArgumentError, match="image_prompt_strength must be a number of at least 0, got -1"):
         pipe("a cat", image_prompt=CAT, image_prompt_strength=-1)
