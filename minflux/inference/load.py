@@ -10,6 +10,7 @@ beside the weights is FLUX.1's own (`beside.py`).
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from minflux.backend.malloc import keep_freed_memory
 from minflux.checkpoints.comfy import choose_from_comfy, lora_in
 from minflux.checkpoints.components import CLIP, COMPONENTS, REDUX, SIGLIP, T5, TRANSFORMER, VAE
 from minflux.checkpoints.components.flux import takes, variant
+from minflux.checkpoints.diffusionkit import what_is_lost
 from minflux.checkpoints.family import REDUX_TITLE
 from minflux.checkpoints.fit import check_fit
 from minflux.checkpoints.folder import save_component
@@ -258,6 +260,8 @@ def take_components(checkpoint: Checkpoint) -> dict[str, StoredComponent]:
     components = {name: checkpoint.take(name) for name in COMPONENTS}
     check_channels(checkpoint.path, components[TRANSFORMER.name].config, components[VAE.name].config.z_channels)
     check_fit(components)
+    for note in what_is_lost(components[TRANSFORMER.name]):
+        warnings.warn(f"{components[TRANSFORMER.name].path}: {note}", stacklevel=3)
     used = {stored.path for stored in components.values()}
     warn_of_unexpected({path: names for path, names in checkpoint.unexpected_keys.items() if path in used})
     return components
