@@ -173,7 +173,7 @@ def load_checkpoint(
     clip_tokenizer, t5_tokenizer = read_tokenizers(checkpoint, configs[CLIP.name], configs[T5.name], report)
     schedule = find_schedule(checkpoint, configs[TRANSFORMER.name], report)
     components |= adapters(redux, components[TRANSFORMER.name])
-    mode = choose(memory, nx, components, dtype, report)
+    mode = choose(memory, nx, components, dtype, report, widened(changes))
     if mode == "resident" and not nx.on_gpu:
         keep_freed_memory()
     trees = {
