@@ -17,7 +17,7 @@ from PIL import Image
 from minflux.backend import get_backend
 from minflux.backend.machine import free_memory, readable
 from minflux.checkpoints.formats.dtypes import checked_cast
-from minflux.errors import ArgumentError, quoted
+from minflux.errors import ArgumentError, check_choice, quoted
 from minflux.inference.memory import check_mode
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import check_seed
@@ -147,8 +147,7 @@ def check_part(name: str, value: Any) -> float:
 
 def check_solver(solver: Any) -> str:
     """Return the name of a solver."""
-    if not isinstance(solver, str) or solver not in SOLVERS:
-        raise ArgumentError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, got {quoted(solver)}")
+    check_choice("solver", solver, SOLVERS)
     return solver
 
 

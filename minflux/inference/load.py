@@ -10,6 +10,7 @@ beside the weights is FLUX.1's own (`beside.py`).
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -22,6 +23,7 @@ from minflux.checkpoints.comfy import choose_from_comfy, lora_in
 from minflux.checkpoints.components import CLIP, COMPONENTS, CONTROLNET, REDUX, SIGLIP, T5, TRANSFORMER, VAE
 from minflux.checkpoints.components.flux import takes, variant
 from minflux.checkpoints.controlnet import locate_controlnet, open_controlnet
+from minflux.checkpoints.diffusionkit import what_is_lost
 from minflux.checkpoints.fit import check_controlnet, check_fit
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.entry import Coded
@@ -186,7 +188,7 @@ def load_checkpoint(
     beside = adapters(redux, components[TRANSFORMER.name]) | named_controlnets(controlnets, configs[TRANSFORMER.name])
     components |= {name: as_laid_for(nx, dtype, stored, ()) for name, stored in beside.items()}
     tell_guidance(controlnets, configs[TRANSFORMER.name], report)
-    mode = choose(memory, nx, components, dtype, report)
+    mode = choose(memory, nx, components, dtype, report, widened(changes))
     if mode == "resident" and not nx.on_gpu:
         keep_freed_memory()
     trees = {
@@ -296,6 +298,8 @@ def take_components(checkpoint: Checkpoint) -> dict[str, StoredComponent]:
     components = {name: checkpoint.take(name) for name in COMPONENTS}
     check_channels(checkpoint.path, components[TRANSFORMER.name].config, components[VAE.name].config.z_channels)
     check_fit(components)
+    for note in what_is_lost(components[TRANSFORMER.name]):
+        warnings.warn(f"{components[TRANSFORMER.name].path}: {note}", stacklevel=3)
     used = {stored.path for stored in components.values()}
     warn_of_unexpected({path: names for path, names in checkpoint.unexpected_keys.items() if path in used})
     return components
