@@ -30,6 +30,7 @@ from minflux.commands.again import (
     pictures_in,
     seen_from,
 )
+from minflux.commands.controlnet import as_in_a_call, check_controlnets, controlnet_options
 from minflux.commands.options import (
     BACKEND,
     FILE,
@@ -52,10 +53,18 @@ from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
 from minflux.inference.cache_files import default_folder
-from minflux.inference.edits import ImageInput, check_image_input, check_taken, strength_of
+from minflux.inference.edits import CONTROL, ImageInput, check_image_input, check_taken, strength_of, uses_of
 from minflux.inference.flux1 import Flux1
 from minflux.inference.image_prompts import ImagePrompts, read_image_prompts
-from minflux.inference.load import DEFAULTS, choose_files, find_loras, find_redux, load_checkpoint, read_defaults
+from minflux.inference.load import (
+    DEFAULTS,
+    choose_files,
+    find_controlnets,
+    find_loras,
+    find_redux,
+    load_checkpoint,
+    read_defaults,
+)
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning, finished
 from minflux.model.flux import FluxConfig
@@ -93,6 +102,7 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     help="How steps follow the velocity; heun and midpoint evaluate it twice a step.",
 )
 @image_options
+@controlnet_options
 @click.option("--out", type=FILE, default="minflux.png", show_default=True, help="Of several seeds, each adds its own.")
 @click.option("--preview", type=FILE, help="Each step's denoised image: a .gif, or a .png strip.")
 @click.option("--from", "source", type=FILE, help="Generate an image of minflux again from its PNG, to the bit.")
@@ -141,20 +151,23 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     check_settings(seeds, given)
     images = image_input(given)
     check_image_prompts(given)
+    check_controlnets(given)
     lora = find_loras(named["comfy"], lora)
     model, files = choose_files(model, named.pop("comfy"), named, print_note)
     if TRANSFORMER.name not in files:
         check_ahead_of_fetching(model, given, lora)
     redux = find_redux(given["redux"], given["image_encoder"], fetch=True)
+    controlnets = find_controlnets(given["controlnet"], fetch=True)
+    uses_of(images, [stored.config for stored in controlnets])
     checkpoint = open_with_files(model, files, fetch=True)
     wanted = given["width"], given["height"]  # of an image's, what isn't given is the image's own
     given = complete(checkpoint, given, lora)
-    hashes = hash_inputs(checkpoint, lora, pictures, redux)
+    hashes = hash_inputs(checkpoint, lora, pictures, redux, controlnets)
     if png is not None:
         check_unchanged(source, png, hashes, anyway)
     folder = default_folder() if cache else None
     how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
-    how |= {"redux": redux}
+    how |= {"redux": redux, "controlnets": controlnets}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
     canvas = pipe.open_canvas(images, *wanted)
     save_control(canvas, control_out)
@@ -195,28 +208,25 @@ def check_control_out(path: Path | None, pictures: Mapping[str, Path], written: 
     if path is None:
         return
     if "control" not in pictures:
-        raise ArgumentError("--control-out goes with --control")
+        raise ArgumentError("--control-out goes with one --control")
     check_output(path, "--control-out", (".png",))
     others = [other.resolve() for other in (*pictures.values(), *written) if other is not None]
     if path.resolve() in others:
         raise ArgumentError(f"--control-out must be another file than those read and written, got {str(path)!r}")
 
 
-def image_input(given: Mapping[str, Any]) -> ImageInput:
+def image_input(given: dict[str, Any]) -> ImageInput:
     """Return what is said of images; raises `ArgumentError` for settings without the image that they are about."""
-    images = ImageInput(**{field.name: given[field.name] for field in fields(ImageInput)})
+    called = {name: as_in_a_call(given[name]) for name in ("control", *CONTROL)}
+    images = ImageInput(**{field.name: (given | called)[field.name] for field in fields(ImageInput)})
     check_image_input(images)
     return images
 
 
 def image_prompts_of(given: Mapping[str, Any]) -> tuple[list[Path], list[float] | float | None, str]:
     """Return image prompts, their strengths and their mix as a call takes them; a single strength is for all."""
-    strengths = list(given["image_prompt_strength"])
-    return (
-        list(given["image_prompt"]),
-        strengths if len(strengths) > 1 else next(iter(strengths), None),
-        given["image_prompt_mix"],
-    )
+    strengths = as_in_a_call(given["image_prompt_strength"])
+    return list(given["image_prompt"]), strengths, given["image_prompt_mix"]
 
 
 def check_image_prompts(given: Mapping[str, Any]) -> None:
@@ -267,7 +277,7 @@ def complete(checkpoint: Checkpoint, given: dict[str, Any], lora: Sequence[str])
 
 def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[str, Any]:
     """Do as `complete` does for a model whose defaults lie in `folder`."""
-    check_taken(image_input(given), takes(cfg) or "", given["reference"])
+    check_taken(image_input(given), takes(cfg) or "", given["reference"], len(given["controlnet"]))
     defaults = read_defaults(folder / DEFAULTS, cfg)
     guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, cfg.guidance_embed)
     effective(given["negative_prompt"], guidance)
@@ -298,6 +308,7 @@ def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Pat
             text = text or encode_prompt(pipe, job, shown)
             bar.set_description(f"seed {job.seed}")
             edit = pipe.edit_of(shown.images, shown.canvas, [job.seed])
+            text = replace(text, controls=pipe.controls_of(shown.images, shown.canvas, [job.seed]))
             bar.reset(len(edit.timesteps(np.zeros(job.steps + 1))) - 1)
             pixels, frames = sample_image(pipe, job, text, edit, bar, previews=preview is not None)
             image = finished(shown.canvas, pixels)

@@ -47,7 +47,12 @@ IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
     click.option("--image", type=FILE, help="Begin with this image; the result has its size unless --size is given."),
     click.option("--strength", type=float, help="How much is drawn anew, above 0 and at most 1.  [0.6; 1 for Fill]"),
     click.option("--mask", type=FILE, help="Redraw what is white in this image, and keep the rest."),
-    click.option("--control", type=FILE, help="Draw along this image: edges for FLUX.1 Canny, depth for Depth."),
+    click.option(
+        "--control",
+        type=FILE,
+        multiple=True,
+        help="Draw along this image: edges for FLUX.1 Canny, depth for Depth, or what a ControlNet takes; repeatable.",
+    ),
     click.option(
         "--canny", callback=parse_thresholds, metavar="LOW,HIGH", help="Draw along the edges of --control, a photo."
     ),

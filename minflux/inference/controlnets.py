@@ -57,8 +57,9 @@ class Controlled:
 
         def at_work(x: Array, t: float) -> Residuals:
             found = defaultdict(list)
-            for control, predict in zip(controls, each, strict=True):
-                for name, residual in predict(x, t).items() if control.is_at_work(t) else ():
+            working = [predict for control, predict in zip(controls, each, strict=True) if control.is_at_work(t)]
+            for predict in working:
+                for name, residual in predict(x, t).items():
                     found[name].append(residual)
             return found
 

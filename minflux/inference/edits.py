@@ -70,7 +70,7 @@ def check_image_input(given: ImageInput) -> None:
     if given.canny is not None and len(given.controls) > 1:
         raise ArgumentError("canny goes with one control image; make edges of others by minflux.edit.canny.canny")
     if given.image is None:
-        allowed = () if given.control is None else ("control", "canny", "posterior", *CONTROL)
+        allowed = CONTROL if given.control is None else ("control", "canny", "posterior", *CONTROL)
         asked = [field.name for field in fields(given) if not is_equal(getattr(given, field.name), field.default)]
         alone = [name for name in asked if name not in allowed]
         if alone:

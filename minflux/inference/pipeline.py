@@ -217,9 +217,11 @@ class Pipeline(ABC):
         control: an image to draw along, of edges for FLUX.1 Canny and of depth for Depth, or of what a ControlNet takes
         (`load(…, controlnet=…)`); where there is an image too, of its size. A list for several ControlNets, in their
         order, or for one that is shown several.
-        control_scale: how strongly a ControlNet acts, 1 unless given. control_start, control_end: during which share of
-        the steps, 0 to 1 unless given. control_mode: what a Union ControlNet is shown, by its number or one of
-        "canny", "tile", "depth", "blur", "pose", "gray", "lq". One of each for all control images, or a list.
+        control_scale: how strongly a ControlNet acts, 1 unless given; one number for all control images, or a list with
+        one for each, as the next three.
+        control_start, control_end: during which share of the steps it does, from 0 to 1 unless given.
+        control_mode: what a Union ControlNet is shown, by its number or as "canny", "tile", "depth", "blur", "pose",
+        "gray" or "lq".
         canny: two thresholds, (50, 200) for FLUX.1 Canny, where `control` is a photo along whose edges to draw (see
         `minflux.edit.canny`).
         reference: an image that FLUX.1 Kontext looks at, or a list of them; the result has the first one's aspect

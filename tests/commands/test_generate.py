@@ -22,7 +22,8 @@ from tests import tiny_model
 from tests.commands.runner import assert_refused, pixels, run
 
 IMAGE = {
-    "image": None, "mask": None, "control": None, "reference": [], "reference_layout": "offset",
+    "image": None, "mask": None, "control": [], "controlnet": [], "control_scale": [], "control_start": [],
+    "control_end": [], "control_mode": [], "reference": [], "reference_layout": "offset",
     "canny": None, "redux": None, "image_encoder": None, "image_prompt": [], "image_prompt_strength": [],
     "image_prompt_mix": "append", "strength": None, "mask_blur": 0.0, "mask_crop": None, "paste": True,
     "posterior": "mode",

@@ -75,8 +75,9 @@ def assert_steps(trial, what, got, expected):
 
 
 @FLOAT32
-@pytest.mark.parametrize("cfg_scale", [None, 2.0])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "cfg_scale"), [*((kind, None) for kind in KINDS), ("union", 2.0), ("xlabs", 2.0)], ids=str
+)
 def test_each_family_is_diffusers_at_every_step(trial, deep_model, controlnets, kind, cfg_scale):
     away = {} if cfg_scale is None else {"negative_prompt": "a frog", "true_cfg_scale": cfg_scale}
     mode = 2 if KINDS[kind].modes else None
@@ -411,7 +412,7 @@ def test_what_is_no_controlnet(deep_model, controlnets, tmp_path):
     with pytest.raises(ArgumentError, match="controlnet must be a path or a list of paths, got 3"):
         minflux.load(deep_model, controlnet=3)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="diffusion_pytorch_model.safetensors: no such file"):
+    with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model.safetensors: no such file"):
         minflux.load(deep_model, controlnet=tmp_path / "empty")
 
 
@@ -433,3 +434,74 @@ def test_a_controlnet_is_no_model_and_is_explained(controlnets, copy):
     result = run("inspect", folder)
     assert result.exit_code == 1
     assert "transformer_blocks.2.norm1.linear.weight: expected shape (192, 32), found no such weight" in result.output
+
+
+# -- the command line --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    EDGES.save("edges.png")
+    DEPTH.save("depth.png")
+    return tmp_path
+
+
+def test_the_command_line_and_the_same_again(here, deep_model, copy):
+    copy("union")
+    given = ("--controlnet", "union", "--control", "edges.png", "--control", "depth.png", "--control-mode", "canny")
+    given += ("--control-mode", 2, "--control-scale", 0.5, "--control-end", 0.5, "--seed", 3)
+    result = run("generate", "a cat", "--model", deep_model, "--steps", 2, *given)
+    assert result.exit_code == 0, result.output
+    pipe = minflux.load(deep_model, controlnet="union")
+    expected = pipe(
+        "a cat", seed=3, steps=2, control=[EDGES, DEPTH], control_mode=[0, 2], control_scale=0.5, control_end=0.5
+    )
+    np.testing.assert_array_equal(pixels("minflux.png"), np.asarray(expected))
+    with Image.open("minflux.png") as image:
+        found = json.loads(image.info["minflux"])
+    assert (found["controlnet"], found["control"]) == (["union"], ["edges.png", "depth.png"])
+    assert (found["control_mode"], found["control_scale"]) == (["canny", "2"], [0.5])
+    assert {"model", "controlnet 1", "control 1", "control 2"} == set(found["hashes"])
+
+    again = ("generate", "--from", "minflux.png", "--out", "again.png")
+    result = run(*again)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(pixels("again.png"), pixels("minflux.png"))
+    EDGES.save("depth.png")
+    assert_refused(run(*again), "the control 2 'depth.png' is no longer the one that minflux.png was made with")
+    DEPTH.save("depth.png")
+    tiny_controlnet.make(here / "union", "union", seed=9)
+    assert_refused(run(*again), "the controlnet 1 'union' is no longer the one that minflux.png was made with")
+    os.remove("edges.png")
+    assert_refused(run(*again), "was made with the control 1 'edges.png', which is not there")
+
+
+def test_each_seed_draws_its_own_control_latents(here, deep_model, copy):
+    copy("instantx")
+    given = ("--controlnet", "instantx", "--control", "edges.png", "--posterior", "sample", "--steps", 1)
+    assert run("generate", "a cat", "--model", deep_model, *given, "--seed", 3, "--seed", 4).exit_code == 0
+    pipe = minflux.load(deep_model, controlnet="instantx")
+    for seed in (3, 4):
+        expected = pipe("a cat", seed=seed, steps=1, control=EDGES, posterior="sample")
+        np.testing.assert_array_equal(pixels(f"minflux-{seed}.png"), np.asarray(expected))
+
+
+UNFIT = {
+    "--controlnet goes with --control": ("--controlnet", "plain"),
+    "control: got 1 images for 2 ControlNets": (
+        "--controlnet", "plain", "--controlnet", "plain", "--control", "depth.png",
+    ),
+    "control_scale goes with a ControlNet": ("--control-scale", 1),
+    "control_mode: the ControlNet has no modes": (
+        "--controlnet", "plain", "--control", "depth.png", "--control-mode", "pose",
+    ),
+    "controlnet: 'nowhere': no such file or folder": ("--controlnet", "nowhere", "--control", "depth.png"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "given"), UNFIT.items(), ids=UNFIT)
+def test_what_does_not_fit_is_refused_before_a_weight_is_read(here, deep_model, copy, words, given, monkeypatch):
+    copy("plain")
+    monkeypatch.setattr("minflux.commands.generate.load_checkpoint", lambda *args, **how: pytest.fail("was read"))
+    assert_refused(run("generate", "a cat", "--model", deep_model, *given), words)
