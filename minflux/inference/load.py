@@ -375,8 +375,8 @@ def read_schedule(path: Path) -> Schedule:
     for name, plain in PLAIN_SCHEDULE.items():
         if values.get(name, plain) not in (plain, None):
             raise CheckpointError(
-                f"{path}: {name}: minflux supports {plain!r} alone, found {values[name]!r}; change it there, or use "
-                "another model"
+                f"{path}: {name}: minflux supports {plain!r} alone, found {quoted(values[name])}; change it there, or "
+                "use another model"
             )
     schedule = read_fields(Schedule, values, path)
     if not 0 < schedule.shift <= LARGEST_SHIFT or schedule.max_image_seq_len <= schedule.base_image_seq_len:
@@ -416,7 +416,7 @@ def read_fields(kind: type, values: dict[str, Any], path: Path) -> Any:
     for name, value in given.items():
         default = type(getattr(kind, name))
         if not is_of(default, value):
-            raise CheckpointError(f"{path}: {name}: expected a {default.__name__}, found {value!r}")
+            raise CheckpointError(f"{path}: {name}: expected a {default.__name__}, found {quoted(value)}")
     return kind(**given)
 
 
