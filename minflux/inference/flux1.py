@@ -214,8 +214,9 @@ class Flux1(Pipeline):
         on_block: OnBlock | None,
     ) -> Prediction:
         """Return v(x, t, residuals), the velocity with what ControlNets add."""
-        if is_apart(text, guidance):
-            return self.held()._prediction_apart(text, size, guidance, timesteps, on_block)
+        negative = negative_apart(text, guidance)
+        if negative is not None:
+            return self.held()._prediction_apart(text, negative, size, guidance, timesteps, on_block)
         cfg, nx, is_guided = self.flux[0], self.nx, guidance.needs_negative
         txt, y = both_signs(text) if is_guided else (text.txt, text.y)
         ids = nx.concatenate([text_ids(txt), image_ids(txt, *size), *reference_ids(txt, text.references)], axis=1)
@@ -236,12 +237,13 @@ class Flux1(Pipeline):
 
         return v
 
-    def _prediction_apart(self, text: Conditioning, size: tuple[int, int], guidance: Guidance, *how: Any) -> Prediction:
+    def _prediction_apart(
+        self, text: Conditioning, negative: Conditioning, size: tuple[int, int], guidance: Guidance, *how: Any
+    ) -> Prediction:
         """Return the prediction guided away from a negative prompt's, with a pass for each of the two."""
         alone = Guidance(guidance.embedded)
-        negative = replace(text.negative or text, references=text.references)
-        signs = replace(text, negative=None), negative
-        positive, away = (self._prediction(sign, size, alone, *how) for sign in signs)
+        signs = text, replace(negative, references=text.references)
+        positive, away = (self._prediction(replace(sign, negative=None), size, alone, *how) for sign in signs)
 
         def v(x: Array, t: float, residuals: Residuals) -> Array:
             both = self.nx.concatenate([positive(x, t, residuals), away(x, t, residuals)], axis=0)
@@ -253,17 +255,16 @@ class Flux1(Pipeline):
         self, text: Conditioning, size: tuple[int, int], guidance: Guidance, timesteps: Sequence[float]
     ) -> Callable[[Array, float], Residuals]:
         """Return r(x, t), what ControlNets add of the prompt's control images (see `inference/controlnets.py`)."""
-        copies = 2 if guidance.needs_negative and not is_apart(text, guidance) else 1
+        copies = 2 if guidance.needs_negative and negative_apart(text, guidance) is None else 1
         asked = Controlled(
             self.nx, self.flux[0], text.txt, text.y, size, guidance.embedded, timesteps, copies, self._compute
         )
         return asked.residuals(text.controls, held_nets(self.controlnets, self.progress))
 
     def held(self) -> Self:
-        """Return the pipeline with the weights read that its steps use, ControlNets' too; freed with that pipeline."""
+        """Return the pipeline with the transformer's weights read that its steps use; freed with that pipeline."""
         cfg, p = self.flux
-        nets = held_nets(self.controlnets, self.progress)
-        return replace(self, flux=(cfg, for_steps(p, self.progress)), controlnets=nets)
+        return replace(self, flux=(cfg, for_steps(p, self.progress)))
 
     def _modulated(self, y: Array, guidance: Guidance) -> Modulated:
         """Return what modulates the transformer's blocks for prompts whose pooled text is y."""
@@ -329,10 +330,10 @@ def both_signs(text: Conditioning) -> tuple[Array, Array]:
     return txt, nx.concatenate([text.y, text.negative.y], axis=0)
 
 
-def is_apart(text: Conditioning, guidance: Guidance) -> bool:
-    """Return whether guidance needs a pass of its own for the negative prompt, which is of another length."""
+def negative_apart(text: Conditioning, guidance: Guidance) -> Conditioning | None:
+    """Return the negative prompt where guidance needs a pass of its own for it, None where both go in one batch."""
     negative = text.negative if guidance.needs_negative else None
-    return negative is not None and negative.txt.shape != text.txt.shape
+    return negative if negative is not None and negative.txt.shape != text.txt.shape else None
 
 
 def reference_ids(like: Array, references: Sequence[Reference]) -> list[Array]:
