@@ -1,7 +1,7 @@
 """A ControlNet before it is trained: a copy of the model's first blocks that adds nothing, so that nothing changes.
 
 What it adds goes through projections that begin as zeros. The first gradient moves them alone, and from then on the
-copy learns too. Here they are moved by hand, a little at random, and what is drawn along the control image differs.
+copy learns too. Here they are moved by hand, a little and at random, and the image changes.
 """
 
 import numpy as np

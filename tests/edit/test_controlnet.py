@@ -205,7 +205,7 @@ def test_on_a_model_without_guidance_a_controlnet_gets_dev_s(model, drawn, contr
     said = []
     image = drawn(model=model, loaded={"report": said.append}, guidance=1.0)
     assert f"{controlnets['instantx']}" in said[-1]
-    assert "takes a guidance, and the model none: it gets 3.5, FLUX.1-dev's" in said[-1]
+    assert "takes a guidance, and the model none: it gets 3.5, as with FLUX.1-dev" in said[-1]
     assert image != drawn(model=model, loaded={"report": said.append}, guidance=1.0, control_scale=0)
 
 
@@ -358,7 +358,7 @@ WRONG = {
     "_class_name: expected 'FluxControlNetModel', found 'SD3ControlNetModel'": {"_class_name": "SD3ControlNetModel"},
     "extra_condition_channels: expected 0, found 4": {"extra_condition_channels": 4},
     "patch_size: expected 1, found 2": {"patch_size": 2},
-    "controlnet_x_embedder.weight: expected shape (32, 12), found (32, 16)": {"in_channels": 12},
+    "x_embedder.weight: expected shape (32, 12), found (32, 16)": {"in_channels": 12},
     "num_layers: expected a value like 19, found -1": {"num_layers": -1},
     "expected at most 1000 for depth, found 1001": {"num_layers": 1001},
     "conditioning_embedding_channels: expected 4, a quarter of in_channels, found 5": {
