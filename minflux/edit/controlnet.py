@@ -14,7 +14,6 @@ import numpy as np
 
 from minflux.arrays import Array
 from minflux.errors import ArgumentError, quoted
-from minflux.model.controlnet import ControlNetConfig
 
 MODES = ("canny", "tile", "depth", "blur", "pose", "gray", "lq")  # of a Union ControlNet, in the order of its table
 NO_MODE = "none"
@@ -86,21 +85,22 @@ def numbers_of(images: int, controlnets: int) -> list[int]:
     return list(range(images)) if controlnets > 1 else [0] * images
 
 
-def mode_of(given: Any, cfg: ControlNetConfig) -> int | None:
-    """Return the number of a mode that is given by number or by name; None and "none" are for ControlNets without any.
+def mode_of(given: Any, modes: int) -> int | None:
+    """Return the number of a mode that is given by number or by name, of so many that a ControlNet has.
 
-    Raises `ArgumentError` for a mode that a ControlNet has not, and for a Union one without any.
+    None and "none" are for ControlNets without any. Raises `ArgumentError` for a mode that a ControlNet has not, and for
+    a Union one without any.
     """
     name = given if isinstance(given, str) else None
     if given is None or name == NO_MODE:
-        if cfg.modes:
-            raise ArgumentError(f"control_mode: a Union ControlNet needs one: {listed(cfg)}")
+        if modes:
+            raise ArgumentError(f"control_mode: a Union ControlNet needs one: {listed(modes)}")
         return None
-    if not cfg.modes:
+    if not modes:
         raise ArgumentError(f"control_mode: the ControlNet has no modes, got {quoted(given)}; leave it out")
     number = MODES.index(name) if name in MODES else as_number(given)
-    if number is None or number >= cfg.modes:
-        raise ArgumentError(f"control_mode must be one of {listed(cfg)}, got {quoted(given)}")
+    if number is None or number >= modes:
+        raise ArgumentError(f"control_mode must be one of {listed(modes)}, got {quoted(given)}")
     return number
 
 
@@ -112,14 +112,13 @@ def as_number(given: Any) -> int | None:
     return int(given) if is_number and given >= 0 else None
 
 
-def listed(cfg: ControlNetConfig) -> str:
+def listed(modes: int) -> str:
     """List a Union ControlNet's modes for a message."""
-    return f"{', '.join(MODES[: cfg.modes])}, or 0 to {cfg.modes - 1}"
+    return f"{', '.join(MODES[:modes])}, or 0 to {modes - 1}"
 
 
-def spread_modes(given: Any, cfgs: Sequence[ControlNetConfig]) -> list[Any]:
-    """Return a mode for each image: a single one is for all whose ControlNet has modes."""
+def spread_modes(given: Any, modes: Sequence[int]) -> list[Any]:
+    """Return a mode for each image: a single one is for all whose ControlNet has `modes`."""
     if isinstance(given, list | tuple):
         return list(given)
-    has_any = any(cfg.modes for cfg in cfgs)
-    return [given if cfg.modes or not has_any else None for cfg in cfgs]
+    return [given if count or not any(modes) else None for count in modes]

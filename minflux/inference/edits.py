@@ -109,16 +109,16 @@ def uses_of(given: ImageInput, controlnets: Sequence[ControlNetConfig]) -> list[
     asked = [name for name in CONTROL if getattr(given, name) is not None]
     if asked and not (controlnets and given.controls):
         raise ArgumentError(f"{asked[0]} goes with a ControlNet and its control image")
-    if not controlnets:
-        return []
     count = len(given.controls)
+    if not controlnets or not count:
+        return []
     numbers = numbers_of(count, len(controlnets))
-    cfgs = [controlnets[number] for number in numbers]
+    counts = [controlnets[number].modes for number in numbers]
     scales = one_for_each("control_scale", given.control_scale, count, 1.0, check_strength)
     starts = one_for_each("control_start", given.control_start, count, 0.0, check_part)
     ends = one_for_each("control_end", given.control_end, count, 1.0, check_part)
-    chosen = one_for_each("control_mode", spread_modes(given.control_mode, cfgs), count, None, lambda _, mode: mode)
-    modes = map(mode_of, chosen, cfgs)
+    chosen = one_for_each("control_mode", spread_modes(given.control_mode, counts), count, None, lambda _, mode: mode)
+    modes = map(mode_of, chosen, counts)
     return [Use(*setting) for setting in zip(numbers, scales, modes, starts, ends, strict=True)]
 
 

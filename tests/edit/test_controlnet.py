@@ -179,8 +179,9 @@ def test_every_solver_follows_it_and_its_share_of_the_steps(drawn, solver):
     assert whole != half != drawn(solver=solver, control_scale=0) != whole
 
 
-def test_without_a_control_image_the_model_draws_as_ever(deep_model, drawn):
-    assert drawn(control=None) == minflux.load(deep_model)("a cat", steps=2)
+def test_without_a_control_image_the_model_draws_as_ever(deep_model, controlnets):
+    pipe = minflux.load(deep_model, controlnet=[controlnets["union"], controlnets["xlabs"]])
+    assert pipe("a cat", steps=2) == minflux.load(deep_model)("a cat", steps=2)
 
 
 def test_it_goes_with_a_mask_and_with_references(drawn):
