@@ -88,8 +88,8 @@ def numbers_of(images: int, controlnets: int) -> list[int]:
 def mode_of(given: Any, modes: int) -> int | None:
     """Return the number of a mode that is given by number or by name, of so many that a ControlNet has.
 
-    None and "none" are for ControlNets without any. Raises `ArgumentError` for a mode that a ControlNet has not, and for
-    a Union one without any.
+    None and "none" are for ControlNets without any. Raises `ArgumentError` for a mode that a ControlNet has not, and
+    for a Union one without any.
     """
     name = given if isinstance(given, str) else None
     if given is None or name == NO_MODE:
