@@ -31,7 +31,7 @@ from minflux.inference.load import load
 from minflux.inference.memory import MODES
 from minflux.sampling.guidance import Guidance
 from tests import compare, tiny_controlnet
-from tests.commands.runner import run
+from tests.commands.runner import assert_refused, pixels, run
 from tests.conftest import CHOSEN
 from tests.tiny_controlnet import KINDS
 
@@ -71,7 +71,7 @@ def ours_of(pipe, **settings):
 
 def assert_steps(trial, what, got, expected):
     for ours, theirs in zip(got, expected, strict=True):
-        trial.close(f"ControlNet, {what}, each step's latents", ours, theirs, compare.MODEL)
+        trial.close(f"{what}, each step's latents", ours, theirs, compare.MODEL)
 
 
 @FLOAT32
@@ -87,7 +87,7 @@ def test_each_family_is_diffusers_at_every_step(trial, deep_model, controlnets, 
     )  # fmt: skip
     pipe = load(deep_model, trial.nx, controlnet=controlnets[kind])
     got = ours_of(pipe, control=EDGES, control_scale=0.7, control_mode=mode, **away)
-    assert_steps(trial, kind, got, expected)
+    assert_steps(trial, "ControlNet", got, expected)
     without = ours_of(pipe, control=EDGES, control_scale=0, control_mode=mode, **away)
     assert compare.relative_error(trial.nx.to_numpy(without[-1]), expected[-1].numpy()) > 0.01
 
@@ -112,7 +112,7 @@ def test_several_are_diffusers_at_every_step(trial, deep_model, controlnets, oth
         load(deep_model, trial.nx, controlnet=nets), control=[EDGES, DEPTH], control_mode=modes,
         control_scale=[0.7, 0.4], control_start=[0, 0.3], control_end=[0.7, 1],
     )  # fmt: skip
-    assert_steps(trial, "several", got, expected)
+    assert_steps(trial, "several ControlNets", got, expected)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_share_of_the_steps_is_diffusers(trial, deep_model, controlnets, start
     )  # fmt: skip
     pipe = load(deep_model, trial.nx, controlnet=controlnets["plain"])
     got = ours_of(pipe, control=EDGES, steps=5, control_start=start, control_end=end)
-    assert_steps(trial, "a share of the steps", got, expected)
+    assert_steps(trial, "ControlNet", got, expected)
 
 
 @FLOAT32
@@ -141,7 +141,7 @@ def test_image_to_image_is_diffusers_at_every_step(trial, deep_model, controlnet
     )  # fmt: skip
     pipe = load(deep_model, trial.nx, controlnet=controlnets["instantx"])
     got = ours_of(pipe, image=DEPTH, control=EDGES, strength=0.6, steps=5, control_end=0.5)
-    assert_steps(trial, "image-to-image", got, expected)
+    assert_steps(trial, "ControlNet with an image", got, expected)
 
 
 # -- with other things -------------------------------------------------------------------------------------------
@@ -474,7 +474,7 @@ def test_the_command_line_and_the_same_again(here, deep_model, copy):
     DEPTH.save("depth.png")
     tiny_controlnet.make(here / "union", "union", seed=9)
     assert_refused(run(*again), "the controlnet 1 'union' is no longer the one that minflux.png was made with")
-    os.remove("edges.png")
+    (here / "edges.png").unlink()
     assert_refused(run(*again), "was made with the control 1 'edges.png', which is not there")
 
 
