@@ -196,7 +196,7 @@ class Flux1(Pipeline):
         another t they are computed when v is called. A negative prompt of another length, for image prompts go with
         the prompt alone, is asked for by itself.
         """
-        if guidance.needs_negative and text.negative and text.negative.txt.shape != text.txt.shape:
+        if guidance.needs_negative and text.negative and is_unlike(text, text.negative):
             return self.held()._velocity_apart(text, text.negative, size, guidance, timesteps, on_block)
         cfg, nx, is_guided = self.flux[0], self.nx, guidance.needs_negative
         txt, y = both_signs(text) if is_guided else (text.txt, text.y)
@@ -212,7 +212,7 @@ class Flux1(Pipeline):
             tokens = pack(nx.concatenate([x, x], axis=0) if is_guided else x)
             count = tokens.shape[1]
             tokens = nx.concatenate([tokens, *references], axis=1)
-            tokens = velocity(p, tokens, txt, mod, pe, listen, keep_qkv=on_block is not None)
+            tokens = velocity(p, tokens, txt, mod, pe, listen, keep_qkv=on_block is not None, bias=text.bias)
             out = unpack(tokens[:, :count], *size)
             return guided(nx.as_float32(out), guidance.scale) if is_guided else out
 
@@ -302,6 +302,11 @@ class Flux1(Pipeline):
         pixels = pixels.astype(p["encoder"]["conv_in"]["weight"].dtype)
         latents = encode(p, cfg, pixels) if noise is None else encode_sample(p, cfg, pixels, noise)
         return self.nx.as_float32(latents)
+
+
+def is_unlike(text: Conditioning, negative: Conditioning) -> bool:
+    """Return whether a negative prompt can't be in a batch with the prompt: of another length, or without its bias."""
+    return negative.txt.shape != text.txt.shape or text.bias is not None
 
 
 def both_signs(text: Conditioning) -> tuple[Array, Array]:

@@ -41,8 +41,15 @@ from minflux.inference.arguments import (
     without_effect,
 )
 from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_references, check_taken
-from minflux.inference.hints import Trained, hint_at_guidance, hint_at_size, hint_at_text_length, hint_at_words
-from minflux.inference.image_prompts import ImagePrompts, read_image_prompts
+from minflux.inference.hints import (
+    Trained,
+    hint_at_guidance,
+    hint_at_references,
+    hint_at_size,
+    hint_at_text_length,
+    hint_at_words,
+)
+from minflux.inference.image_prompts import ImagePrompts, read_image_prompts, usual_guidance
 from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
@@ -68,13 +75,15 @@ class Conditioning:
     """What prompts say, ready for the transformer: `txt` (B, T, E) from T5, `y` (B, P) from CLIP.
 
     negative: the same of the negative prompt, B times, which classifier-free guidance leads away from. references: the
-    images that FLUX.1 Kontext looks at beside its prompt.
+    images that FLUX.1 Kontext looks at beside its prompt. bias: what is added to the logits of attention between all
+    tokens, text first (see `minflux.inference.regions`).
     """
 
     txt: Array
     y: Array
     negative: "Conditioning | None" = None
     references: tuple[Reference, ...] = ()
+    bias: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -183,8 +192,9 @@ class Pipeline(ABC):
         seed: one number, or one for each prompt; a single number n stands for n, n + 1, … Each image depends on its own
         seed alone, not on the batch, but for rounding (a level of 255 here and there).
         steps: the denoising steps.
-        guidance: how strongly to follow the prompt. Models like FLUX.1-dev take it as an input. On others it is the
-        scale of classifier-free guidance away from `negative_prompt`; 0 and 1 are none.
+        guidance: how strongly to follow the prompt. Models like FLUX.1-dev take it as an input, and with an image
+        prompt 2.5 of it unless given. On others it is the scale of classifier-free guidance away from
+        `negative_prompt`; 0 and 1 are none.
         true_cfg_scale: the scale of classifier-free guidance on models like FLUX.1-dev, beside their `guidance`.
         negative_prompt: what classifier-free guidance leads away from, "" unless given.
         width, height: of the image in pixels, multiples of 16.
@@ -224,6 +234,9 @@ class Pipeline(ABC):
         check_listener("on_block", on_block)
         given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, control, canny, posterior)
         image_prompts = self.image_prompts(image_prompt, image_prompt_strength, image_prompt_mix)
+        if guidance is None:
+            is_dev_like = self.built_in_guidance and not self.takes
+            guidance = usual_guidance(self.defaults.guidance, is_dev_like, image_prompts.images)
         references = self.encode_references(reference, reference_layout)
         canvas = self.open_canvas(given, width, height)
         width, height = self.size_of(canvas, references, width, height)
@@ -271,19 +284,32 @@ class Pipeline(ABC):
         given = ImageInput(image)
         check_taken(given, self.takes)
         canvas = self._open_canvas(given, width, height)
-        source, target = (self.encode(p, guidance=g) for p, g in ((source_prompt, source_guidance), (prompt, guidance)))
-
-        def follow() -> Iterator[Step]:  # whose end frees the weights that it holds
-            latents = self.encode_image(canvas.pixels())
-            pipe = self.held()
-            source_velocity = partial(pipe.velocity, source, latents.shape[1:3], self._guidance(source_guidance, None))
-            edit = FlowEdit(latents, source_velocity, *counts)
-            yield from pipe.sample(target, seed, steps, guidance=guidance, edit=edit)
-
-        for step in follow():
+        guidances = source_guidance, guidance
+        texts = self.encode(source_prompt, guidance=source_guidance), self.encode(prompt, guidance=guidance)
+        for step in self.sample_edit(canvas, texts, seed, steps, guidances=guidances, counts=counts):
             if on_step is not None:
                 on_step(step)
         return canvas.finish(self.decode(step.x)[0])
+
+    def sample_edit(
+        self,
+        canvas: Canvas,
+        texts: tuple[Conditioning, Conditioning],
+        seed: int,
+        steps: int,
+        *,
+        guidances: tuple[float, float],
+        counts: tuple[int, int, int],
+    ) -> Iterator[Step]:
+        """Yield FlowEdit's steps from the image on a canvas; the weights that they share are freed after the last.
+
+        texts, guidances: of what the image shows, then of what it is to show. counts: n_max, n_min and n_avg.
+        """
+        latents = self.encode_image(canvas.pixels())
+        pipe = self.held()
+        source = partial(pipe.velocity, texts[0], latents.shape[1:3], self._guidance(guidances[0], None))
+        edit = FlowEdit(latents, source, *counts)
+        yield from pipe.sample(texts[1], seed, steps, guidance=guidances[1], edit=edit)
 
     # -- an image to begin with --------------------------------------------------------------------------------
 
@@ -317,6 +343,8 @@ class Pipeline(ABC):
         listed = list(reference) if isinstance(reference, list | tuple) else [reference]
         images = [read_image(image, "reference") for image in listed if image is not None]
         check_references(images, self.takes)
+        if images:
+            hint_at_references(self.trained)
         unit, usual = 2 * self.downscale, (self.defaults.width, self.defaults.height)
         sizes = [reference_size(image.size, usual, unit) for image in images]
         for image, size in zip(images, sizes, strict=True):

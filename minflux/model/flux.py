@@ -104,24 +104,26 @@ def velocity(
     on_block: OnBlock = ignore,
     keep_qkv: bool = False,
     run_block: RunBlock = run,
+    bias: Array | None = None,
 ) -> Float[Array, "B I O"]:
     """Run the blocks, given their modulations `mod` and the rotations `pe` (which are the same in every block).
 
     on_block: called after each block with its name and {"img", "txt", "mod"}: both streams and its modulations (see
     `hooks`). With keep_qkv there are "q", "k" and "v" too, normalised and rotated, of the joint sequence (B, H, T + I,
-    K); they are then held until the block is done. run_block: how a block is run (see `hooks`).
+    K); they are then held until the block is done. run_block: how a block is run (see `hooks`). bias: what is added to
+    the logits of every attention, broadcast to (B, H, T + I, T + I): -inf where a token is not to hear another one.
     """
     nx, dtype = backend_of(img, txt, mod["final"]), mod["final"].dtype
     img = linear(img.astype(dtype), **p["img_in"])  # (B, I, D)
     txt = linear(txt.astype(dtype), **p["txt_in"])  # (B, T, D)
     for i, (block, block_mod) in enumerate(zip(p["double_blocks"], mod["double"], strict=True)):
         seen = {"mod": block_mod}
-        img, txt = run_block(double_block, block, img, txt, block_mod, pe, seen if keep_qkv else None)
+        img, txt = run_block(double_block, block, img, txt, block_mod, pe, seen if keep_qkv else None, bias)
         on_block(f"double_blocks.{i}", {"img": img, "txt": txt, **seen})
     x = nx.concatenate([txt, img], axis=1)  # (B, T + I, D)
     for i, (block, block_mod) in enumerate(zip(p["single_blocks"], mod["single"], strict=True)):
         seen = {"mod": block_mod}
-        x = run_block(single_block, block, x, block_mod, pe, seen if keep_qkv else None)
+        x = run_block(single_block, block, x, block_mod, pe, seen if keep_qkv else None, bias)
         txt, img = nx.split(x, [txt.shape[1]], axis=1)  # (B, T, D), (B, I, D)
         on_block(f"single_blocks.{i}", {"img": img, "txt": txt, **seen})
     return final_layer(p["final_layer"], img, mod["final"])
