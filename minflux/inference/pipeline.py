@@ -437,6 +437,7 @@ class Pipeline(ABC):
         plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
         self._check_edited(edit.image, plan)
         self._check_shown(edit.shown, plan)
+        check_bias(conditioning, plan.height // (2 * self.downscale), plan.width // (2 * self.downscale))
         noises = self._noises(plan, edit.draws) if start is None else [self._checked_start(start, plan)]
         plan = replace(plan, timesteps=edit.timesteps(plan.timesteps))
         scale = true_cfg_scale if self.built_in_guidance or guidance is None else guidance
@@ -673,6 +674,16 @@ def check_conditioning(given: Any) -> None:
     """Raise `ArgumentError` for what `encode` can't have returned."""
     if not isinstance(given, Conditioning):
         raise ArgumentError(f"conditioning must be what pipe.encode(prompts) returns, got {quoted(given)}")
+
+
+def check_bias(text: Conditioning, rows: int, columns: int) -> None:
+    """Raise `ArgumentError` for a bias that was made for another number of tokens than text and image have."""
+    length = text.txt.shape[1] + rows * columns
+    if text.bias is not None and text.bias.shape[-2:] != (length, length):
+        raise ArgumentError(
+            f"the conditioning's bias is {quoted(tuple(text.bias.shape))}, for {length} tokens of text and image: make "
+            f"it of regions of {rows} × {columns} image tokens, as this image has"
+        )
 
 
 def matching(text: Conditioning, guidance: Guidance, asked: bool) -> Conditioning:

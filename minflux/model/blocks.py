@@ -35,8 +35,8 @@ def double_block(
     txt_mod = chunks(mod["txt"], 6)
 
     # prepare each stream for attention
-    img_q, img_k, img_v = _stream_qkv(p["img_attn"], img, img_mod)  # (B, H, I, K) each
-    txt_q, txt_k, txt_v = _stream_qkv(p["txt_attn"], txt, txt_mod)  # (B, H, T, K) each
+    img_q, img_k, img_v = stream_qkv(p["img_attn"], img, img_mod)  # (B, H, I, K) each
+    txt_q, txt_k, txt_v = stream_qkv(p["txt_attn"], txt, txt_mod)  # (B, H, T, K) each
 
     # one attention over both
     q = nx.concatenate([txt_q, img_q], axis=2)  # (B, H, T + I, K)
@@ -46,12 +46,12 @@ def double_block(
     txt_attended, img_attended = nx.split(attended, [txt.shape[1]], axis=1)
 
     # each stream on its own again
-    img = _finish_stream(p["img_attn"], p["img_mlp"], img, img_attended, img_mod)
-    txt = _finish_stream(p["txt_attn"], p["txt_mlp"], txt, txt_attended, txt_mod)
+    img = finish_stream(p["img_attn"], p["img_mlp"], img, img_attended, img_mod)
+    txt = finish_stream(p["txt_attn"], p["txt_mlp"], txt, txt_attended, txt_mod)
     return img, txt
 
 
-def _stream_qkv(attn: Tree, x: Array, mod: list[Array]) -> tuple[Array, Array, Array]:
+def stream_qkv(attn: Tree, x: Array, mod: list[Array]) -> tuple[Array, Array, Array]:
     """Shift and scale a stream, and project it to q, k and v."""
     shift, scale, *_ = mod
     x = modulate(x, shift, scale)
@@ -59,7 +59,7 @@ def _stream_qkv(attn: Tree, x: Array, mod: list[Array]) -> tuple[Array, Array, A
     return normed_qkv(attn["norm"], qkv)
 
 
-def _finish_stream(attn: Tree, mlp_weights: Tree, x: Array, attended: Array, mod: list[Array]) -> Array:
+def finish_stream(attn: Tree, mlp_weights: Tree, x: Array, attended: Array, mod: list[Array]) -> Array:
     """Add a stream's gated attention output, then its gated MLP."""
     *_, gate1, shift2, scale2, gate2 = mod
     x = x + gate1 * linear(attended, **attn["proj"])
