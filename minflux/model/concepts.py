@@ -37,37 +37,58 @@ class Concepts:
         kind, _, number = name.partition(".")
         if kind != "double_blocks":
             return
+        block = self.p[kind][int(number)]
         stream = self.begun(seen) if number == "0" else self.stream
-        self.stream, concepts = self.block(self.p[kind][int(number)], stream, seen)
-        nx = backend_of(concepts)
-        scores = nx.as_float32(concepts) @ nx.as_float32(image_outputs(seen)).swapaxes(-1, -2)
-        nx.eval(self.stream, scores)
+        self.stream, concepts = through(block, stream, seen)  # (B, C, D) each
+        image = image_outputs(seen)  # (B, I, D)
+        scores = compared(concepts, image)
+        backend_of(scores).eval(self.stream, scores)
         self.scores.append(scores)
 
     def begun(self, seen: dict[str, Any]) -> Float[Array, "B C D"]:
         """Return the concepts as they enter the first block."""
         txt = seen["txt"]
-        stream = linear(self.tokens.astype(txt.dtype), **self.p["txt_in"])  # (C, D)
+        tokens = self.tokens.astype(txt.dtype)
+        stream = linear(tokens, **self.p["txt_in"])  # (C, D)
         return backend_of(txt).broadcast_to(stream, (len(txt), *stream.shape))
-
-    def block(self, p: Tree, stream: Array, seen: dict[str, Any]) -> tuple[Array, Array]:
-        """Return the concepts after a block, and what attention gives them in it, (B, C, D) each."""
-        nx, text = backend_of(stream), seen["txt"].shape[1]
-        mod = chunks(seen["mod"]["txt"], 6)
-        q, k, v = stream_qkv(p["txt_attn"], stream, mod)  # (B, H, C, K); text stands at 0, which turns nothing
-        k = nx.concatenate([k, seen["k"][:, :, text:]], axis=2)
-        v = nx.concatenate([v, seen["v"][:, :, text:]], axis=2)
-        attended = merge_heads(nx.attention(q, k, v))
-        return finish_stream(p["txt_attn"], p["txt_mlp"], stream, attended, mod), attended
 
     def maps(self) -> Float[Array, "B C I"]:
         """Return each concept's share of each image token, the mean of all blocks and steps; they sum to 1 over C."""
         nx = backend_of(self.scores[0])
-        shares = [nx.softmax(scores.swapaxes(-1, -2)) for scores in self.scores]
-        return (sum(shares[1:], shares[0]) / len(shares)).swapaxes(-1, -2)
+        shares = nx.softmax(nx.stack(self.scores).swapaxes(-1, -2))  # (blocks and steps, B, I, C)
+        return nx.mean(shares, axis=0).swapaxes(-1, -2)
+
+
+def through(p: Tree, stream: Float[Array, "B C D"], seen: dict[str, Any]) -> tuple[Array, Array]:
+    """Return concepts after a double block, and what attention gave them in it, (B, C, D) each.
+
+    Text stands at position 0, which turns nothing, so that their queries and keys need no rotation.
+    """
+    nx, text = backend_of(stream), seen["txt"].shape[1]
+    mod = chunks(seen["mod"]["txt"], 6)
+    q, k, v = stream_qkv(p["txt_attn"], stream, mod)  # (B, H, C, K) each
+
+    # one attention over the concepts and the image
+    img_k, img_v = (seen[name][:, :, text:] for name in "kv")
+    k = nx.concatenate([k, img_k], axis=2)  # (B, H, C + I, K)
+    v = nx.concatenate([v, img_v], axis=2)
+    attended = nx.attention(q, k, v)
+    attended = merge_heads(attended)
+
+    after = finish_stream(p["txt_attn"], p["txt_mlp"], stream, attended, mod)
+    return after, attended
 
 
 def image_outputs(seen: dict[str, Any]) -> Float[Array, "B I D"]:
     """Return what attention gives the image tokens of a block, from the q, k and v that it shows."""
-    q, text = seen["q"], seen["txt"].shape[1]
-    return merge_heads(backend_of(q).attention(q[:, :, text:], seen["k"], seen["v"]))
+    text = seen["txt"].shape[1]
+    q = seen["q"][:, :, text:]
+    attended = backend_of(q).attention(q, seen["k"], seen["v"])
+    return merge_heads(attended)
+
+
+def compared(concepts: Float[Array, "B C D"], image: Float[Array, "B I D"]) -> Float[Array, "B C I"]:
+    """Return o_c · o_i of every concept and image token, float32."""
+    nx = backend_of(concepts, image)
+    concepts, image = nx.as_float32(concepts), nx.as_float32(image)
+    return concepts @ image.swapaxes(-1, -2)
