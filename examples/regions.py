@@ -27,7 +27,7 @@ def draw(text):
 
 images = {"with regions": draw(text), "without": draw(replace(text, bias=None))}
 for name, pixels in images.items():
-    corners = [tuple(map(int, pixels[0, column])) for column in (0, -1)]
-    print(f"{name:12} the corner at the left is {corners[0]}, the one at the right {corners[1]}")
+    left, right = (np.round(corner.mean(axis=(0, 1))) for corner in (pixels[:8, :8], pixels[:8, -8:]))
+    print(f"{name:12} red, green and blue are {left} in the corner at the left, {right} at the right")
 grid(list(images.values()), columns=2, zoom=3).save("regions.png")
 print("regions.png: with regions, and without")
