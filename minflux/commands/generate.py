@@ -383,7 +383,7 @@ def steps_of(
 ) -> Iterator[Step]:
     """Return an iterator over an image's steps, FlowEdit's or the usual ones, and tell the bar how many there are."""
     source, text = texts
-    if source is not None:
+    if source is not None and shown.canvas is not None:
         counts = check_counts(job.n_max, job.n_min, job.n_avg, job.steps)
         bar.reset(counts[0])
         guidances = job.source_guidance, job.guidance

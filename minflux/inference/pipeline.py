@@ -299,7 +299,7 @@ class Pipeline(ABC):
         seed: int,
         steps: int,
         *,
-        guidances: tuple[float, float],
+        guidances: tuple[float | None, float | None],
         counts: tuple[int, int, int],
     ) -> Iterator[Step]:
         """Yield FlowEdit's steps from the image on a canvas; the weights that they share are freed after the last.
