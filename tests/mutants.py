@@ -53,6 +53,7 @@ WATCHED = {
     "minflux.model.siglip": ("model/test_parity_siglip.py", "numpy"),
     "minflux.model.redux": ("model/test_parity_siglip.py", "numpy"),
     "minflux.model.controlnet": ("model/test_parity_controlnet.py", "numpy"),
+    "minflux.model.concepts": ("model/test_concepts.py", "numpy"),
     "minflux.sampling.guidance": ("sampling/test_guidance.py", "numpy"),
     "minflux.sampling.noise": ("sampling/test_noise.py", "numpy"),
     "minflux.sampling.solvers": ("sampling/test_solvers.py", "numpy"),

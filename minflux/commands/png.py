@@ -55,6 +55,12 @@ class ImageSettings:
     mask_crop: int | None = None
     paste: bool = True
     posterior: str = "mode"
+    grow: tuple[int, int, int, int] | None = None
+    source_prompt: str | None = None
+    source_guidance: float | None = None
+    n_max: int | None = None
+    n_min: int | None = None
+    n_avg: int | None = None
 
 
 def save_png(image: Image.Image, path: Path, settings: ImageSettings) -> None:

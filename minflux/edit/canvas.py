@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 
 from minflux.edit.canny import drawn, edges
 from minflux.errors import ArgumentError, quoted
-from minflux.images import ImageFitted, read_image, read_mask
+from minflux.images import MOST_PIXELS, ImageFitted, read_image, read_mask
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 SMOOTH = Image.Resampling.LANCZOS
@@ -93,7 +93,7 @@ def open_canvas(
             raise ArgumentError("mask_blur and mask_crop go with a mask")
     else:
         mask = fitted_mask(mask, original.size, blur)
-        box = box if crop is None else box_around(mask, crop, size)
+        box = box_of(mask, box) if crop is None else box_around(mask, crop, size)
     tell(original.size, box, size, crop is None)
     return Canvas(original, box, size, mask, paste, drawn_along, canny)
 
@@ -119,6 +119,10 @@ def grow(image: Any, left: int = 0, top: int = 0, right: int = 0, bottom: int = 
         if not isinstance(margin, Integral) or margin < 0:
             raise ArgumentError(f"{name} must be a whole number of pixels of at least 0, got {quoted(margin)}")
     pixels = np.asarray(read_image(image))
+    height, width = pixels.shape[0] + top + bottom, pixels.shape[1] + left + right
+    if width * height > MOST_PIXELS:
+        size = f"{quoted(width)} × {quoted(height)}"
+        raise ArgumentError(f"grow: {size} pixels are more than {MOST_PIXELS:,}; grow it less")
     around = ((top, bottom), (left, right))
     grown = np.pad(pixels, (*around, (0, 0)), mode="edge")
     mask = np.pad(np.zeros(pixels.shape[:2], np.uint8), around, constant_values=255)
@@ -169,6 +173,13 @@ def centred_box(size: tuple[int, int], aspect: tuple[int, int]) -> Box:
     width, height = (max(1, round(part * scale)) for part in aspect)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     return left, top, left + width, top + height
+
+
+def box_of(mask: Image.Image, box: Box) -> Box:
+    """Return the box if all of the mask is in it, or else the whole image, which is stretched: none is left undrawn."""
+    left, top, right, bottom = mask.getbbox() or box
+    is_inside = left >= box[0] and top >= box[1] and right <= box[2] and bottom <= box[3]
+    return box if is_inside else (0, 0, *mask.size)
 
 
 def box_around(mask: Image.Image, margin: Any, aspect: tuple[int, int]) -> Box:

@@ -231,7 +231,7 @@ class Flux1(Pipeline):
             count = tokens.shape[1]
             tokens = nx.concatenate([tokens, *references], axis=1)
             keeps = on_block is not None
-            tokens = velocity(p, tokens, txt, mod(t), pe, listen, keep_qkv=keeps, residuals=residuals)
+            tokens = velocity(p, tokens, txt, mod(t), pe, listen, keep_qkv=keeps, residuals=residuals, bias=text.bias)
             out = unpack(tokens[:, :count], *size)
             return guided(nx.as_float32(out), guidance.scale) if is_guided else out
 
@@ -321,6 +321,11 @@ class Flux1(Pipeline):
         return self.nx.as_float32(latents)
 
 
+def is_unlike(text: Conditioning, negative: Conditioning) -> bool:
+    """Return whether a negative prompt can't be in a batch with the prompt: of another length, or without its bias."""
+    return negative.txt.shape != text.txt.shape or text.bias is not None
+
+
 def both_signs(text: Conditioning) -> tuple[Array, Array]:
     """Return txt and y of the prompts, then of their negative prompt, in one batch (2 B, …)."""
     if text.negative is None:
@@ -333,7 +338,7 @@ def both_signs(text: Conditioning) -> tuple[Array, Array]:
 def negative_apart(text: Conditioning, guidance: Guidance) -> Conditioning | None:
     """Return the negative prompt where guidance needs a pass of its own for it, None where both go in one batch."""
     negative = text.negative if guidance.needs_negative else None
-    return negative if negative is not None and negative.txt.shape != text.txt.shape else None
+    return negative if negative is not None and is_unlike(text, negative) else None
 
 
 def reference_ids(like: Array, references: Sequence[Reference]) -> list[Array]:

@@ -25,6 +25,7 @@ from minflux.model.redux import redux
 from minflux.model.siglip import SiglipConfig, siglip_encoder
 
 MIXES = ("append", "sum")
+GUIDANCE = 2.5  # BFL's and diffusers' with Redux, where FLUX.1-dev alone has 3.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,15 @@ def read_image_prompts(given: Any, strength: Any, mix: Any) -> ImagePrompts:
         raise ArgumentError("image_prompt_strength and image_prompt_mix go with an image_prompt")
     strengths = one_for_each("image_prompt_strength", strength, len(images), 1.0, check_strength)
     return ImagePrompts(images, strengths, mix)
+
+
+def usual_guidance(alone: float, is_dev_like: bool, prompts: Sequence) -> float | None:
+    """Return the guidance that image prompts bring unless one is given, at most 2.5; None where they bring none.
+
+    alone: the model's own without them. is_dev_like: whether that is built in, and the model takes nothing beside the
+    latents; Fill stays at 30.
+    """
+    return min(alone, GUIDANCE) if is_dev_like and prompts else None
 
 
 @dataclass(frozen=True, eq=False)

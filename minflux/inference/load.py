@@ -12,14 +12,14 @@ beside the weights is FLUX.1's own (`beside.py`).
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from minflux.arrays import Tree
 from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
-from minflux.checkpoints.comfy import choose_from_comfy, lora_in
+from minflux.checkpoints.comfy import choose_from_comfy, lora_in, redux_in
 from minflux.checkpoints.components import CLIP, COMPONENTS, CONTROLNET, REDUX, SIGLIP, T5, TRANSFORMER, VAE
 from minflux.checkpoints.components.flux import takes, variant
 from minflux.checkpoints.controlnet import locate_controlnet, open_controlnet
@@ -122,7 +122,7 @@ def load(
     loras = find_loras(comfy, loras)
     name, files = choose_files(model, comfy, parts | {"tokenizer": tokenizer}, report)
     checkpoint = open_with_files(name, files, fetch=True)
-    adapter = find_redux(redux, image_encoder, fetch=True)
+    adapter = find_redux(*choose_redux(comfy, redux, image_encoder, report), fetch=True)
     nets = find_controlnets(controlnet, fetch=True)
     return load_checkpoint(checkpoint, nx, name, dtype, loras, memory, report, cache, progress, adapter, nets)
 
@@ -143,6 +143,27 @@ def choose_files(
 def find_loras(comfy: str | Path | None, loras: Sequence[str]) -> list[str]:
     """Return LoRAs with the paths of those that are named as they are in ComfyUI's folder."""
     return list(loras) if comfy is None else [lora_in(comfy, lora) for lora in loras]
+
+
+def choose_redux(
+    comfy: str | Path | None,
+    redux: str | Path | None,
+    image_encoder: str | Path | None,
+    report: Report | None,
+    is_wanted: bool = False,
+) -> tuple[str | Path | None, str | Path | None]:
+    """Return Redux and its vision encoder, by their paths where ComfyUI's folder has them.
+
+    is_wanted: whether the only one there is taken where none was named.
+    """
+    if comfy is None or (redux is None and not is_wanted):
+        return redux, image_encoder
+    found = redux_in(comfy, redux, image_encoder)
+    if report is not None:
+        for name, path in zip(("redux", "image_encoder"), found, strict=True):
+            if path is not None:
+                report(f"{name}: {path}")
+    return found
 
 
 def find_redux(redux: str | Path | None, image_encoder: str | Path | None, fetch: bool = False) -> ReduxFiles | None:
@@ -205,7 +226,7 @@ def load_checkpoint(
         t5_tokenizer=t5_tokenizer,
         schedule=schedule,
         defaults=read_defaults(settings, configs[TRANSFORMER.name]),
-        trained=read_trained(settings, configs[TRANSFORMER.name]),
+        trained=read_trained(settings, configs[TRANSFORMER.name], is_called_kontext(name, checkpoint)),
         name=name,
         lora=tuple(lora),
         redux=None if redux is None else made_of(redux, trees),
@@ -403,11 +424,23 @@ def is_kontext(folder: Path) -> bool:
     return index.exists() and read_json(index).get("_class_name") == KONTEXT
 
 
-def read_trained(path: Path, cfg: FluxConfig) -> Trained:
-    """Read what a model was trained on; without a file, FLUX.1's own for a transformer of its sizes."""
+def is_called_kontext(name: str, checkpoint: Checkpoint) -> bool:
+    """Return whether a model's name, its transformer's file or its index tells that it is Kontext."""
+    path = checkpoint.components[TRANSFORMER.name].path
+    names = name, checkpoint.folder.name, path.name, str(checkpoint.index.get("_class_name"))
+    return any("kontext" in name.lower() for name in names)
+
+
+def read_trained(path: Path, cfg: FluxConfig, is_kontext: bool = False) -> Trained:
+    """Read what a model was trained on; without a file, FLUX.1's own for a transformer of its sizes.
+
+    is_kontext: whether its name tells that it was trained with references, though the file does not.
+    """
     if path.exists():
-        return parse_trained(read_json(path).get(TRAINED, {}), path)
-    return Trained() if variant(cfg).startswith("of its own size") else FLUX1_TRAINED
+        trained = parse_trained(read_json(path).get(TRAINED, {}), path)
+    else:
+        trained = Trained() if variant(cfg).startswith("of its own size") else FLUX1_TRAINED
+    return replace(trained, references=trained.references or is_kontext)
 
 
 def read_fields(kind: type, values: dict[str, Any], path: Path) -> Any:

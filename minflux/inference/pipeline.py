@@ -43,8 +43,15 @@ from minflux.inference.arguments import (
 )
 from minflux.inference.controlnets import ControlNet, check_controls, memory_of_controls
 from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_references, check_taken, uses_of
-from minflux.inference.hints import Trained, hint_at_guidance, hint_at_size, hint_at_text_length, hint_at_words
-from minflux.inference.image_prompts import ImagePrompts, read_image_prompts
+from minflux.inference.hints import (
+    Trained,
+    hint_at_guidance,
+    hint_at_references,
+    hint_at_size,
+    hint_at_text_length,
+    hint_at_words,
+)
+from minflux.inference.image_prompts import ImagePrompts, read_image_prompts, usual_guidance
 from minflux.model.controlnet import ControlNetConfig
 from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
@@ -71,7 +78,8 @@ class Conditioning:
     """What prompts say, ready for the transformer: `txt` (B, T, E) from T5, `y` (B, P) from CLIP.
 
     negative: the same of the negative prompt, B times, which classifier-free guidance leads away from. references: the
-    images that FLUX.1 Kontext looks at beside its prompt. controls: the control images that ControlNets look at.
+    images that FLUX.1 Kontext looks at beside its prompt. controls: the control images that ControlNets look at. bias:
+    what is added to the logits of attention between all tokens, text first (see `minflux.inference.regions`).
     """
 
     txt: Array
@@ -79,6 +87,7 @@ class Conditioning:
     negative: "Conditioning | None" = None
     references: tuple[Reference, ...] = ()
     controls: tuple[Control, ...] = ()
+    bias: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -197,8 +206,9 @@ class Pipeline(ABC):
         seed: one number, or one for each prompt; a single number n stands for n, n + 1, … Each image depends on its own
         seed alone, not on the batch, but for rounding (a level of 255 here and there).
         steps: the denoising steps.
-        guidance: how strongly to follow the prompt. Models like FLUX.1-dev take it as an input. On others it is the
-        scale of classifier-free guidance away from `negative_prompt`; 0 and 1 are none.
+        guidance: how strongly to follow the prompt. Models like FLUX.1-dev take it as an input, and with an image
+        prompt 2.5 of it unless given. On others it is the scale of classifier-free guidance away from
+        `negative_prompt`; 0 and 1 are none.
         true_cfg_scale: the scale of classifier-free guidance on models like FLUX.1-dev, beside their `guidance`.
         negative_prompt: what classifier-free guidance leads away from, "" unless given.
         width, height: of the image in pixels, multiples of 16.
@@ -247,6 +257,9 @@ class Pipeline(ABC):
             control_end, control_mode,
         )  # fmt: skip
         image_prompts = self.image_prompts(image_prompt, image_prompt_strength, image_prompt_mix)
+        if guidance is None:
+            is_dev_like = self.built_in_guidance and not self.takes
+            guidance = usual_guidance(self.defaults.guidance, is_dev_like, image_prompts.images)
         references = self.encode_references(reference, reference_layout)
         canvas = self.open_canvas(given, width, height)
         width, height = self.size_of(canvas, references, width, height)
@@ -296,19 +309,32 @@ class Pipeline(ABC):
         given = ImageInput(image)
         check_taken(given, self.takes)
         canvas = self._open_canvas(given, width, height)
-        source, target = (self.encode(p, guidance=g) for p, g in ((source_prompt, source_guidance), (prompt, guidance)))
-
-        def follow() -> Iterator[Step]:  # whose end frees the weights that it holds
-            latents = self.encode_image(canvas.pixels())
-            pipe = self.held()
-            source_velocity = partial(pipe.velocity, source, latents.shape[1:3], self._guidance(source_guidance, None))
-            edit = FlowEdit(latents, source_velocity, *counts)
-            yield from pipe.sample(target, seed, steps, guidance=guidance, edit=edit)
-
-        for step in follow():
+        guidances = source_guidance, guidance
+        texts = self.encode(source_prompt, guidance=source_guidance), self.encode(prompt, guidance=guidance)
+        for step in self.sample_edit(canvas, texts, seed, steps, guidances=guidances, counts=counts):
             if on_step is not None:
                 on_step(step)
         return canvas.finish(self.decode(step.x)[0])
+
+    def sample_edit(
+        self,
+        canvas: Canvas,
+        texts: tuple[Conditioning, Conditioning],
+        seed: int,
+        steps: int,
+        *,
+        guidances: tuple[float | None, float | None],
+        counts: tuple[int, int, int],
+    ) -> Iterator[Step]:
+        """Yield FlowEdit's steps from the image on a canvas; the weights that they share are freed after the last.
+
+        texts, guidances: of what the image shows, then of what it is to show. counts: n_max, n_min and n_avg.
+        """
+        latents = self.encode_image(canvas.pixels())
+        pipe = self.held()
+        source = partial(pipe.velocity, texts[0], latents.shape[1:3], self._guidance(guidances[0], None))
+        edit = FlowEdit(latents, source, *counts)
+        yield from pipe.sample(texts[1], seed, steps, guidance=guidances[1], edit=edit)
 
     # -- an image to begin with --------------------------------------------------------------------------------
 
@@ -354,6 +380,8 @@ class Pipeline(ABC):
         listed = list(reference) if isinstance(reference, list | tuple) else [reference]
         images = [read_image(image, "reference") for image in listed if image is not None]
         check_references(images, self.takes)
+        if images:
+            hint_at_references(self.trained)
         unit, usual = 2 * self.downscale, (self.defaults.width, self.defaults.height)
         sizes = [reference_size(image.size, usual, unit) for image in images]
         for image, size in zip(images, sizes, strict=True):
@@ -446,6 +474,7 @@ class Pipeline(ABC):
         plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
         self._check_edited(edit.image, plan)
         self._check_shown(edit.shown, plan)
+        check_bias(conditioning, plan.height // (2 * self.downscale), plan.width // (2 * self.downscale))
         noises = self._noises(plan, edit.draws) if start is None else [self._checked_start(start, plan)]
         plan = replace(plan, timesteps=edit.timesteps(plan.timesteps))
         scale = true_cfg_scale if self.built_in_guidance or guidance is None else guidance
@@ -692,6 +721,16 @@ def check_conditioning(given: Any) -> None:
     """Raise `ArgumentError` for what `encode` can't have returned."""
     if not isinstance(given, Conditioning):
         raise ArgumentError(f"conditioning must be what pipe.encode(prompts) returns, got {quoted(given)}")
+
+
+def check_bias(text: Conditioning, rows: int, columns: int) -> None:
+    """Raise `ArgumentError` for a bias that was made for another number of tokens than text and image have."""
+    length = text.txt.shape[1] + rows * columns
+    if text.bias is not None and text.bias.shape[-2:] != (length, length):
+        raise ArgumentError(
+            f"the conditioning's bias is {quoted(tuple(text.bias.shape))}, for {length} tokens of text and image: make "
+            f"it of regions of {rows} × {columns} image tokens, as this image has"
+        )
 
 
 def matching(text: Conditioning, guidance: Guidance, asked: bool) -> Conditioning:

@@ -108,6 +108,7 @@ def velocity(
     keep_qkv: bool = False,
     run_block: RunBlock = run,
     residuals: Residuals = NONE,
+    bias: Array | None = None,
 ) -> Float[Array, "B I O"]:
     """Run the blocks, given their modulations `mod` and the rotations `pe` (which are the same in every block).
 
@@ -116,7 +117,7 @@ def velocity(
     dtype = mod["final"].dtype
     img = linear(img.astype(dtype), **p["img_in"])  # (B, I, D)
     txt = linear(txt.astype(dtype), **p["txt_in"])  # (B, T, D)
-    img = through_blocks(p, img, txt, mod, pe, on_block, keep_qkv, run_block, residuals)
+    img = through_blocks(p, img, txt, mod, pe, on_block, keep_qkv, run_block, residuals, bias)
     return final_layer(p["final_layer"], img, mod["final"])
 
 
@@ -131,24 +132,26 @@ def through_blocks(
     keep_qkv: bool = False,
     run_block: RunBlock = run,
     residuals: Residuals = NONE,
+    bias: Array | None = None,
 ) -> Float[Array, "B I D"]:
     """Run both kinds of block on the streams, and return the image's.
 
     on_block: called after each block with its name and {"img", "txt", "mod"}: both streams and its modulations (see
     `hooks`). With keep_qkv there are "q", "k" and "v" too, normalised and rotated, of the joint sequence (B, H, T + I,
     K); they are then held until the block is done. run_block: how a block is run (see `hooks`). residuals: what
-    ControlNets add to the image after a block, by its name (see `controlnet`).
+    ControlNets add to the image after a block, by its name (see `controlnet`). bias: what is added to the logits of
+    every attention, broadcast to (B, H, T + I, T + I): -inf where a token is not to hear another one.
     """
     nx = backend_of(img, txt)
     for i, (block, block_mod) in enumerate(zip(p.get("double_blocks", ()), mod["double"], strict=True)):
         name, seen = f"double_blocks.{i}", {"mod": block_mod}
-        img, txt = run_block(double_block, block, img, txt, block_mod, pe, seen if keep_qkv else None)
+        img, txt = run_block(double_block, block, img, txt, block_mod, pe, seen if keep_qkv else None, bias)
         img = with_residuals(img, residuals.get(name, ()))
         on_block(name, {"img": img, "txt": txt, **seen})
     x = nx.concatenate([txt, img], axis=1)  # (B, T + I, D)
     for i, (block, block_mod) in enumerate(zip(p.get("single_blocks", ()), mod["single"], strict=True)):
         name, seen = f"single_blocks.{i}", {"mod": block_mod}
-        x = run_block(single_block, block, x, block_mod, pe, seen if keep_qkv else None)
+        x = run_block(single_block, block, x, block_mod, pe, seen if keep_qkv else None, bias)
         x = with_residuals(x, residuals.get(name, ()), first=txt.shape[1])
         txt, img = nx.split(x, [txt.shape[1]], axis=1)  # (B, T, D), (B, I, D)
         on_block(name, {"img": img, "txt": txt, **seen})

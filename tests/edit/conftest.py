@@ -19,6 +19,12 @@ def control_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def kontext_model(tmp_path_factory):
+    """The folder of a small random model that is called Kontext."""
+    yield from kept(tiny_model.make(tmp_path_factory.mktemp("small") / "kontext", guidance=True))
+
+
+@pytest.fixture(scope="session")
 def redux_folder(tmp_path_factory):
     """The folder of a small random FLUX.1 Redux."""
     yield from kept(tiny_redux.make(tmp_path_factory.mktemp("redux") / "redux"))

@@ -184,6 +184,7 @@ def test_without_a_control_image_the_model_draws_as_ever(deep_model, controlnets
     assert pipe("a cat", steps=2) == minflux.load(deep_model)("a cat", steps=2)
 
 
+@pytest.mark.filterwarnings("ignore:reference:minflux.inference.hints.Hint")  # the model was trained with none
 def test_it_goes_with_a_mask_and_with_references(drawn):
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[:, :40] = True
