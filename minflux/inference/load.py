@@ -108,8 +108,9 @@ def load(
     there are several, name one, by its name there.
 
     redux: FLUX.1 Redux, which makes image prompts of images: its folder, its file, or OWNER/NAME on the Hub.
-    image_encoder: a folder or a file with SigLIP's vision encoder, where Redux has none beside it. controlnet: a
-    ControlNet or several, each a folder, a file or OWNER/NAME[:FILE] on the Hub.
+    image_encoder: a folder or a file with SigLIP's vision encoder, where Redux has none beside it. With `comfy` both
+    may be named as they are there. controlnet: a ControlNet or several, each a folder, a file or OWNER/NAME[:FILE] on
+    the Hub.
 
     Raises `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model, a weight that is
     missing or wrong, or a LoRA of another model, `BackendError` for a backend that isn't installed.

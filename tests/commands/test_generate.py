@@ -438,7 +438,7 @@ def test_a_stranger_s_margins_are_refused_before_anything_is_allocated(pictures,
             "minflux", json.dumps(json.loads(image.info["minflux"]) | {"image": "in/cat.png", "grow": margins})
         )
         image.save("theirs.png", pnginfo=info)
-    assert_refused(run("generate", "--from", "theirs.png"), "grow")
+    assert_refused(run("generate", "--from", "theirs.png"), "pixels")
 
 
 def test_fill_draws_what_is_grown_without_a_mask(pictures, tmp_path_factory):
