@@ -21,6 +21,7 @@ from minflux.errors import ArgumentError
 from minflux.images import to_uint8
 from minflux.inference.arguments import check_latents
 from minflux.inference.cache import Cache
+from minflux.inference.compiled import block_runner
 from minflux.inference.image_prompts import ImagePrompts, Redux, mixed
 from minflux.inference.pipeline import Conditioning, Pipeline, check_finite
 from minflux.inference.text import PromptTruncated, Tokenizer
@@ -206,13 +207,14 @@ class Flux1(Pipeline):
         ahead = self._modulations(y, guidance, timesteps) if len(timesteps) else {}
         p = for_steps(self.flux[1], self.progress)
         listen = self._compute if on_block is None else self._computed_for(on_block)
+        run_block = block_runner(nx)
 
         def v(x: Array, t: float) -> Array:
             mod = ahead.get(float(t)) or self._modulations(y, guidance, [t])[float(t)]
             tokens = pack(nx.concatenate([x, x], axis=0) if is_guided else x)
             count = tokens.shape[1]
             tokens = nx.concatenate([tokens, *references], axis=1)
-            tokens = velocity(p, tokens, txt, mod, pe, listen, keep_qkv=on_block is not None)
+            tokens = velocity(p, tokens, txt, mod, pe, listen, on_block is not None, run_block)
             out = unpack(tokens[:, :count], *size)
             return guided(nx.as_float32(out), guidance.scale) if is_guided else out
 
