@@ -67,7 +67,7 @@ def counted(clone: Path | None = None) -> list[Row]:
 
 
 def row(block: Any) -> Row:
-    """Count a block: a copy is a kernel that computes nothing, be it for order in memory, for joining or for a dtype."""
+    """Count a block; a copy is a kernel that computes nothing: for order in memory, for joining or for a dtype."""
     from benchmarks.counts.blocks import CONFIG, TEXT
     from benchmarks.counts.kernels import count
 

@@ -1,6 +1,6 @@
 """minflux's two blocks as they run on a GPU, and the inputs that all are given."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,7 +9,6 @@ from unittest.mock import patch
 import mlx.core as mx
 
 from benchmarks.counts.graph import Graph, Tracer, leaves, with_leaves
-from minflux.arrays import Tree
 from minflux.backend import serving
 from minflux.checkpoints.components.flux import flux_shapes
 from minflux.checkpoints.tree import tree

@@ -1,9 +1,9 @@
 """What a block needs at least: each weight is read once, and each activation once by every op that is one kernel.
 
-One kernel is taken to do what one does somewhere: a product with its bias; a norm with its scale and shift; the norms of
-q and k with their rotation, writing q, k and v side by side; an attention, which never writes its logits; an activation;
-a gated sum. Activations and weights have two bytes a number. Not counted as possible: an activation or a gated sum
-inside a product's kernel, which MLX has not.
+One kernel is taken to do what one does somewhere: a product with its bias; a norm with its scale and shift; the norms
+of q and k with their rotation, writing q, k and v side by side; an attention, which never writes its logits; an
+activation; a gated sum. Activations and weights have two bytes a number. Not counted as possible: an activation or a
+gated sum inside a product's kernel, which MLX has not.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ ITEMSIZE, FLOAT32 = 2, 4
 
 @dataclass(frozen=True)
 class Op:
-    """A kernel at the limit: arrays of so many tokens and of the model's width that it reads and writes, and weights."""
+    """A kernel at the limit: how many arrays of tokens, the model's width, it reads and writes; and its weights."""
 
     name: str
     tokens: int

@@ -15,7 +15,6 @@ mx = pytest.importorskip("mlx.core")
 
 from benchmarks.counts import __main__ as counts  # noqa: E402
 from benchmarks.counts import fusion, graph, kernels, limit  # noqa: E402
-from minflux.backend import serving  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,7 +94,7 @@ def test_fused_kernels_cast_to_the_common_dtype():
 
 
 def test_an_op_that_is_unknown_is_named():
-    with pytest.raises(NotImplementedError, match="ArgSort: say in benchmarks/counts/kernels.py"):
+    with pytest.raises(NotImplementedError, match="ArgSort: say in benchmarks/counts/kernels"):
         counted(mx.argsort, (6,))
 
 
@@ -107,7 +106,7 @@ MIXED = {
     "a broadcast row": lambda x, y: (x * (1 + y[:1]) - y[:1]) @ y.T,
     "too deep": lambda x, y: chain(x, 30) + y,
     "a result inside": lambda x, y: ((z := mx.exp(x) + 1), mx.sqrt(z * y)),
-    "casts and views": lambda x, y: (x.reshape(-1, 2)[:, ::-1].astype(mx.float32) * 3).astype(mx.bfloat16).reshape(4, 8) + y,
+    "casts and views": lambda x, y: (x[:, ::-1].astype(mx.float32) * 3).astype(mx.bfloat16).reshape(8, 4) + y[:1, :4],
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Compiled blocks, as a GPU gets them: the same latents, however the weights are held, and one trace a kind of block."""
+"""Compiled blocks, as a GPU gets them: the same latents however weights are held, and one trace a kind of block."""
 
 from dataclasses import replace
 
