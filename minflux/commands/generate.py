@@ -58,6 +58,7 @@ from minflux.inference.image_prompts import ImagePrompts, read_image_prompts
 from minflux.inference.load import DEFAULTS, choose_files, find_loras, find_redux, load_checkpoint, read_defaults
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning, finished
+from minflux.inference.step_cache import check_step_cache, check_usable
 from minflux.model.flux import FluxConfig
 from minflux.sampling.noise import check_seed
 from minflux.sampling.solvers import SOLVERS
@@ -91,6 +92,9 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     default="euler",
     show_default=True,
     help="How steps follow the velocity; heun and midpoint evaluate it twice a step.",
+)
+@click.option(
+    "--step-cache", metavar="RULE[:N]", help="first-block or teacache: skip what hardly changes from step to step."
 )
 @image_options
 @click.option("--out", type=FILE, default="minflux.png", show_default=True, help="Of several seeds, each adds its own.")
@@ -164,6 +168,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     given |= {"width": width or given["width"], "height": height or given["height"]}
     if images.image is not None:
         given["strength"] = strength_of(images, pipe.takes)
+    given["step_cache"] = None if given["step_cache"] is None else str(check_step_cache(given["step_cache"]))
     given = moved(given, lambda path: seen_from(path, out))
     given |= {"lora": pipe.lora, "files": {name: str(path) for name, path in files.items()}, "hashes": hashes}
     jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given) for seed in seeds]
@@ -236,6 +241,7 @@ def check_settings(seeds: Sequence[int], given: dict) -> None:
         "height": lambda value: check_side("height", value),
         "solver": check_solver,
         "strength": lambda value: check_share("strength", value),
+        "step_cache": lambda value: check_usable(check_step_cache(value), given["solver"], 1, False),
     }
     for seed in seeds:
         check_seed(seed)
@@ -330,14 +336,16 @@ def sample_image(
     pipe: Flux1, job: ImageSettings, text: Conditioning, edit: Edit, bar: tqdm, previews: bool
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Sample one image; return its pixels (H, W, 3), and those of each step's denoised image when asked for."""
-    frames = []
+    frames, cache = [], check_step_cache(job.step_cache)
     for step in pipe.sample(
         text, job.seed, job.steps, guidance=job.guidance, true_cfg_scale=job.true_cfg_scale, width=job.width,
-        height=job.height, solver=job.solver, edit=edit,
+        height=job.height, solver=job.solver, edit=edit, step_cache=cache,
     ):  # fmt: skip
         if previews:
             frames.append(pipe.decode(step.denoised)[0])
         bar.update()
+    if cache is not None:
+        print_note(f"step cache {cache}: {len(cache.skipped)} of {step.index + 1} steps skipped")
     return pipe.decode(step.x)[0], frames
 
 

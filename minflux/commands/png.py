@@ -48,6 +48,7 @@ class ImageSettings:
     mask_crop: int | None = None
     paste: bool = True
     posterior: str = "mode"
+    step_cache: str | None = None  # "RULE:THRESHOLD"
 
 
 def save_png(image: Image.Image, path: Path, settings: ImageSettings) -> None:

@@ -24,6 +24,7 @@ from minflux.inference.cache import Cache
 from minflux.inference.compiled import block_runner
 from minflux.inference.image_prompts import ImagePrompts, Redux, mixed
 from minflux.inference.pipeline import Conditioning, Pipeline, check_finite
+from minflux.inference.step_cache import StepCache
 from minflux.inference.text import PromptTruncated, Tokenizer
 from minflux.model.clip import CLIPConfig, clip_encoder
 from minflux.model.flux import FluxConfig, condition, velocity
@@ -190,15 +191,16 @@ class Flux1(Pipeline):
         guidance: Guidance,
         timesteps: Sequence[float] = (),
         on_block: OnBlock | None = None,
+        step_cache: StepCache | None = None,
     ) -> Velocity:
         """Return v(x, t) on latents x (B, h, w, C) of `size` (h, w), defined for every t in [0, 1].
 
         The modulations of all `timesteps` are computed at once, for which a quarter of the weights is read once. At
         another t they are computed when v is called. A negative prompt of another length, for image prompts go with
-        the prompt alone, is asked for by itself.
+        the prompt alone, is asked for by itself. With a `step_cache`, v is to be called once for each of `timesteps`.
         """
         if guidance.needs_negative and text.negative and text.negative.txt.shape != text.txt.shape:
-            return self.held()._velocity_apart(text, text.negative, size, guidance, timesteps, on_block)
+            return self.held()._velocity_apart(text, text.negative, size, guidance, timesteps, on_block, step_cache)
         cfg, nx, is_guided = self.flux[0], self.nx, guidance.needs_negative
         txt, y = both_signs(text) if is_guided else (text.txt, text.y)
         ids = nx.concatenate([text_ids(txt), image_ids(txt, *size), *reference_ids(txt, text.references)], axis=1)
@@ -208,6 +210,8 @@ class Flux1(Pipeline):
         p = for_steps(self.flux[1], self.progress)
         listen = self._compute if on_block is None else self._computed_for(on_block)
         run_block = block_runner(nx)
+        if step_cache is not None:
+            run_block = step_cache.runner(run_block, cfg.depth + cfg.depth_single_blocks, len(timesteps))
 
         def v(x: Array, t: float) -> Array:
             mod = ahead.get(float(t)) or self._modulations(y, guidance, [t])[float(t)]
