@@ -86,8 +86,8 @@ class MLXBackend(ReadableMLXBackend):
         The kernel takes a scale and bias of one row (D,), as those of a batch of one are; others are applied after it.
         """
         if all(y is None or y.size == x.shape[-1] for y in (scale, bias)):
-            row = (None if y is None else y.reshape(-1) for y in (scale, bias))
-            return mx.fast.layer_norm(x, *row, eps)
+            scale, bias = (None if y is None else y.reshape(-1) for y in (scale, bias))
+            return mx.fast.layer_norm(x, scale, bias, eps)
         y = mx.fast.layer_norm(x, None, None, eps) * (1 if scale is None else scale)
         return y if bias is None else y + bias
 
