@@ -66,6 +66,7 @@ NOTHING_COMPUTED = (
     "minflux.backend.device",
     "minflux.backend.machine",
     "minflux.backend.malloc",
+    "minflux.backend.metal",
     "minflux.backend.threads",
     "minflux.model.hooks",
 )  # modules of these rooms that compute nothing

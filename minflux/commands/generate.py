@@ -70,12 +70,13 @@ from minflux.inference.load import (
 )
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning, finished
+from minflux.inference.step_cache import check_step_cache, check_usable
 from minflux.model.flux import FluxConfig
 from minflux.sampling.noise import check_seed
 from minflux.sampling.solvers import SOLVERS, Step
 
 HEADINGS = {
-    "The image": ("seeds", "size", "steps", "solver", "guidance", "true_cfg_scale", "negative_prompt"),
+    "The image": ("seeds", "size", "steps", "solver", "guidance", "true_cfg_scale", "negative_prompt", "step_cache"),
     "Output": ("out", "preview", "source", "anyway", "yes"),
     "Model": ("model", "lora", "transformer", "text_encoder", "text_encoder_2", "vae", "tokenizer", "comfy"),
     "Backend and memory": ("backend", "memory", "cache"),
@@ -127,6 +128,9 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     default="euler",
     show_default=True,
     help="How steps follow the velocity; heun and midpoint evaluate it twice a step.",
+)
+@click.option(
+    "--step-cache", metavar="RULE[:N]", help="first-block or teacache: skip what hardly changes from step to step."
 )
 @image_options
 @flow_edit_options
@@ -208,6 +212,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     given |= {"width": width or given["width"], "height": height or given["height"]}
     if images.image is not None and given["source_prompt"] is None:
         given["strength"] = strength_of(images, pipe.takes)
+    given["step_cache"] = None if given["step_cache"] is None else str(check_step_cache(given["step_cache"]))
     given = moved(given, lambda path: seen_from(path, out))
     given |= {"lora": pipe.lora, "files": {name: str(path) for name, path in files.items()}, "hashes": hashes}
     jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given) for seed in seeds]
@@ -295,6 +300,9 @@ def check_settings(seeds: Sequence[int], given: dict) -> None:
         "height": lambda value: check_side("height", value),
         "solver": check_solver,
         "strength": lambda value: check_share("strength", value),
+        "step_cache": lambda value: check_usable(
+            check_step_cache(value), given["solver"], 1, False, bool(given["controlnet"])
+        ),
     }
     for seed in seeds:
         check_seed(seed)
@@ -403,7 +411,7 @@ def steps_of(
     bar.reset(len(edit.timesteps(np.zeros(job.steps + 1))) - 1)
     return pipe.sample(
         text, job.seed, job.steps, guidance=job.guidance, true_cfg_scale=job.true_cfg_scale, width=job.width,
-        height=job.height, solver=job.solver, edit=edit,
+        height=job.height, solver=job.solver, edit=edit, step_cache=job.step_cache,
     )  # fmt: skip
 
 
@@ -414,6 +422,8 @@ def sample_image(pipe: Flux1, steps: Iterator[Step], bar: tqdm, previews: bool) 
         if previews:
             frames.append(pipe.decode(step.denoised)[0])
         bar.update()
+    if cache is not None:
+        print_note(f"step cache {cache}: {len(cache.skipped)} of {step.index + 1} steps skipped")
     return pipe.decode(step.x)[0], frames
 
 

@@ -61,6 +61,7 @@ class ImageSettings:
     n_max: int | None = None
     n_min: int | None = None
     n_avg: int | None = None
+    step_cache: str | None = None  # "RULE:THRESHOLD"
 
 
 def save_png(image: Image.Image, path: Path, settings: ImageSettings) -> None:

@@ -20,10 +20,12 @@ from minflux.errors import ArgumentError
 from minflux.images import to_uint8
 from minflux.inference.arguments import check_latents
 from minflux.inference.cache import Cache
+from minflux.inference.compiled import block_runner
 from minflux.inference.controlnets import Controlled, held_nets
 from minflux.inference.image_prompts import ImagePrompts, Redux, mixed
 from minflux.inference.modulated import Modulated
 from minflux.inference.pipeline import Conditioning, Pipeline, check_finite
+from minflux.inference.step_cache import StepCache
 from minflux.inference.text import PromptTruncated, Tokenizer
 from minflux.model.clip import CLIPConfig, clip_encoder
 from minflux.model.flux import NONE, FluxConfig, Residuals, velocity
@@ -192,14 +194,15 @@ class Flux1(Pipeline):
         guidance: Guidance,
         timesteps: Sequence[float] = (),
         on_block: OnBlock | None = None,
+        step_cache: StepCache | None = None,
     ) -> Velocity:
         """Return v(x, t) on latents x (B, h, w, C) of `size` (h, w), defined for every t in [0, 1].
 
         The modulations of all `timesteps` are computed at once, for which a quarter of the weights is read once. At
         another t they are computed when v is called. A negative prompt of another length, for image prompts go with
-        the prompt alone, is asked for by itself.
+        the prompt alone, is asked for by itself. With a `step_cache`, v is to be called once for each of `timesteps`.
         """
-        predict = self._prediction(text, size, guidance, timesteps, on_block)
+        predict = self._prediction(text, size, guidance, timesteps, on_block, step_cache)
         if not text.controls:
             return lambda x, t: predict(x, t, NONE)
         residuals = self._residuals(text, size, guidance, timesteps)
@@ -212,11 +215,12 @@ class Flux1(Pipeline):
         guidance: Guidance,
         timesteps: Sequence[float],
         on_block: OnBlock | None,
+        step_cache: StepCache | None,
     ) -> Prediction:
         """Return v(x, t, residuals), the velocity with what ControlNets add."""
         negative = negative_apart(text, guidance)
         if negative is not None:
-            return self.held()._prediction_apart(text, negative, size, guidance, timesteps, on_block)
+            return self.held()._prediction_apart(text, negative, size, guidance, timesteps, on_block, step_cache)
         cfg, nx, is_guided = self.flux[0], self.nx, guidance.needs_negative
         txt, y = both_signs(text) if is_guided else (text.txt, text.y)
         ids = nx.concatenate([text_ids(txt), image_ids(txt, *size), *reference_ids(txt, text.references)], axis=1)
@@ -225,13 +229,15 @@ class Flux1(Pipeline):
         mod = self._modulated(y, guidance).ahead(timesteps)
         p = for_steps(self.flux[1], self.progress)
         listen = self._compute if on_block is None else self._computed_for(on_block)
+        run_block = block_runner(nx)
+        if step_cache is not None:
+            run_block = step_cache.runner(run_block, cfg.depth + cfg.depth_single_blocks, len(timesteps))
 
         def v(x: Array, t: float, residuals: Residuals) -> Array:
             tokens = pack(nx.concatenate([x, x], axis=0) if is_guided else x)
             count = tokens.shape[1]
             tokens = nx.concatenate([tokens, *references], axis=1)
-            keeps = on_block is not None
-            tokens = velocity(p, tokens, txt, mod(t), pe, listen, keep_qkv=keeps, residuals=residuals, bias=text.bias)
+            tokens = velocity(p, tokens, txt, mod(t), pe, listen, on_block is not None, run_block, residuals, text.bias)
             out = unpack(tokens[:, :count], *size)
             return guided(nx.as_float32(out), guidance.scale) if is_guided else out
 

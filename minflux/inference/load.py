@@ -19,6 +19,7 @@ from typing import Any
 from minflux.arrays import Tree
 from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
+from minflux.backend.metal import set_limits
 from minflux.checkpoints.comfy import choose_from_comfy, lora_in, redux_in
 from minflux.checkpoints.components import CLIP, COMPONENTS, CONTROLNET, REDUX, SIGLIP, T5, TRANSFORMER, VAE
 from minflux.checkpoints.components.flux import takes, variant
@@ -213,6 +214,7 @@ def load_checkpoint(
     mode = choose(memory, nx, components, dtype, report, widened(changes))
     if mode == "resident" and not nx.on_gpu:
         keep_freed_memory()
+    set_limits(nx)
     trees = {
         name: read_in_mode(stored, nx, dtype, of_component(changes, name), mode) for name, stored in components.items()
     }

@@ -52,6 +52,7 @@ from minflux.inference.hints import (
     hint_at_words,
 )
 from minflux.inference.image_prompts import ImagePrompts, read_image_prompts, usual_guidance
+from minflux.inference.step_cache import StepCache, check_step_cache, check_usable
 from minflux.model.controlnet import ControlNetConfig
 from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
@@ -132,6 +133,7 @@ class CallSettings(TypedDict, total=False):
     image_prompt_strength: float | Sequence[float] | None
     image_prompt_mix: str
     posterior: str
+    step_cache: str | StepCache | None
     on_step: OnStep | None
     on_block: OnBlock | None
 
@@ -196,6 +198,7 @@ class Pipeline(ABC):
         image_prompt_strength: float | Sequence[float] | None = None,
         image_prompt_mix: str = "append",
         posterior: str = "mode",
+        step_cache: str | StepCache | None = None,
         on_step: OnStep | None = None,
         on_block: OnBlock | None = None,
     ) -> Image.Image | list[Image.Image]:
@@ -242,6 +245,8 @@ class Pipeline(ABC):
         image_prompt_mix: "append" several, or "sum" them as diffusers does (see `minflux.inference.image_prompts`).
         posterior: "mode" takes the middle of the VAE's distribution for the image's latents, "sample" draws them with
         the seed's first numbers, before the noise, as diffusers does.
+        step_cache: "first-block" or "teacache", with ":THRESHOLD" after it or not, to skip what hardly changes from
+        step to step, for one image at a time (see `minflux.inference.step_cache`); it changes the image.
         on_step: a function that is called with each `Step` after it.
         on_block: a function that is called after each block of the transformer with its name, "double_blocks.3", and a
         dict of its arrays: the streams "img" and "txt", its modulations "mod", and "q", "k", "v" (see
@@ -252,6 +257,8 @@ class Pipeline(ABC):
         prompts = check_prompts(prompt)
         check_listener("on_step", on_step)
         check_listener("on_block", on_block)
+        cache = check_step_cache(step_cache)
+        check_usable(cache, solver, len(prompts), on_block is not None, bool(self.controlnets) and control is not None)
         given = ImageInput(
             image, strength, mask, mask_blur, mask_crop, paste, control, canny, posterior, control_scale, control_start,
             control_end, control_mode,
@@ -274,7 +281,7 @@ class Pipeline(ABC):
         text = replace(self.with_image_prompts(text, image_prompts), references=references, controls=controls)
         for step in self.sample(
             text, seed, steps, guidance=guidance, true_cfg_scale=true_cfg_scale, width=plan.width, height=plan.height,
-            solver=solver, start=start, edit=edit, on_block=on_block,
+            solver=solver, start=start, edit=edit, on_block=on_block, step_cache=cache,
         ):  # fmt: skip
             if on_step is not None:
                 on_step(step)
@@ -457,6 +464,7 @@ class Pipeline(ABC):
         timesteps: Sequence[float] | np.ndarray | None = None,
         edit: Edit = TEXT_TO_IMAGE,
         on_block: OnBlock | None = None,
+        step_cache: str | StepCache | None = None,
     ) -> Iterator[Step]:
         """Return an iterator over the denoising steps, whose `x` and `denoised` are latents (B, h, w, C).
 
@@ -471,6 +479,10 @@ class Pipeline(ABC):
         if like is not None and width is None and height is None:
             height, width = (self.downscale * n for n in self._size_of(like))
         count = len(conditioning.txt)
+        cache = check_step_cache(step_cache)
+        check_usable(cache, solver, count, on_block is not None, bool(conditioning.controls))
+        if cache is not None and isinstance(edit, FlowEdit):
+            raise ArgumentError("step_cache goes without FlowEdit, whose steps ask for several velocities")
         plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
         self._check_edited(edit.image, plan)
         self._check_shown(edit.shown, plan)
@@ -482,7 +494,7 @@ class Pipeline(ABC):
         self._check_controls(text.controls, plan)
         text = replace(text, controls=tuple(control.during(plan.timesteps) for control in text.controls))
         hint_at_size(self.trained, plan.width, plan.height)
-        return self._follow(text, plan, edit, noises, on_block)
+        return self._follow(text, plan, edit, noises, on_block, cache)
 
     @abstractmethod
     def decode(self, latents: Array) -> np.ndarray:
@@ -516,6 +528,7 @@ class Pipeline(ABC):
         guidance: Guidance,
         timesteps: Sequence[float] = (),
         on_block: OnBlock | None = None,
+        step_cache: StepCache | None = None,
     ) -> Velocity:
         """Return v(x, t) on latents x (B, h, w, C) of `size` (h, w), defined for every t in [0, 1].
 
@@ -691,12 +704,18 @@ class Pipeline(ABC):
     # -- the loop ----------------------------------------------------------------------------------------------
 
     def _follow(
-        self, text: Conditioning, plan: SamplingPlan, edit: Edit, noises: list[Array], on_block: OnBlock | None
+        self,
+        text: Conditioning,
+        plan: SamplingPlan,
+        edit: Edit,
+        noises: list[Array],
+        on_block: OnBlock | None,
+        step_cache: StepCache | None,
     ) -> Iterator[Step]:
         """Follow an edit's velocity from its start; the weights it holds are freed with it, after the last step."""
         x = edit.start(noises, float(plan.timesteps[0]))
         ahead = visited_timesteps(plan.solver, plan.timesteps)
-        model = self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block)
+        model = self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block, step_cache)
         velocity = edit.velocity(model, noises, ahead)
         for number, step in enumerate(plan.solver(velocity, x, plan.timesteps), start=1):
             check_finite(self.nx, f"step {number} of {len(plan.timesteps) - 1}", step.x)
