@@ -550,10 +550,9 @@ def draw(folder, prompt, seed=0, **wanted):
     cfg, p = read_network(folder / "transformer")
     p = flux_names(p)
     pe = rope(position_ids(txt.shape[1], height, width), cfg["axes_dims_rope"])  # two of (1, 1, L, K/2)
-    embedded = np.float32([strength]) if knows_guidance else None
 
     def velocity(x, t):  # (1, h, w, 16) -> the same
-        vec = condition(p, np.float32([t]), y, embedded)  # (B, D)
+        vec = condition(p, np.float32([t]), y, np.float32([strength]) if knows_guidance else None)  # (B, D)
         tokens = np.concatenate([pack(x)] * len(prompts))  # (B, I, 64)
         v = unpack(flux(p, tokens, txt, vec, pe), height, width)
         return v if len(prompts) == 1 else guided(v, strength)
