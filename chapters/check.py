@@ -282,7 +282,7 @@ def pair_problems(path: Path) -> Iterator[str]:
 
 def notebooks(names: list[str]) -> list[Path]:
     """List the chapters and solutions whose numbers begin as one of `names` does; all of them for none."""
-    paths = [path for folder in (FOLDER, FOLDER / "solutions") for path in sorted(folder.glob("[0-9]*.ipynb"))]
+    paths = [path for folder in (FOLDER, FOLDER / "solutions") for path in sorted(folder.glob("[0-9A]*.ipynb"))]
     return [path for path in paths if not names or path.name.startswith(tuple(names))]
 
 

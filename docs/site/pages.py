@@ -48,7 +48,7 @@ def origins() -> dict[str, str]:
 
 def notebooks() -> list[str]:
     """List the chapters, then their solutions."""
-    paths = [*sorted(ROOT.glob("chapters/[0-9]*.ipynb")), *sorted(ROOT.glob("chapters/solutions/[0-9]*.ipynb"))]
+    paths = [*sorted(ROOT.glob("chapters/[0-9A]*.ipynb")), *sorted(ROOT.glob("chapters/solutions/[0-9A]*.ipynb"))]
     return [path.relative_to(ROOT).as_posix() for path in paths]
 
 
