@@ -6,12 +6,14 @@ A filled box has learned weights, an empty one has none. An arrow carries an arr
 image tokens, T text tokens, L = T + I of both, of width D, in H heads of K numbers. Lengths are inches.
 """
 
+import io
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.patches import Circle, FancyBboxPatch
+from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 LIGHT = {
@@ -301,11 +303,15 @@ DRAWINGS = {
 
 def write(folder: Path) -> None:
     """Write each drawing twice, for light pages and for dark ones."""
+    from chapters import thumbnails  # a chapter, which runs in its own folder, has no `chapters`
+
     for name, draw in DRAWINGS.items():
         for dark in (False, True):
-            figure = draw(dark=dark)
-            figure.savefig(folder / f"flow-{name}-{'dark' if dark else 'light'}.png", dpi=200)
+            figure, drawn = draw(dark=dark), io.BytesIO()
+            figure.savefig(drawn, dpi=200)
             plt.close(figure)
+            path = folder / f"flow-{name}-{'dark' if dark else 'light'}.png"
+            path.write_bytes(thumbnails.png(Image.open(drawn), 64))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-# -- The map: from a prompt to an image ----------------------------------------------------------------------------
+# -- The map: from a prompt to a picture ---------------------------------------------------------------------------
 
 
 def guided(v, scale):

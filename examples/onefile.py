@@ -110,7 +110,7 @@ def padded(tokenizer, prompt, length, pad):
 
 # == What the chapters build ======================================================================================
 
-# -- The map: from a prompt to an image ----------------------------------------------------------------------------
+# -- The map: from a prompt to a picture ---------------------------------------------------------------------------
 
 
 def guided(v, scale):

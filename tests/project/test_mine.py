@@ -3,11 +3,13 @@
 import ast
 import importlib.util
 import inspect
+import re
 
+import nbformat
 import numpy as np
 import pytest
 
-from chapters import mine
+from chapters import check, mine, thumbnails
 from minflux import zoo
 from minflux.backend import get_backend
 from minflux.checkpoints.components.flux import flux_shapes
@@ -139,6 +141,26 @@ def test_the_transformer_is_the_package_s():
     ids, vec = mine.position_ids(5, 4, 6).astype(np.int32), model.condition(WEIGHTS, t, y, t)
     theirs = model.flux(WEIGHTS, CFG, img, ids[:, 5:], txt, ids[:, :5], t, y, t)
     assert_same(mine.flux(WEIGHTS, img, txt, vec, mine.rope(ids, CFG.axes_dim)), theirs)
+
+
+# -- where it is built ---------------------------------------------------------------------------------------------
+
+
+def sections() -> dict[str, list[str]]:
+    """The functions below each title of the file."""
+    parts = re.split(r"^# -- (.+?) -+$", inspect.getsource(mine), flags=re.MULTILINE)[1:]
+    return {title: list(functions(source)) for title, source in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def test_each_chapter_ends_with_a_function_of_the_file_and_its_solution_is_the_file_s():
+    chapters, built = list(thumbnails.read(check.FOLDER).values())[:10], functions(inspect.getsource(mine))
+    for notebook, (title, names) in zip(chapters, sections().items(), strict=True):
+        heading = thumbnails.heading(notebook)[0]
+        assert title.lower() in heading.lower()
+        path = next(check.FOLDER.glob(f"solutions/{heading[:2]}_*.ipynb"))
+        code = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+        assert [name for name in names if built[name] in code] != [], f"{path.name} has none of {names}"
+        assert any("Into `mine.py`" in cell.source for cell in notebook.cells)
 
 
 # -- the page ------------------------------------------------------------------------------------------------------
