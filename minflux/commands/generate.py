@@ -70,7 +70,7 @@ from minflux.inference.load import (
 )
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning, finished
-from minflux.inference.step_cache import check_step_cache, check_usable
+from minflux.inference.step_cache import StepCache, check_step_cache, check_usable
 from minflux.model.flux import FluxConfig
 from minflux.sampling.noise import check_seed
 from minflux.sampling.solvers import SOLVERS, Step
@@ -367,9 +367,12 @@ def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Pat
         with tqdm(total=job.steps, desc="reading the prompt", unit="step") as bar:
             texts = texts or encode_prompts(pipe, job, shown)
             bar.set_description(f"seed {job.seed}")
-            steps = steps_of(pipe, job, texts, shown, bar)
+            cache = check_step_cache(job.step_cache)
+            steps = steps_of(pipe, job, texts, shown, bar, cache)
             pixels, frames = sample_image(pipe, steps, bar, previews=preview is not None)
             image = finished(shown.canvas, pixels)
+            if cache is not None:
+                print_note(f"step cache {cache}: {len(cache.skipped)} of {bar.total} steps skipped")
         path = numbered(out, job.seed, len(jobs))
         save_png(image, path, job)
         click.echo(path)
@@ -397,7 +400,12 @@ def encode_prompts(pipe: Flux1, job: ImageSettings, shown: Shown) -> tuple[Condi
 
 
 def steps_of(
-    pipe: Flux1, job: ImageSettings, texts: tuple[Conditioning | None, Conditioning], shown: Shown, bar: tqdm
+    pipe: Flux1,
+    job: ImageSettings,
+    texts: tuple[Conditioning | None, Conditioning],
+    shown: Shown,
+    bar: tqdm,
+    cache: StepCache | None,
 ) -> Iterator[Step]:
     """Return an iterator over an image's steps, FlowEdit's or the usual ones, and tell the bar how many there are."""
     source, text = texts
@@ -411,7 +419,7 @@ def steps_of(
     bar.reset(len(edit.timesteps(np.zeros(job.steps + 1))) - 1)
     return pipe.sample(
         text, job.seed, job.steps, guidance=job.guidance, true_cfg_scale=job.true_cfg_scale, width=job.width,
-        height=job.height, solver=job.solver, edit=edit, step_cache=job.step_cache,
+        height=job.height, solver=job.solver, edit=edit, step_cache=cache,
     )  # fmt: skip
 
 
@@ -422,8 +430,6 @@ def sample_image(pipe: Flux1, steps: Iterator[Step], bar: tqdm, previews: bool) 
         if previews:
             frames.append(pipe.decode(step.denoised)[0])
         bar.update()
-    if cache is not None:
-        print_note(f"step cache {cache}: {len(cache.skipped)} of {step.index + 1} steps skipped")
     return pipe.decode(step.x)[0], frames
 
 
