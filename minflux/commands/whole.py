@@ -19,6 +19,12 @@ from minflux.inference.load import DEFAULTS, SCHEDULER, find_schedule, index_con
 BESIDE = ("scheduler", "tokenizer", "tokenizer_2", DEFAULTS)  # no weights
 
 
+def check_family(checkpoint: Checkpoint) -> None:
+    """Raise `CheckpointError` for a model of another family than FLUX.1, whose files are read and not yet written."""
+    if checkpoint.family is not COMPONENTS:
+        raise CheckpointError(f"{checkpoint.path}: minflux converts FLUX.1 alone, and this is another model")
+
+
 def files_beside(checkpoint: Checkpoint, chosen: Sequence[StoredComponent], report: Callable) -> dict[str, bytes]:
     """Return what belongs beside the components in a model's folder, by path there, the index last.
 

@@ -16,7 +16,11 @@ from minflux.model.linear import linear
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """The sizes of a CLIP text encoder, under the names of its config.json. eos_token_id marks the end of the text."""
+    """The sizes of a CLIP text encoder, under the names of its config.json. eos_token_id marks the end of the text.
+
+    hidden_act: "quick_gelu" in OpenAI's CLIPs, "gelu" in OpenCLIP's, as the larger one of SD3 is. projection_dim: what
+    the pooled output is projected to (see `projected_clip`), 0 where there is no projection, as in FLUX.1.
+    """
 
     vocab_size: int = 49408
     hidden_size: int = 768
@@ -26,9 +30,15 @@ class CLIPConfig:
     max_position_embeddings: int = 77
     layer_norm_eps: float = 1e-5
     eos_token_id: int = 49407
+    hidden_act: str = "quick_gelu"
+    projection_dim: int = 0
 
 
 CLIP_L = CLIPConfig()
+CLIP_G = CLIPConfig(
+    hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, hidden_act="gelu",
+    projection_dim=1280,
+)  # fmt: skip
 
 
 def quick_gelu(x: Array) -> Array:
@@ -58,11 +68,19 @@ def causal_attention(p: Tree, x: Float[Array, "B T D"], mask: Array, heads: int)
     return linear(attended, **p["out_proj"])
 
 
+def gelu(x: Array) -> Array:
+    """Compute GELU itself, as OpenCLIP does."""
+    return backend_of(x).exact_gelu(x)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
+
+
 @shaped
-def quick_mlp(p: Tree, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """Apply Linear, quick GELU, Linear back."""
+def clip_mlp(p: Tree, cfg: CLIPConfig, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """Apply Linear, the config's activation, Linear back."""
     hidden = linear(x, **p["fc1"])
-    hidden = quick_gelu(hidden)
+    hidden = ACTIVATIONS[cfg.hidden_act](hidden)
     return linear(hidden, **p["fc2"])
 
 
@@ -72,7 +90,7 @@ def clip_layer(p: Tree, cfg: CLIPConfig, x: Float[Array, "B T D"], mask: Array) 
     h = layer_norm(p["layer_norm1"], cfg, x)
     x = x + causal_attention(p["self_attn"], h, mask, cfg.num_attention_heads)
     h = layer_norm(p["layer_norm2"], cfg, x)
-    return x + quick_mlp(p["mlp"], h)
+    return x + clip_mlp(p["mlp"], cfg, h)
 
 
 def layer_norm(p: Tree, cfg: CLIPConfig, x: Array) -> Array:
@@ -102,3 +120,21 @@ def clip_encoder(
     ends = (ids == cfg.eos_token_id).astype(nx.int32)
     first_end = nx.argmax(ends, axis=1)  # (B,)
     return x, x[nx.arange(len(ids)), first_end]
+
+
+@shaped
+def projected_clip(
+    p: Tree, cfg: CLIPConfig, ids: Int[Array, "B T"], on_block: OnBlock = ignore
+) -> tuple[Float[Array, "B T D"], Float[Array, "B P"]]:
+    """Encode token ids to (the states before the last layer, the pooled output projected), as SD3 reads a CLIP.
+
+    on_block: see `clip_encoder`. Source: transformers' `CLIPTextModelWithProjection`.
+    """
+    states: list[Array] = []
+
+    def keep(name: str, seen: dict) -> None:
+        states.append(seen["txt"])
+        on_block(name, seen)
+
+    _, pooled = clip_encoder(p, cfg, ids, keep)
+    return states[-2], linear(pooled, **p["text_projection"])

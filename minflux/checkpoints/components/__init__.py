@@ -1,11 +1,33 @@
-"""Every network that minflux knows in files, a file each; `COMPONENTS` has them by name, in the order of a listing."""
+"""Every network that minflux knows in files, a file each, and which of them make a model.
+
+A family is one model's components, by name, in the order of a listing. `COMPONENTS` is FLUX.1's; `FAMILIES` has all of
+them, by how the class of their pipelines begins. Two families may have different networks of one name.
+"""
 
 from minflux.checkpoints.components.base import Component, Naming
 from minflux.checkpoints.components.clip import CLIP
 from minflux.checkpoints.components.flux import TRANSFORMER
+from minflux.checkpoints.components.sd3 import SD3_CLIP_G, SD3_CLIP_L, SD3_T5, SD3_TRANSFORMER, SD3_VAE
 from minflux.checkpoints.components.t5 import T5
 from minflux.checkpoints.components.vae import VAE
 
-__all__ = ["CLIP", "COMPONENTS", "T5", "TRANSFORMER", "VAE", "Component", "Naming"]
+__all__ = [
+    "CLIP", "COMPONENTS", "FAMILIES", "SD3", "T5", "TRANSFORMER", "VAE", "Component", "Family", "Naming", "network",
+]  # fmt: skip
 
-COMPONENTS = {component.name: component for component in (TRANSFORMER, VAE, CLIP, T5)}
+Family = dict[str, Component]
+
+
+def family(*components: Component) -> Family:
+    """Return a model's components by name."""
+    return {component.name: component for component in components}
+
+
+def network(of: Family) -> Component:
+    """Return the component of a family that runs in every step, by which a family is told from others."""
+    return next(component for component in of.values() if component.stage == "steps")
+
+
+COMPONENTS = family(TRANSFORMER, VAE, CLIP, T5)
+SD3 = family(SD3_TRANSFORMER, SD3_VAE, SD3_CLIP_L, SD3_CLIP_G, SD3_T5)
+FAMILIES = {"Flux": COMPONENTS, "StableDiffusion3": SD3}
