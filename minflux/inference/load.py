@@ -13,13 +13,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from minflux.arrays import Tree
 from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
 from minflux.checkpoints.comfy import choose_from_comfy, lora_in
 from minflux.checkpoints.components import CLIP, COMPONENTS, T5, TRANSFORMER, VAE
+from minflux.checkpoints.components import SD3 as SD3_FAMILY
 from minflux.checkpoints.components.flux import takes, variant
 from minflux.checkpoints.family import REDUX_TITLE
 from minflux.checkpoints.fit import check_fit
@@ -39,8 +40,10 @@ from minflux.inference.beside import read_tokenizers, usual_schedule
 from minflux.inference.cache import identity, open_cache
 from minflux.inference.flux1 import Flux1
 from minflux.inference.hints import FLUX1_TRAINED, Report, Trained, parse_trained, trained_content
+from minflux.inference.load_sd3 import make_sd3, read_sd3_tokenizers, take_sd3
 from minflux.inference.memory import choose, when_read
 from minflux.inference.pipeline import Defaults
+from minflux.inference.sd3 import SD3, SD3_DEFAULTS, SD3Schedule
 from minflux.model.flux import FluxConfig
 from minflux.sampling.timesteps import Schedule
 
@@ -141,6 +144,8 @@ def load_checkpoint(
     progress: Progress = no_progress,
 ) -> Flux1:
     """Read the weights of a model that was opened; `name` is what it is called, and the rest as for `load`."""
+    if checkpoint.family is SD3_FAMILY:  # which no type tells: for type checkers it is a FLUX.1, whose methods it has
+        return cast(Flux1, load_sd3(checkpoint, nx, name, dtype, lora, memory, report, cache, progress))
     dtype = dtype or (None if nx.on_gpu else "float32")
     components = take_components(checkpoint)
     configs = {name: stored.config for name, stored in components.items()}
@@ -148,12 +153,7 @@ def load_checkpoint(
     components = {name: as_laid_for(nx, dtype, stored, changes) for name, stored in components.items()}
     clip_tokenizer, t5_tokenizer = read_tokenizers(checkpoint, configs[CLIP.name], configs[T5.name], report)
     schedule = find_schedule(checkpoint, configs[TRANSFORMER.name], report)
-    mode = choose(memory, nx, components, dtype, report)
-    if mode == "resident" and not nx.on_gpu:
-        keep_freed_memory()
-    trees = {
-        name: read_in_mode(stored, nx, dtype, of_component(changes, name), mode) for name, stored in components.items()
-    }
+    trees = read_trees(components, nx, dtype, changes, choose(memory, nx, components, dtype, report))
     settings = checkpoint.folder / DEFAULTS
     return Flux1(
         nx=nx,
@@ -171,6 +171,48 @@ def load_checkpoint(
         cache=open_cache(cache, text_identity(components, changes, nx, dtype), nx, report) if cache else None,
         progress=progress,
     )
+
+
+def load_sd3(
+    checkpoint: Checkpoint,
+    nx: Backend,
+    name: str,
+    dtype: str | None,
+    lora: Sequence[str],
+    memory: str,
+    report: Report | None,
+    cache: str | Path | None,
+    progress: Progress,
+) -> SD3:
+    """Read the weights of an SD3 that was opened; as `load_checkpoint`."""
+    dtype = dtype or (None if nx.on_gpu else "float32")
+    components = take_sd3(checkpoint, lora)
+    configs = {part: stored.config for part, stored in components.items()}
+    tokenizers = read_sd3_tokenizers(checkpoint.folder, configs)
+    schedule = read_schedule(checkpoint.folder / SCHEDULER, SD3Schedule)
+    trees = read_trees(components, nx, dtype, (), choose(memory, nx, components, dtype, report))
+    settings = checkpoint.folder / DEFAULTS
+    return make_sd3(
+        nx,
+        {part: (configs[part], trees[part]) for part in components},
+        tokenizers,
+        schedule,
+        progress,
+        name=name,
+        defaults=read_fields(Defaults, read_json(settings), settings) if settings.exists() else SD3_DEFAULTS,
+        cache=open_cache(cache, text_identity(components, (), nx, dtype), nx, report) if cache else None,
+    )
+
+
+def read_trees(
+    components: Mapping[str, StoredComponent], nx: Backend, dtype: str | None, changes: Sequence[Change], mode: str
+) -> dict[str, Tree]:
+    """Read the weights of every component in a memory mode."""
+    if mode == "resident" and not nx.on_gpu:
+        keep_freed_memory()
+    return {
+        name: read_in_mode(stored, nx, dtype, of_component(changes, name), mode) for name, stored in components.items()
+    }
 
 
 def read_in_mode(stored: StoredComponent, nx: Backend, dtype: str | None, changes: Sequence[Change], mode: str) -> Tree:
@@ -282,7 +324,7 @@ def find_schedule(checkpoint: Checkpoint, cfg: FluxConfig, report: Report | None
     return usual_schedule(checkpoint.path, cfg, report)
 
 
-def read_schedule(path: Path) -> Schedule:
+def read_schedule(path: Path, kind: type[Schedule] = Schedule) -> Schedule:
     """Read the sampler's settings; those that are not there have their defaults."""
     values = read_json(path)
     for name, plain in PLAIN_SCHEDULE.items():
@@ -291,7 +333,7 @@ def read_schedule(path: Path) -> Schedule:
                 f"{path}: {name}: minflux supports {plain!r} alone, found {values[name]!r}; change it there, or use "
                 "another model"
             )
-    schedule = read_fields(Schedule, values, path)
+    schedule = read_fields(kind, values, path)
     if not 0 < schedule.shift <= LARGEST_SHIFT or schedule.max_image_seq_len <= schedule.base_image_seq_len:
         raise CheckpointError(
             f"{path}: expected a shift above 0, at most {LARGEST_SHIFT}, and max_image_seq_len above base_image_seq_len"
