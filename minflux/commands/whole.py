@@ -13,6 +13,7 @@ from minflux.checkpoints.fit import check_fit
 from minflux.checkpoints.formats.atomic import saved
 from minflux.checkpoints.open import INDEX, Checkpoint
 from minflux.checkpoints.stored import StoredComponent
+from minflux.errors import CheckpointError
 from minflux.inference.beside import tokenizer_folders
 from minflux.inference.load import DEFAULTS, SCHEDULER, find_schedule, index_content, schedule_content
 
