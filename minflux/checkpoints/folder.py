@@ -125,6 +125,6 @@ def save_component(folder: str | Path, name: str, config: Any, p: Tree, dtype: s
     """
     component, target = COMPONENTS[name], Path(folder) / name
     target.mkdir(parents=True, exist_ok=True)
-    flat = component.folder_naming.from_ours(flatten(p))
+    flat = component.folder_naming.store(flatten(p), config)
     write_safetensors(target / f"{component.stem}.safetensors", flat, dtype=dtype)
     write_json(target / CONFIG, component.write_config(config))

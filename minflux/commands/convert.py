@@ -40,7 +40,7 @@ from minflux.checkpoints.read import read_weight
 from minflux.checkpoints.stored import StoredComponent
 from minflux.commands.named import NONE, open_named
 from minflux.commands.options import LORA, print_line, take_files, with_files
-from minflux.commands.whole import files_beside, write_beside
+from minflux.commands.whole import check_family, files_beside, write_beside
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import find_loras
 
@@ -80,6 +80,7 @@ def convert(
     kind = check_type(format_, gguf_type)
     wanted = part or (TRANSFORMER.name if format_ in ONE_FILE else None)
     checkpoint = open_named(source, files, comfy, [wanted] if wanted else list(COMPONENTS))
+    check_family(checkpoint)
     target = Path(target)
     check_target(checkpoint.path, target, format_)
     chosen = choose(checkpoint, wanted)
@@ -320,9 +321,10 @@ class Conversion:
     def convert(self, block: str) -> Flat:
         """Read a block, and turn it into what is asked for."""
         nx, old, new = get_backend("numpy"), self.stored.naming, self.naming
+        config = self.stored.config
         flat = dequantise({name: read_weight(self.stored, name, nx) for name in self.blocks[block]})
         if old is not new or self.changes:
-            flat = new.from_ours(add_loras(old.to_ours(flat), self.changes))
+            flat = new.store(add_loras(old.load(flat, config), self.changes), config)
         return self.quantised(flat)
 
     def quantised(self, flat: Flat) -> Flat:

@@ -13,12 +13,11 @@ from tqdm import tqdm
 from minflux.backend import get_backend
 from minflux.checkpoints import hub
 from minflux.checkpoints.components import TRANSFORMER
-from minflux.checkpoints.components.flux import takes
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.loose import open_with_files
 from minflux.checkpoints.lora import with_loras
-from minflux.checkpoints.open import Checkpoint, locate_here
+from minflux.checkpoints.open import Checkpoint, component_in, locate_here
 from minflux.commands.again import (
     ask_before_fetching,
     check_nothing_beside,
@@ -52,10 +51,10 @@ from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
 from minflux.inference.cache_files import default_folder
-from minflux.inference.edits import ImageInput, check_image_input, check_taken, strength_of
+from minflux.inference.edits import ImageInput, check_image_input, check_references, check_taken, strength_of
 from minflux.inference.flux1 import Flux1
 from minflux.inference.image_prompts import ImagePrompts, read_image_prompts
-from minflux.inference.load import DEFAULTS, choose_files, find_loras, find_redux, load_checkpoint, read_defaults
+from minflux.inference.load import choose_files, find_loras, find_redux, load_checkpoint, traits_of
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning, finished
 from minflux.model.flux import FluxConfig
@@ -253,8 +252,9 @@ def check_ahead_of_fetching(model: str, given: dict[str, Any], lora: Sequence[st
     if locate_here(model) is None and repository is not None:
         folder = hub.fetch(repository, hub.SETTINGS)
         if (folder / TRANSFORMER.name).exists():
-            config = read_config(folder / TRANSFORMER.name / CONFIG, TRANSFORMER)
-            complete_for(folder, with_loras(lora, config), given)
+            component = component_in(folder / TRANSFORMER.name) or TRANSFORMER
+            config = read_config(folder / TRANSFORMER.name / CONFIG, component)
+            complete_for(folder, config, given, lora)
 
 
 def complete(checkpoint: Checkpoint, given: dict[str, Any], lora: Sequence[str]) -> dict[str, Any]:
@@ -262,17 +262,20 @@ def complete(checkpoint: Checkpoint, given: dict[str, Any], lora: Sequence[str])
     transformer = checkpoint.components.get(TRANSFORMER.name)
     if transformer is None:
         return given  # loading says what is missing
-    return complete_for(checkpoint.folder, with_loras(lora, transformer.config), given)
+    return complete_for(checkpoint.folder, transformer.config, given, lora)
 
 
-def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[str, Any]:
-    """Do as `complete` does for a model whose defaults lie in `folder`."""
-    check_taken(image_input(given), takes(cfg) or "", given["reference"])
-    defaults = read_defaults(folder / DEFAULTS, cfg)
-    guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, cfg.guidance_embed)
+def complete_for(folder: Path, cfg: Any, given: dict[str, Any], lora: Sequence[str]) -> dict[str, Any]:
+    """Do as `complete` does for a model whose defaults lie in `folder`; cfg: its network's config without the LoRAs."""
+    cfg = with_loras(lora, cfg) if isinstance(cfg, FluxConfig) else cfg
+    traits = traits_of(folder, cfg)
+    defaults, built_in = traits.defaults, traits.built_in_guidance
+    check_references(given["reference"], traits.takes_references)
+    check_taken(image_input(given), traits.takes)
+    guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, built_in)
     effective(given["negative_prompt"], guidance)
     names = ["steps", "width", "height"]
-    if cfg.guidance_embed or given["true_cfg_scale"] is None:  # otherwise the one takes the place of the other
+    if built_in or given["true_cfg_scale"] is None:  # otherwise the one takes the place of the other
         names.append("guidance")
     missing = {name: getattr(defaults, name) for name in names if given[name] is None}
     return given | missing

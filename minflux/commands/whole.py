@@ -13,10 +13,17 @@ from minflux.checkpoints.fit import check_fit
 from minflux.checkpoints.formats.atomic import saved
 from minflux.checkpoints.open import INDEX, Checkpoint
 from minflux.checkpoints.stored import StoredComponent
+from minflux.errors import CheckpointError
 from minflux.inference.beside import tokenizer_folders
 from minflux.inference.load import DEFAULTS, SCHEDULER, find_schedule, index_content, schedule_content
 
 BESIDE = ("scheduler", "tokenizer", "tokenizer_2", DEFAULTS)  # no weights
+
+
+def check_family(checkpoint: Checkpoint) -> None:
+    """Raise `CheckpointError` for a model of another family than FLUX.1, whose files are read and not yet written."""
+    if checkpoint.family is not COMPONENTS:
+        raise CheckpointError(f"{checkpoint.path}: minflux converts FLUX.1 alone, and this is another model")
 
 
 def files_beside(checkpoint: Checkpoint, chosen: Sequence[StoredComponent], report: Callable) -> dict[str, bytes]:

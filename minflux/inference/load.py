@@ -11,15 +11,16 @@ beside the weights is FLUX.1's own (`beside.py`).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from minflux.arrays import Tree
 from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
 from minflux.checkpoints.comfy import choose_from_comfy, lora_in
-from minflux.checkpoints.components import CLIP, COMPONENTS, REDUX, SIGLIP, T5, TRANSFORMER, VAE
+from minflux.checkpoints.components import ADAPTERS, CLIP, COMPONENTS, REDUX, SIGLIP, T5, TRANSFORMER, VAE
+from minflux.checkpoints.components import SD3 as SD3_FAMILY
 from minflux.checkpoints.components.flux import takes, variant
 from minflux.checkpoints.family import REDUX_TITLE
 from minflux.checkpoints.fit import check_fit
@@ -42,8 +43,10 @@ from minflux.inference.cache import identity, open_cache
 from minflux.inference.flux1 import Flux1
 from minflux.inference.hints import FLUX1_TRAINED, Report, Trained, parse_trained, trained_content
 from minflux.inference.image_prompts import Redux
+from minflux.inference.load_sd3 import check_alone, make_sd3, read_sd3_tokenizers, take_sd3
 from minflux.inference.memory import choose, when_read
 from minflux.inference.pipeline import Defaults
+from minflux.inference.sd3 import SD3, SD3_DEFAULTS, SD3Schedule
 from minflux.model.flux import FluxConfig
 from minflux.sampling.timesteps import Schedule
 
@@ -162,6 +165,9 @@ def load_checkpoint(
     redux: ReduxFiles | None = None,
 ) -> Flux1:
     """Read the weights of a model that was opened; `name` is what it is called, and the rest as for `load`."""
+    if checkpoint.family is SD3_FAMILY:  # which no type tells: for type checkers it is a FLUX.1, whose methods it has
+        check_alone(checkpoint, lora, redux)
+        return cast(Flux1, load_sd3(checkpoint, nx, name, dtype, memory, report, cache, progress))
     dtype = dtype or (None if nx.on_gpu else "float32")
     components = take_components(checkpoint)
     configs = {name: stored.config for name, stored in components.items()}
@@ -171,12 +177,7 @@ def load_checkpoint(
     clip_tokenizer, t5_tokenizer = read_tokenizers(checkpoint, configs[CLIP.name], configs[T5.name], report)
     schedule = find_schedule(checkpoint, configs[TRANSFORMER.name], report)
     components |= adapters(redux, components[TRANSFORMER.name])
-    mode = choose(memory, nx, components, dtype, report)
-    if mode == "resident" and not nx.on_gpu:
-        keep_freed_memory()
-    trees = {
-        name: read_in_mode(stored, nx, dtype, of_component(changes, name), mode) for name, stored in components.items()
-    }
+    trees = read_trees(components, nx, dtype, changes, choose(memory, nx, components, dtype, report))
     settings = checkpoint.folder / DEFAULTS
     return Flux1(
         nx=nx,
@@ -195,6 +196,46 @@ def load_checkpoint(
         cache=open_cache(cache, text_identity(components, changes, nx, dtype), nx, report) if cache else None,
         progress=progress,
     )
+
+
+def load_sd3(
+    checkpoint: Checkpoint,
+    nx: Backend,
+    name: str,
+    dtype: str | None,
+    memory: str,
+    report: Report | None,
+    cache: str | Path | None,
+    progress: Progress,
+) -> SD3:
+    """Read the weights of an SD3 that was opened; as `load_checkpoint`."""
+    dtype = dtype or (None if nx.on_gpu else "float32")
+    components = take_components(checkpoint)
+    configs = {part: stored.config for part, stored in components.items()}
+    tokenizers = read_sd3_tokenizers(checkpoint.folder, configs)
+    schedule = read_schedule(checkpoint.folder / SCHEDULER, SD3Schedule)
+    trees = read_trees(components, nx, dtype, (), choose(memory, nx, components, dtype, report))
+    return make_sd3(
+        nx,
+        {part: (configs[part], trees[part]) for part in components},
+        tokenizers,
+        schedule,
+        progress,
+        name=name,
+        defaults=traits_of(checkpoint.folder, configs[TRANSFORMER.name]).defaults,
+        cache=open_cache(cache, text_identity(components, (), nx, dtype), nx, report) if cache else None,
+    )
+
+
+def read_trees(
+    components: Mapping[str, StoredComponent], nx: Backend, dtype: str | None, changes: Sequence[Change], mode: str
+) -> dict[str, Tree]:
+    """Read the weights of every component in a memory mode."""
+    if mode == "resident" and not nx.on_gpu:
+        keep_freed_memory()
+    return {
+        name: read_in_mode(stored, nx, dtype, of_component(changes, name), mode) for name, stored in components.items()
+    }
 
 
 def read_in_mode(stored: StoredComponent, nx: Backend, dtype: str | None, changes: Sequence[Change], mode: str) -> Tree:
@@ -225,7 +266,9 @@ def text_identity(
     components: dict[str, StoredComponent], changes: Sequence[Change], nx: Backend, dtype: str | None
 ) -> str:
     """Hash what the text encoders' outputs depend on beside the prompt."""
-    encoders = [components[name] for name in (CLIP.name, T5.name)]
+    encoders = [
+        stored for name, stored in components.items() if stored.component.stage == "text" and name not in ADAPTERS
+    ]
     names = [stored.name for stored in encoders]
     return identity(encoders, [change for change in changes if change.module.component in names], nx, dtype)
 
@@ -248,7 +291,9 @@ def made_of(redux: ReduxFiles, trees: Mapping[str, Tree]) -> Redux:
 
 
 def take_components(checkpoint: Checkpoint) -> dict[str, StoredComponent]:
-    """Return the four components of a model, by name; raises `CheckpointError` at the first thing that is wrong."""
+    """Return the components of a model, by name; raises `CheckpointError` at the first thing that is wrong."""
+    if checkpoint.family is SD3_FAMILY:
+        return take_sd3(checkpoint)
     check_pipeline(checkpoint)
     held, is_whole = checkpoint.components, checkpoint.path == checkpoint.folder
     if TRANSFORMER.name in held:
@@ -327,7 +372,7 @@ def find_schedule(checkpoint: Checkpoint, cfg: FluxConfig, report: Report | None
     return usual_schedule(checkpoint.path, cfg, report)
 
 
-def read_schedule(path: Path) -> Schedule:
+def read_schedule(path: Path, kind: type[Schedule] = Schedule) -> Schedule:
     """Read the sampler's settings; those that are not there have their defaults."""
     values = read_json(path)
     for name, plain in PLAIN_SCHEDULE.items():
@@ -336,12 +381,30 @@ def read_schedule(path: Path) -> Schedule:
                 f"{path}: {name}: minflux supports {plain!r} alone, found {values[name]!r}; change it there, or use "
                 "another model"
             )
-    schedule = read_fields(Schedule, values, path)
+    schedule = read_fields(kind, values, path)
     if not 0 < schedule.shift <= LARGEST_SHIFT or schedule.max_image_seq_len <= schedule.base_image_seq_len:
         raise CheckpointError(
             f"{path}: expected a shift above 0, at most {LARGEST_SHIFT}, and max_image_seq_len above base_image_seq_len"
         )
     return schedule
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a model can be asked for, known before a weight is read; the fields are `Pipeline`'s."""
+
+    defaults: Defaults
+    built_in_guidance: bool = False
+    takes: str = ""
+    takes_references: bool = False
+
+
+def traits_of(folder: Path, cfg: Any) -> Traits:
+    """Return what a model can be asked for, by its folder's settings and the config of its network."""
+    path = folder / DEFAULTS
+    if isinstance(cfg, FluxConfig):
+        return Traits(read_defaults(path, cfg), cfg.guidance_embed, takes(cfg) or "", not takes(cfg))
+    return Traits(read_fields(Defaults, read_json(path), path) if path.exists() else SD3_DEFAULTS)
 
 
 def read_defaults(path: Path, cfg: FluxConfig) -> Defaults:

@@ -316,7 +316,7 @@ class Pipeline(ABC):
         """Encode the reference images of a call, one or a list, each at the size that Kontext sees it."""
         listed = list(reference) if isinstance(reference, list | tuple) else [reference]
         images = [read_image(image, "reference") for image in listed if image is not None]
-        check_references(images, self.takes)
+        check_references(images, self.takes_references)
         unit, usual = 2 * self.downscale, (self.defaults.width, self.defaults.height)
         sizes = [reference_size(image.size, usual, unit) for image in images]
         for image, size in zip(images, sizes, strict=True):
@@ -334,13 +334,13 @@ class Pipeline(ABC):
             self._check_image_prompts(len(prompts.images))
         return prompts
 
-    @abstractmethod
     def with_image_prompts(self, text: Conditioning, prompts: ImagePrompts) -> Conditioning:
         """Return what prompts say with what image prompts say; a negative prompt stays without them."""
+        return text
 
-    @abstractmethod
     def _check_image_prompts(self, count: int) -> None:
         """Raise `ArgumentError` for a model that takes no image prompts, and for more than the memory holds."""
+        raise ArgumentError("image_prompt: this model takes none; FLUX.1 does, with Redux")
 
     def size_of(
         self, canvas: Canvas | None, references: Sequence[Reference], width: int | None, height: int | None
@@ -461,9 +461,9 @@ class Pipeline(ABC):
     # -- what a model says of itself ---------------------------------------------------------------------------
 
     @property
-    @abstractmethod
     def built_in_guidance(self) -> bool:
         """Whether the model takes its guidance as an input."""
+        return False
 
     @property
     @abstractmethod
@@ -476,14 +476,19 @@ class Pipeline(ABC):
         """Channels of the latents."""
 
     @property
-    @abstractmethod
     def takes(self) -> str:
         """Return what the model takes beside the latents: "mask", "control" or ""."""
+        return ""
 
     @property
-    @abstractmethod
+    def takes_references(self) -> bool:
+        """Whether the model can look at reference images beside its prompt."""
+        return False
+
+    @property
     def beside(self) -> int:
         """Channels that the model takes beside those of the latents."""
+        return 0
 
     @abstractmethod
     def count_numbers(self) -> int:

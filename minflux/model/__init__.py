@@ -7,6 +7,7 @@
 `attention`   rotated queries and keys, normalised per head
 `blocks`      two streams meet; one stream carries on
 `flux`        the whole transformer
+`sd3`         another one of the same parts
 `latents`     images as tokens: packing and position ids
 `vae`         pixels to latents and back
 `vae_bands`   the way back again, for large images

@@ -45,8 +45,8 @@ def double_block(
     txt_attended, img_attended = nx.split(attended, [txt.shape[1]], axis=1)
 
     # each stream on its own again
-    img = _finish_stream(p["img_attn"], p["img_mlp"], img, img_attended, img_mod)
-    txt = _finish_stream(p["txt_attn"], p["txt_mlp"], txt, txt_attended, txt_mod)
+    img = finish_stream(p["img_attn"], p["img_mlp"], img, img_attended, img_mod)
+    txt = finish_stream(p["txt_attn"], p["txt_mlp"], txt, txt_attended, txt_mod)
     return img, txt
 
 
@@ -58,7 +58,7 @@ def _stream_qkv(attn: Tree, x: Array, mod: list[Array]) -> tuple[Array, Array, A
     return normed_qkv(attn["norm"], qkv)
 
 
-def _finish_stream(attn: Tree, mlp_weights: Tree, x: Array, attended: Array, mod: list[Array]) -> Array:
+def finish_stream(attn: Tree, mlp_weights: Tree, x: Array, attended: Array, mod: list[Array]) -> Array:
     """Add a stream's gated attention output, then its gated MLP."""
     *_, gate1, shift2, scale2, gate2 = mod
     x = x + gate1 * linear(attended, **attn["proj"])

@@ -35,6 +35,7 @@ ELEMENTWISE = {
     "sigmoid": (torch.sigmoid, 10.0),
     "silu": (F.silu, 10.0),
     "gelu": (lambda x: F.gelu(x, approximate="tanh"), 3.0),
+    "exact_gelu": (F.gelu, 3.0),
 }
 
 
@@ -53,7 +54,7 @@ def test_sqrt_and_log(trial, shape, scale):
     trial.close("`log`", trial.nx.log(trial.array(x * 8)), (x * 8).log())
 
 
-@pytest.mark.parametrize("op", ["sigmoid", "silu", "gelu", "tanh"])
+@pytest.mark.parametrize("op", ["sigmoid", "silu", "gelu", "exact_gelu", "tanh"])
 def test_activations_far_out(nx, op):
     reference, _ = ELEMENTWISE[op]
     x = torch.tensor([-1e4, -100.0, -88.0, -20.0, -0.0, 0.0, 20.0, 88.0, 100.0, 1e4])
