@@ -127,7 +127,7 @@ def test_the_published_configs():
 @pytest.mark.parametrize(
     ("kind", "wrong", "complaint"),
     [
-        ("transformer", {"_class_name": "SD3Transformer2DModel"}, "_class_name: .*SD3"),
+        ("transformer", {"_class_name": "PixArtTransformer2DModel"}, "_class_name: .*PixArt"),
         ("transformer", {"axes_dims_rope": [2, 2, 4]}, "axes_dims_rope: expected three even numbers of sum 6, found"),
         ("transformer", {"num_layers": "two"}, "num_layers: expected a value like 19, found 'two'"),
         ("transformer", {"num_attention_heads": 0}, "num_attention_heads: .*found 0"),
