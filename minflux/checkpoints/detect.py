@@ -7,7 +7,7 @@ of these under prefixes. Nothing needs to be known of the file in advance, and o
 import re
 from pathlib import Path
 
-from minflux.checkpoints.components import COMPONENTS, Component, Naming
+from minflux.checkpoints.components import EVERY, Component, Naming
 from minflux.checkpoints.formats.safetensors import Stored
 from minflux.checkpoints.quantise import stem_of
 from minflux.checkpoints.stored import Copy, StoredComponent
@@ -23,7 +23,7 @@ UNUSED = re.compile(
 def find_components(path: Path, tensors: dict[str, Stored]) -> tuple[list[StoredComponent], list[str]]:
     """Take a file's contents apart: every component that minflux knows, and the names that belong to none."""
     found, rest = [], dict(tensors)
-    for component in COMPONENTS.values():
+    for component in EVERY.values():
         for naming in component.namings:
             prefix = find_prefix(naming, rest)
             if prefix is not None:
@@ -58,7 +58,7 @@ def is_inside(name: str, prefix: str, component: Component) -> bool:
     """Return whether a name belongs to a component: all under its prefix; without one, what no other prefix claims."""
     if prefix:
         return name.startswith(prefix)
-    others = [naming for other in COMPONENTS.values() if other is not component for naming in other.namings]
+    others = [naming for other in EVERY.values() if other is not component for naming in other.namings]
     return not any(name.startswith(claimed) for naming in others for claimed in naming.prefixes if claimed)
 
 

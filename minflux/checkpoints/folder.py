@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minflux.arrays import Tree
-from minflux.checkpoints.components import COMPONENTS, Component
+from minflux.checkpoints.components import EVERY, Component
 from minflux.checkpoints.foreign import refuse_quantised_config
 from minflux.checkpoints.formats.json_files import read_json, write_json
 from minflux.checkpoints.formats.safetensors import PICKLE, Stored, contents, joined_contents, write_safetensors
@@ -23,7 +23,7 @@ from minflux.errors import CheckpointError
 CONFIG = "config.json"
 OWN_FILE = "minflux.safetensors"  # a component's weights under our names, quantised or not
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-DEPTHS = ("depth", "depth_single_blocks", "num_layers", "num_hidden_layers", "num_res_blocks")
+DEPTHS = ("depth", "depth_single_blocks", "num_layers", "num_hidden_layers", "num_res_blocks", "layers_per_block")
 DEEPEST = 1000  # blocks; a damaged config could ask for a billion
 
 
@@ -120,7 +120,7 @@ def save_component(folder: str | Path, name: str, config: Any, p: Tree, dtype: s
 
     Floats are stored as `dtype` ("float32", "float16" or "bfloat16"), or as they are.
     """
-    component, target = COMPONENTS[name], Path(folder) / name
+    component, target = EVERY[name], Path(folder) / name
     target.mkdir(parents=True, exist_ok=True)
     flat = component.folder_naming.from_ours(flatten(p))
     write_safetensors(target / f"{component.stem}.safetensors", flat, dtype=dtype)

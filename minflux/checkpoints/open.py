@@ -14,7 +14,7 @@ from typing import Any
 
 from minflux import zoo
 from minflux.checkpoints import hub
-from minflux.checkpoints.components import COMPONENTS, Component
+from minflux.checkpoints.components import COMPONENTS, EVERY, Component
 from minflux.checkpoints.detect import as_component, find_components
 from minflux.checkpoints.family import PIPELINES, REDUX, likely_variant, redux_notes
 from minflux.checkpoints.folder import CONFIG, OWN_FILE, folder_contents, read_config, shards_of
@@ -160,14 +160,14 @@ def sizes_like(stored: StoredComponent, known: Any) -> Any:
 
 def open_component_folder(path: Path) -> Checkpoint:
     """Open a component's folder as it is downloaded alone: its config, and its weights in one piece or in shards."""
-    component = COMPONENTS.get(path.name) or recognise(path)
+    component = EVERY.get(path.name) or recognise(path)
     stored, unexpected = read_component(path, component)
     return Checkpoint(path, path.parent, [stored], {}, {stored.path: unexpected}, likely_variant(path, [stored]))
 
 
 def recognise(path: Path) -> Component:
     """Return the component whose weights lie in a folder of any name; raises `CheckpointError` if it is none."""
-    for stem in sorted({component.stem for component in COMPONENTS.values()} | {Path(OWN_FILE).stem}):
+    for stem in sorted({component.stem for component in EVERY.values()} | {Path(OWN_FILE).stem}):
         if list(path.glob(f"{stem}*.safetensors*")):
             found, _ = find_components(path, folder_contents(path, stem)[1])
             if found:
@@ -181,7 +181,7 @@ def open_component(folder: Path, name: str) -> StoredComponent:
     Raises `CheckpointError` when the folder lacks a file, or when the file's weights are not those that the config asks
     for.
     """
-    stored, _ = read_component(folder / name, COMPONENTS[name])
+    stored, _ = read_component(folder / name, EVERY[name])
     stored.check()
     return stored
 

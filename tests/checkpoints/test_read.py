@@ -12,7 +12,7 @@ import torch
 
 import minflux
 from minflux.backend import get_backend
-from minflux.checkpoints.components import COMPONENTS
+from minflux.checkpoints.components import EVERY
 from minflux.checkpoints.components import flux as flux_files
 from minflux.checkpoints.components import vae as vae_files
 from minflux.checkpoints.components.flux import flux_shapes
@@ -39,7 +39,7 @@ def test_folders_of_diffusers_and_transformers(nx, kind, tmp_path):
     cfg, p = load_component(tmp_path / "theirs", kind, nx)
     assert cfg == example
     shapes = {name: tuple(w.shape) for name, w in leaves(p)}
-    assert shapes == COMPONENTS[kind].shapes(cfg)
+    assert shapes == EVERY[kind].shapes(cfg)
 
     save_component(tmp_path / "ours", kind, cfg, p)
     opened = type(module).from_pretrained(tmp_path / "ours" / kind)
@@ -53,7 +53,7 @@ def test_old_names_of_the_text_encoders(tmp_path):
     nx = get_backend("numpy")
     for kind in ("text_encoder", "text_encoder_2"):
         cfg = SMALL_CONFIGS[kind]
-        flat = {name: np.ones(shape, np.float32) for name, shape in COMPONENTS[kind].shapes(cfg).items()}
+        flat = {name: np.ones(shape, np.float32) for name, shape in EVERY[kind].shapes(cfg).items()}
         save_component(tmp_path, kind, cfg, tree(flat))
         path = tmp_path / kind / "model.safetensors"
         if kind == "text_encoder":
