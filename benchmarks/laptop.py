@@ -86,7 +86,7 @@ def build(folder: Path, sizes: Configs) -> None:
         shutil.copytree(zoo.FOLDER / "tiny" / name, folder / name, dirs_exist_ok=True)
     (folder / SCHEDULER).parent.mkdir(exist_ok=True)
     write_json(folder / SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler", **asdict(Schedule())})
-    write_json(folder / INDEX, index_content())
+    write_json(folder / INDEX, index_content(""))
 
 
 def is_there(folder: Path, kind: str, cfg: Any) -> bool:

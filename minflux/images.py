@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,27 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 def from_uint8(images: np.ndarray) -> np.ndarray:
     """Map images in 0..255 to [-1, 1]: (B, H, W, 3) uint8 -> float32."""
     return images.astype(np.float32) / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a vision encoder wants its images: scaled to width × height whatever their aspect, then (x - mean) / std.
+
+    x is in [0, 1]. resample: by number, one of PIL's ways to scale; 3 is bicubic. The defaults are SigLIP's.
+    """
+
+    width: int
+    height: int
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    resample: int = int(Image.Resampling.BICUBIC)
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Return an RGB image as the encoder takes it: (1, H, W, 3) float32."""
+        scaled = image.resize((self.width, self.height), Image.Resampling(self.resample))
+        shares = np.asarray(scaled, np.float32) / 255
+        mean, std = (np.asarray(numbers, np.float32) for numbers in (self.mean, self.std))
+        return ((shares - mean) / std)[None]
 
 
 def grid(images: Sequence[np.ndarray], columns: int, gap: int = 4, zoom: int = 1) -> Image.Image:

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from minflux.model.clip import CLIPConfig
 from minflux.model.flux import FluxConfig
+from minflux.model.siglip import SiglipConfig
 from minflux.model.t5 import T5Config
 from minflux.model.unet import UNetConfig
 from minflux.model.vae import VAEConfig
@@ -99,4 +100,18 @@ def clip_configs(draw) -> CLIPConfig:
         num_attention_heads=heads,
         max_position_embeddings=draw(st.integers(9, 20)),
         eos_token_id=vocab - 1,
+    )
+
+
+@st.composite
+def siglip_configs(draw) -> SiglipConfig:
+    """A vision encoder whose patches may leave some pixels out (no narrower: see `t5_configs`)."""
+    heads, patch = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    return SiglipConfig(
+        hidden_size=heads * draw(st.integers(8, 11)),
+        intermediate_size=draw(st.integers(9, 33)),
+        num_hidden_layers=draw(st.integers(1, 3)),
+        num_attention_heads=heads,
+        image_size=draw(st.integers(patch, 17)),
+        patch_size=patch,
     )

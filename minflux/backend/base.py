@@ -25,12 +25,12 @@ SHARED = (
 GELU_TANH = math.sqrt(2 / math.pi)
 TAIL_P = 0.3275911 / math.sqrt(2)
 TAIL = (0.5307027145, -0.7265760135, 0.7107068705, -0.142248368, 0.127414796)  # a₅ to a₁, halves of the source's
-GROUP = 64  # numbers in a row of a quantised matrix that share a scale
+GROUP = 64  # numbers in a row of a quantised matrix that share a scale, in minflux's own files
 
 
-def packed_bits(weight: Any, scales: Any) -> int:
+def packed_bits(weight: Any, scales: Any, group: int = GROUP) -> int:
     """Return how many bits a number takes in a quantised matrix, from the widths of `weight` and `scales`."""
-    return 32 * weight.shape[1] // max(1, GROUP * scales.shape[1])
+    return 32 * weight.shape[1] // max(1, group * scales.shape[1])
 
 
 class Backend:
@@ -186,18 +186,18 @@ class Backend:
 
     @shaped
     def dequantized(
-        self, weight: Int[Array, "O P"], scales: Float[Array, "O G"], biases: Float[Array, "O G"]
+        self, weight: Int[Array, "O P"], scales: Float[Array, "O G"], biases: Float[Array, "O G"], group: int = GROUP
     ) -> Float[Array, "O I"]:
         """Return scale · q + bias, for the whole numbers q that are packed into uint32, the first in the lowest bits.
 
-        64 numbers in a row share a scale and a bias, so I = 64 G, and each q has 32 · P / I bits. Computed in the
-        scales' dtype.
+        `group` numbers in a row share a scale and a bias, so I = group · G, and each q has 32 · P / I bits. Computed in
+        the scales' dtype.
         """
         rows, groups = scales.shape
-        bits = packed_bits(weight, scales)
+        bits = packed_bits(weight, scales, group)
         shifts = self.array(list(range(0, 32, bits)), dtype=weight.dtype)
         q = (weight[:, :, None] >> shifts) & (2**bits - 1)
-        q = q.reshape(rows, groups, GROUP).astype(scales.dtype)
+        q = q.reshape(rows, groups, group).astype(scales.dtype)
         return (q * scales[..., None] + biases[..., None]).reshape(rows, -1)
 
     @shaped
@@ -209,7 +209,8 @@ class Backend:
         biases: Float[Array, "O G"],
     ) -> Float[Array, "*S O"]:
         """Return x Wᵀ for a quantised matrix W, which is widened to floats for this product."""
-        return self.linear(x, self.dequantized(weight, scales, biases))
+        group = x.shape[-1] // scales.shape[1]
+        return self.linear(x, self.dequantized(weight, scales, biases, group))
 
     # -- images (NHWC) -----------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from minflux.backend import blas
-from minflux.backend.base import GROUP, Backend, packed_bits
+from minflux.backend.base import Backend, packed_bits
 from minflux.errors import BackendError
 
 INSTALL = {
@@ -106,5 +106,6 @@ class MLXBackend(ReadableMLXBackend):
 
     def quantized_matmul(self, x, weight, scales, biases):
         """Multiply by a quantised matrix in one kernel, which reads a quarter or half of the bytes of bfloat16."""
-        bits = packed_bits(weight, scales)
-        return mx.quantized_matmul(x, weight, scales, biases, transpose=True, group_size=GROUP, bits=bits)
+        group = x.shape[-1] // scales.shape[1]
+        bits = packed_bits(weight, scales, group)
+        return mx.quantized_matmul(x, weight, scales, biases, transpose=True, group_size=group, bits=bits)

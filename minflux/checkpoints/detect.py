@@ -9,14 +9,15 @@ from pathlib import Path
 
 from minflux.checkpoints.components import EVERY, Component, Naming
 from minflux.checkpoints.formats.safetensors import Stored
-from minflux.checkpoints.quantise import stem_of
+from minflux.checkpoints.quantise import stem_of, widen_others
 from minflux.checkpoints.stored import Copy, StoredComponent
 from minflux.errors import CheckpointError
 
 # What files hold beside the weights: marks and scales of quantisation, and tables that follow from the sizes.
 SCALES = ("scale_weight", "weight_scale")  # a float8 weight's factor, beside it
 UNUSED = re.compile(
-    r"(^|\.)(scaled_fp8|comfy_quant|scale_input|input_scale|logit_scale|text_projection\.weight|position_ids)$"
+    r"(^|\.)(scaled_fp8|comfy_quant|scale_input|input_scale|output_scale|logit_scale|text_projection\.weight|"
+    r"position_ids)$"
 )
 
 
@@ -24,7 +25,7 @@ def find_components(path: Path, tensors: dict[str, Stored]) -> tuple[list[Stored
     """Take a file's contents apart: every component that minflux knows, and the names that belong to none."""
     found, rest = [], dict(tensors)
     for component in EVERY.values():
-        for naming in component.namings:
+        for naming in reversed(component.namings):
             prefix = find_prefix(naming, rest)
             if prefix is not None:
                 inside = {name: stored for name, stored in rest.items() if is_inside(name, prefix, component)}
@@ -38,10 +39,11 @@ def as_component(
 ) -> tuple[StoredComponent, list[str]]:
     """Take a file's contents for one component's, and return it and the names outside its prefix.
 
-    Its naming is the one whose mark is there, or without any mark the `usual` one.
+    Its naming is the one whose mark is there, of several the last, or without any mark the `usual` one.
     """
     found = {naming.name: find_prefix(naming, tensors) for naming in component.namings}
-    naming = next((naming for naming in component.namings if found[naming.name] is not None), usual)
+    marked = [naming for naming in component.namings if found[naming.name] is not None]
+    naming = marked[-1] if marked else usual
     prefix = found[naming.name] or ""
     inside = {name: stored for name, stored in tensors.items() if name.startswith(prefix)}
     return take_out(path, component, naming, prefix, inside), sorted(
@@ -71,6 +73,7 @@ def take_out(
     """
     bare = {name.removeprefix(prefix): stored for name, stored in inside.items() if not UNUSED.search(name)}
     bare, copies = standard_names(component, prefix, bare)
+    bare = widen_others(component, naming, bare)
     scales = {f"{stem_of(name)}.weight": name for name in bare if name.rpartition(".")[2] in SCALES}
     scales = {weight: name for weight, name in scales.items() if weight in bare}  # a scale of nothing is unexpected
     for weight, name in scales.items():

@@ -1,12 +1,11 @@
 """Which member of the FLUX.1 family a checkpoint is, where its weights' shapes don't show it."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from minflux.checkpoints.folder import CONFIG
 from minflux.checkpoints.formats.json_files import read_json
-from minflux.checkpoints.formats.safetensors import Stored, read_metadata
+from minflux.checkpoints.formats.safetensors import read_metadata
 from minflux.checkpoints.stored import StoredComponent
 
 PIPELINES = {  # what a model is by the class that its model_index.json names
@@ -15,23 +14,8 @@ PIPELINES = {  # what a model is by the class that its model_index.json names
     "FluxControlPipeline": "FLUX.1 Canny or Depth, which takes a control image beside the latents",
     "FluxPriorReduxPipeline": "FLUX.1 Redux, an adapter for image prompts",
 }
-REDUX = "redux_up.weight"  # of flux1-redux-dev.safetensors
 REDUX_TITLE = PIPELINES["FluxPriorReduxPipeline"]
 NAMED = {"krea": "Krea-dev", "kontext": "Kontext"}  # dev's shapes under another name
-
-
-def redux_notes(tensors: dict[str, Stored]) -> list[str]:
-    """Describe Redux's adapter, two matrices with biases: by `inspect` alone, for it is no part of the model itself."""
-    up, down = (tensors[name].shape if name in tensors else () for name in (REDUX, "redux_down.weight"))
-    dtypes = ", ".join(sorted({stored.dtype for stored in tensors.values()}))
-    numbers = sum(math.prod(stored.shape) for stored in tensors.values())
-    sizes = f"damaged: {up} and {down}"
-    if len(up) == len(down) == 2:
-        sizes = f"features of {up[1]} numbers to text tokens of {down[0]}, by {up[0]}"
-    return [
-        f"{REDUX_TITLE}; minflux can't generate with it",
-        f"  {numbers:,} numbers in {len(tensors)} weights, {dtypes}; {sizes}",
-    ]
 
 
 def likely_variant(path: Path, found: Sequence[StoredComponent]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from minflux.checkpoints.components import CLIP, T5, TRANSFORMER, VAE
+from minflux.checkpoints.components import CLIP, REDUX, T5, TRANSFORMER, VAE
 from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import CheckpointError
 from minflux.model.flux import FluxConfig
@@ -26,11 +26,12 @@ def misfit(flux: FluxConfig, name: str, config: Any) -> str | None:
     expected, found, what = {
         CLIP.name: lambda: (flux.vec_in_dim, config.hidden_size, "CLIP of width"),
         T5.name: lambda: (flux.context_in_dim, config.d_model, "T5 of width"),
+        REDUX.name: lambda: (flux.context_in_dim, config.txt_in_features, "Redux whose tokens' width is"),
         VAE.name: lambda: (flux.out_channels // 4, config.z_channels, "a VAE whose latents' channels are"),
     }[name]()
     if found == expected:
         return None
-    usual = f": FLUX.1 takes {USUAL[name]}" if flux.hidden_size == FluxConfig.hidden_size else ""
+    usual = f": FLUX.1 takes {USUAL[name]}" if name in USUAL and flux.hidden_size == FluxConfig.hidden_size else ""
     return f"expected {what} {expected}, which the transformer takes, found {found}{usual}"
 
 

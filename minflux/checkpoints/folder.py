@@ -4,7 +4,8 @@ transformer/config.json
 transformer/diffusion_pytorch_model.safetensors                       in one piece, or
 transformer/diffusion_pytorch_model-00001-of-00003.safetensors, …     in shards, with an index or without, or
 transformer/diffusion_pytorch_model.fp16.safetensors                  of a variant, or
-transformer/minflux.safetensors                                       under our names, quantised or not
+transformer/minflux.safetensors                                       under our names, quantised or not, or
+transformer/model.safetensors.index.json, 0.safetensors, …            under mflux's names, quantised or not
 """
 
 import re
@@ -14,7 +15,7 @@ from typing import Any
 
 from minflux.arrays import Tree
 from minflux.checkpoints.components import EVERY, Component
-from minflux.checkpoints.foreign import refuse_quantised_config
+from minflux.checkpoints.foreign import join_quantised, refuse_quantised_config
 from minflux.checkpoints.formats.json_files import read_json, write_json
 from minflux.checkpoints.formats.safetensors import PICKLE, Stored, contents, joined_contents, write_safetensors
 from minflux.checkpoints.tree import flatten
@@ -22,6 +23,7 @@ from minflux.errors import CheckpointError
 
 CONFIG = "config.json"
 OWN_FILE = "minflux.safetensors"  # a component's weights under our names, quantised or not
+MFLUX_INDEX = "model.safetensors.index.json"  # of mflux's shards, 0.safetensors and on, whatever the component
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 DEPTHS = ("depth", "depth_single_blocks", "num_layers", "num_hidden_layers", "num_res_blocks", "layers_per_block")
 DEEPEST = 1000  # blocks; a damaged config could ask for a billion
@@ -60,9 +62,9 @@ def folder_contents(folder: Path, stem: str) -> tuple[Path, dict[str, Stored]]:
     Raises `CheckpointError` when there are none, when a shard is missing, and when there are several variants.
     """
     whole, index, own = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json", folder / OWN_FILE
-    for path in (whole, index, own):
+    for path in (whole, index, own, folder / MFLUX_INDEX):
         if path.exists():
-            return path, contents(path)
+            return path, join_quantised(path, contents(path))
     variants = find_variants(folder, stem)
     if not variants:
         check_no_pickles(folder, whole)
@@ -75,7 +77,8 @@ def folder_contents(folder: Path, stem: str) -> tuple[Path, dict[str, Stored]]:
         )
     (paths,) = variants.values()
     check_complete(paths)
-    return folder if len(paths) > 1 else paths[0], joined_contents(paths)
+    path = folder if len(paths) > 1 else paths[0]
+    return path, join_quantised(path, joined_contents(paths))
 
 
 def find_variants(folder: Path, stem: str) -> dict[str, list[Path]]:

@@ -8,6 +8,7 @@ has the hash of the original.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from minflux.checkpoints.formats.safetensors import Stored
 from minflux.checkpoints.stored import StoredComponent
@@ -29,15 +30,27 @@ def hash_model(folder: Path, components: dict[str, StoredComponent], tokenizers:
     tokenizers: folders in place of those there, by name.
     """
     digest = hashlib.sha256()
-    for name, stored in sorted(components.items()):
-        for key, tensor in sorted((stored.tensors | stored.scales_by_name).items()):
-            digest.update(f"{name} {key} {tensor.dtype} {tensor.shape}".encode())
-            digest.update(ends(tensor))
+    add_weights(digest, components)
     for path in sorted(path for pattern in SMALL_FILES for path in folder.glob(pattern) if path.is_file()):
         digest.update(f"{path.relative_to(folder)} {hash_file(path)}".encode())
     for name, path in sorted((name, path) for name, inside in tokenizers.items() for path in inside.glob("*")):
         digest.update(f"{name} {path.name} {hash_file(path)}".encode())
     return digest.hexdigest()
+
+
+def hash_components(components: dict[str, StoredComponent], settings: str) -> str:
+    """Return a hash of the weights of components that are no model, and of settings."""
+    digest = hashlib.sha256(settings.encode())
+    add_weights(digest, components)
+    return digest.hexdigest()
+
+
+def add_weights(digest: Any, components: dict[str, StoredComponent]) -> None:
+    """Add name, dtype, shape and both ends of each weight to a hash."""
+    for name, stored in sorted(components.items()):
+        for key, tensor in sorted((stored.tensors | stored.scales_by_name).items()):
+            digest.update(f"{name} {key} {tensor.dtype} {tensor.shape}".encode())
+            digest.update(ends(tensor))
 
 
 def ends(tensor: Stored) -> bytes:

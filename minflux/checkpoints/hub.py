@@ -20,6 +20,12 @@ FILES = (
       for file in ("config.json", "*.safetensors", "*.safetensors.index.json")),
 )  # fmt: skip
 
+REDUX_FILES = (  # of FLUX.1-Redux-dev
+    "model_index.json", "feature_extractor/*.json",
+    *(f"{part}/{file}" for part in ("image_embedder", "image_encoder")
+      for file in ("config.json", "*.safetensors", "*.safetensors.index.json")),
+)  # fmt: skip
+
 SETTINGS = "minflux.json", "transformer/config.json"  # enough to know which settings of an image a model can honour
 
 
@@ -35,12 +41,12 @@ def files_without(components: Sequence[str]) -> list[str]:
     return [pattern for pattern in FILES if not pattern.startswith(weights)]
 
 
-def cached(name: str) -> Path:
+def cached(name: str, files: Sequence[str] = FILES) -> Path:
     """Return a repository's folder in the cache without asking the Hub; raises `CheckpointError` if it isn't there."""
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=True))
+        return Path(snapshot_download(name, allow_patterns=list(files), local_files_only=True))
     except (errors.LocalEntryNotFoundError, ValueError):  # or a name that the Hub does not allow
         raise CheckpointError(
             f"{name}: no such folder here, nor in the cache of huggingface_hub; `minflux generate --model {name}` "

@@ -5,16 +5,19 @@ image, to be held until they are done ("steps"); or at each use ("use"). The mod
 `linear(x, **p["proj"])`, so a tree that reads each of them when asked needs no more memory than the largest matrix,
 however large the model. (On MLX, which computes nothing until it must, no more than the largest block: see `velocity`.)
 Nothing in the model knows of it. What is paid is time: every weight is read, and widened to float32, at every step.
+
+What a GGUF file has in blocks is never kept wide: at each of the three times its blocks come into memory as they are,
+and each use widens them.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from minflux.arrays import Array, Tree
 from minflux.backend import Backend
-from minflux.checkpoints.formats.safetensors import prefetch
+from minflux.checkpoints.formats.safetensors import Stored, prefetch
 from minflux.checkpoints.lora import Change, add_loras, lora_branches, widened
 from minflux.checkpoints.quantise import BIASES, SCALES, stem_of
 from minflux.checkpoints.read import read_weight
@@ -46,7 +49,7 @@ def stream(
     gone = {f"{stem}.{leaf}" for stem in widened(changes) for leaf in (SCALES, BIASES)}
     names = [name for name in stored.sources if name not in gone]
     leaves = {name: Leaf(stored, name, nx, dtype, own[stem_of(name)], when(name)) for name in names}
-    flat = {name: leaf.read() if leaf.when == "kept" else leaf for name, leaf in leaves.items()}
+    flat = {name: leaf.load() if leaf.when == "kept" else leaf for name, leaf in leaves.items()}
     scales = {name: leaves[name].read() for name in leaves if changes and name.endswith(f".{SCALES}")}
     return as_streamed(tree(flat | lora_branches(scales, changes)))
 
@@ -66,10 +69,10 @@ def for_steps(p: Tree, progress: Progress = no_progress) -> Tree:
             return Blocks([read(block) for block in node.blocks])
         if not isinstance(node, Leaf) or node.when != "steps":
             return node
-        array = node.read()
-        node.nx.eval(array)
+        loaded = node.load()
+        node.nx.eval(loaded)
         progress(next(counter), total)
-        return array
+        return loaded
 
     return read(p) if total else p
 
@@ -85,23 +88,31 @@ class Leaf:
     changes: Sequence[Change]
     when: When
 
-    def read(self) -> Array:
-        """Read it from its file, or from several places there, where ours is a joint matrix."""
-        flat = {name: read_weight(self.stored, name, self.nx, self.dtype) for name in self.sources}
-        return add_loras(self.stored.naming.to_ours(flat), self.changes)[self.name]
-
     @property
-    def sources(self) -> list[str]:
-        """Return the names in the file: of a quantised matrix that a LoRA widens, its scales and biases too."""
+    def tensors(self) -> dict[str, Stored]:
+        """Return what it is made of, by the file's names: of a quantised matrix that a LoRA widens, its scales too."""
         found, stem = self.stored.sources, stem_of(self.name)
         widens = self.name == f"{stem}.weight" and stem in widened(self.changes)
         names = [self.name, f"{stem}.{SCALES}", f"{stem}.{BIASES}"] if widens else [self.name]
-        return [source for name in names for source in found.get(name, ())]
+        return {source: self.stored.tensors[source] for name in names for source in found.get(name, ())}
+
+    def read(self) -> Array:
+        """Read it, from memory what is held there, else from its file."""
+        flat = {name: read_weight(self.stored, name, self.nx, self.dtype) for name in self.tensors}
+        return add_loras(self.stored.naming.to_ours(flat), self.changes)[self.name]
+
+    def load(self) -> "Array | Leaf":
+        """Bring it into memory: as an array, or, if it is in blocks, as a leaf that holds them and widens them."""
+        if not any(tensor.in_blocks for tensor in self.tensors.values()):
+            return self.read()
+        held = {name: tensor.hold() for name, tensor in self.tensors.items()}
+        return replace(self, stored=replace(self.stored, tensors=held), when="kept")
 
     def prefetch(self) -> None:
         """Have the system bring it from disk meanwhile."""
-        for name in self.sources:
-            prefetch(self.stored.tensors[name])
+        for tensor in self.tensors.values():
+            if tensor.held is None:
+                prefetch(tensor)
 
 
 class Branch(Mapping):
@@ -155,7 +166,7 @@ def prefetch_all(nodes: Iterable[Any]) -> None:
 
 
 def unread(node: Any) -> Iterator[Leaf]:
-    """Yield every weight of a tree that is still in its file."""
+    """Yield every weight of a tree that is still in its file, or in blocks."""
     if isinstance(node, Leaf):
         yield node
     elif isinstance(node, Branch | Blocks):

@@ -27,15 +27,15 @@ from minflux.backend import backend_of, get_backend
 from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.components.flux import exchanged
 from minflux.checkpoints.formats.safetensors import contents, read_array
-from minflux.checkpoints.lora_families import check_kind
+from minflux.checkpoints.lora_families import check_kind, widened_by
 from minflux.checkpoints.lora_files import locate_lora
-from minflux.checkpoints.lora_kinds import DIFFERENCE, LORA, Arrays, Kind, kinds_of, with_magnitude
+from minflux.checkpoints.lora_kinds import DIFFERENCE, LORA, NORM, Arrays, Kind, kinds_of, with_magnitude
 from minflux.checkpoints.lora_names import Module, check_once, modules, place_keys
 from minflux.checkpoints.lora_settings import Settings, read_settings
 from minflux.checkpoints.open import some_of
 from minflux.checkpoints.quantise import SCALES, dequantise, holds_packed, stem_of
 from minflux.errors import CheckpointError
-from minflux.model.flux import DEV
+from minflux.model.flux import DEV, FluxConfig
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,12 @@ class Change:
         return self.in_our_order(self.strength * self.kind.matrix(self.arrays))
 
     def added_to(self, rows: Array) -> np.ndarray:
-        """Return what is added to the module's rows of our weight: D, or what DoRA makes of them and D, less them."""
+        """Return what is added to the module's rows of our weight: D; or DoRA's product or a new norm, less them."""
+        if self.kind is NORM:
+            return self.arrays["norm"] - backend_of(rows).to_numpy(rows)
         if "magnitude" not in self.arrays:
             return self.difference
-        weight = backend_of(rows).to_numpy(rows)
+        weight = as_wide(backend_of(rows).to_numpy(rows), self.difference.shape)
         return with_magnitude(weight + self.difference, self.in_our_order(self.arrays["magnitude"])) - weight
 
     def in_our_order(self, array: np.ndarray) -> np.ndarray:
@@ -98,7 +100,29 @@ class Change:
 
 def read_loras(texts: Sequence[str], configs: dict[str, Any]) -> list[Change]:
     """Read several LoRAs, each given as `locate_lora` takes it, for the components of a model (see `read_lora`)."""
-    return [change for path, scale in map(locate_lora, texts) for change in read_lora(path, configs, scale)]
+    changes = [change for path, scale in map(locate_lora, texts) for change in read_lora(path, configs, scale)]
+    check_norms(changes)
+    return changes
+
+
+def check_norms(changes: Sequence[Change]) -> None:
+    """Raise `CheckpointError` where two LoRAs have something to put in place of the same norm."""
+    placed: dict[str, str] = {}
+    for change in changes:
+        if change.kind is NORM and change.module.weight in placed:
+            raise CheckpointError(
+                f"{change.source}: another LoRA puts its own in this place too ({placed[change.module.weight]}); "
+                "add one control LoRA at a time"
+            )
+        if change.kind is NORM:
+            placed[change.module.weight] = change.source
+
+
+def with_loras(texts: Sequence[str], config: FluxConfig) -> FluxConfig:
+    """Return a transformer's config with LoRAs added, a control LoRA's wider input; only their headers are read."""
+    for path, _ in map(locate_lora, texts):
+        config = widened_by(contents(path), config)
+    return config
 
 
 def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[Change]:
@@ -108,7 +132,10 @@ def read_lora(path: Path, configs: dict[str, Any], scale: float = 1.0) -> list[C
     shape is not the matrix's, when a number is not finite, for LoRAs of other models and for other kinds of adapter.
     """
     found = contents(path)
-    check_kind(path, found, configs.get("transformer", DEV))
+    flux = configs.get("transformer", DEV)
+    check_kind(path, found, flux)
+    if "transformer" in configs:
+        configs = configs | {"transformer": widened_by(found, flux)}
     known = {name: modules(COMPONENTS[name], config) for name, config in configs.items()}
     placed, unmatched = place_keys(path, found, known)
     check_once(path, placed)
@@ -184,7 +211,7 @@ class Target:
         """
         r = settings.rank(self.spelled) if rank is None else rank
         alpha = arrays["alpha"].item() if "alpha" in arrays else settings.alpha(self.spelled)
-        if kind is DIFFERENCE or not r:
+        if kind in (DIFFERENCE, NORM) or not r:
             return 1.0
         return (r if alpha is None else alpha) / (math.sqrt(r) if settings.by_root(self.spelled) else r)
 
@@ -232,8 +259,8 @@ class Target:
                 f"expected {kind.title} that makes {self.shape}, found {' and '.join(map(str, shapes))}: "
                 "made for another model, or for a control image"
             )
-        if kind is DIFFERENCE and "magnitude" in arrays:
-            self.refuse("expected no magnitude (DoRA) beside a full difference")
+        if kind in (DIFFERENCE, NORM) and "magnitude" in arrays:
+            self.refuse(f"expected no magnitude (DoRA) beside {kind.title}")
 
     def check_rank(self, rank: int | None, expected: float | None) -> None:
         """Raise `CheckpointError` for another rank than the settings say."""
@@ -277,7 +304,7 @@ def add_loras(flat: dict[str, Array], changes: Sequence[Change]) -> dict[str, Ar
 
 
 def added(weight: Array, name: str, changes: Sequence[Change]) -> Array:
-    """Return a weight, or a bias, with changes added, in its own dtype.
+    """Return a weight, or a bias, with changes added, in its own dtype; a wider change widens it, by zeros.
 
     Raises `CheckpointError` when a number is too large for the dtype then.
     """
@@ -286,10 +313,19 @@ def added(weight: Array, name: str, changes: Sequence[Change]) -> Array:
     with np.errstate(all="ignore"):  # too large a number is found in the sum
         for change in changes:
             is_bias = name == change.module.bias
-            total[change.rows] += change.bias if is_bias else change.added_to(base[change.rows])
+            part: Any = change.bias if is_bias else change.added_to(base[change.rows])
+            total = as_wide(total, part.shape)
+            total[change.rows] += as_wide(part, total.shape)
+    base = nx.array(as_wide(nx.to_numpy(base), total.shape)) if base.shape != total.shape else base
     result = (base + nx.array(total)).astype(weight.dtype)
     check_sum(result, changes)
     return result
+
+
+def as_wide(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a matrix with columns of zeros added where a shape has more; a vector as it is."""
+    more = shape[-1] - array.shape[-1]
+    return np.pad(array, ((0, 0), (0, more))) if array.ndim == 2 and more > 0 else array
 
 
 # -- beside quantised matrices -------------------------------------------------------------------------------

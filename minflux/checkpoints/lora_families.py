@@ -8,6 +8,7 @@ Sources: diffusers' `loaders/lora_conversion_utils.py`, ComfyUI's `comfy/lora.py
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from minflux.checkpoints.formats.safetensors import Stored
@@ -47,26 +48,20 @@ OTHERS = {
     "lora_mid": "a LoRA of a convolution, in Tucker form", "oft_blocks": "OFT", "oft_diag": "OFT", "oft_R": "OFT",
     "boft_": "BOFT", ".a1.weight": "GLoRA", "ia3_l": "IA³", "on_input": "IA³", "vera_lambda": "VeRA",
     "lora_embedding_": "a LoRA of a table of embeddings", "modules_to_save": "a module trained whole",
-    "set_weight": "a weight in place of ours", "bundle_emb": "a trained word (textual inversion)",
+    "set_weight": "a weight in place of ours",
+    "reshape_weight": "ComfyUI's extract of a wider weight", "bundle_emb": "a trained word (textual inversion)",
 }  # fmt: skip
-CONTROL_NORMS = re.compile(r"(query_norm|key_norm)\.scale$|\.norm_(added_)?[qk]\.weight$")
 IMAGE_IN = re.compile(r"(^|[._])(img_in|x_embedder)\.(lora_A|lora_down)(\.\w+)?\.weight$")
 
 
 def check_kind(path: Path, found: Mapping[str, Stored], flux: FluxConfig = DEV) -> None:
-    """Raise `CheckpointError` for a LoRA of another model than FLUX.1, one for a control image, and other adapters.
+    """Raise `CheckpointError` for a LoRA of another model than FLUX.1, and for other adapters.
 
     flux: the config of the transformer that it is for.
     """
     family = family_of(found, flux)
     if family:
         raise CheckpointError(f"{path}: is a LoRA for {family}; this model is FLUX.1")
-    if is_control(found, flux.in_channels):
-        raise CheckpointError(
-            f"{path}: is a control LoRA (BFL's Canny or Depth, or one like them): it widens the model's input by a "
-            "control image's channels, and this model has no input for a control image; leave it out, or use it in "
-            "diffusers' FluxControlPipeline"
-        )
     for key in found:
         for mark, kind in OTHERS.items():
             if mark in key:
@@ -102,9 +97,12 @@ def by_size(found: Mapping[str, Stored], flux: FluxConfig) -> str | None:
     return title or ("Qwen-Image" if any(int(match[1]) >= most for match in double.values()) else None)
 
 
-def is_control(found: Mapping[str, Stored], channels: int) -> bool:
-    """Return whether a LoRA is for a control image: norms to put in place of ours, or a wider input."""
-    if any(map(CONTROL_NORMS.search, found)) or any(key.endswith(".reshape_weight") for key in found):
-        return True
+def widened_by(found: Mapping[str, Stored], flux: FluxConfig) -> FluxConfig:
+    """Return the config of a transformer with a LoRA added: a control LoRA gives it a control image's input.
+
+    BFL's Canny and Depth LoRAs are for FLUX.1-dev, whose first matrix they widen with what is 0 without them.
+    """
     inputs = [stored.shape for key, stored in found.items() if IMAGE_IN.search(key)]
-    return any(len(shape) == 2 and shape[1] in (2 * channels, 6 * channels) for shape in inputs)
+    is_plain, wide = flux.in_channels == flux.out_channels, 2 * flux.out_channels
+    is_control = any(len(shape) == 2 and shape[1] == wide for shape in inputs)
+    return replace(flux, in_channels=wide) if is_plain and is_control else flux

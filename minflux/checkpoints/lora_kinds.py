@@ -85,8 +85,9 @@ def kronecker_shape(one: Shape, other: Shape) -> Shape | None:
 LORA = Kind("a LoRA", ("lora",))
 DIFFERENCE = Kind("a full difference", ("diff",))
 LOHA = Kind("LoHa", ("hada_w1", "hada_w2"), np.multiply, same_shape)
+NORM = Kind("a norm in place of ours", ("norm",))  # whatever the scale, as diffusers and BFL have it
 LOKR = Kind("LoKr", ("lokr_w1", "lokr_w2"), np.kron, kronecker_shape)
-KINDS = (LORA, DIFFERENCE, LOHA, LOKR)
+KINDS = (LORA, DIFFERENCE, LOHA, LOKR, NORM)
 
 
 def kinds_of(arrays: Arrays) -> list[Kind]:

@@ -32,6 +32,7 @@ ROLES = {
     "bias": (r"\.lora_B(\.\w+)?\.bias",),
     "alpha": (r"\.alpha",),
     "diff": (r"(\.weight|\.scale)?\.diff", r"\.w_norm"),
+    "norm": (r"(?<=_norm)\.scale", r"(?<=norm_[qk])\.weight", r"(?<=norm_added_[qk])\.weight"),
     "diff_b": (r"\.diff_b", r"\.bias\.diff", r"\.b_norm"),
     "magnitude": (r"\.dora_scale", r"\.lora_magnitude_vector(\.\w+){0,2}"),
     **{f"hada_w{i}.up": (rf"\.hada_w{i}_a(\.\w+)?",) for i in (1, 2)},

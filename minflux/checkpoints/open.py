@@ -16,12 +16,13 @@ from minflux import zoo
 from minflux.checkpoints import hub
 from minflux.checkpoints.components import COMPONENTS, EVERY, Component
 from minflux.checkpoints.detect import as_component, find_components
-from minflux.checkpoints.family import PIPELINES, REDUX, likely_variant, redux_notes
-from minflux.checkpoints.folder import CONFIG, OWN_FILE, folder_contents, read_config, shards_of
-from minflux.checkpoints.foreign import refuse_quantised
+from minflux.checkpoints.family import PIPELINES, likely_variant
+from minflux.checkpoints.folder import CONFIG, MFLUX_INDEX, OWN_FILE, folder_contents, read_config, shards_of
+from minflux.checkpoints.foreign import join_quantised
 from minflux.checkpoints.formats.atomic import is_there
 from minflux.checkpoints.formats.json_files import read_json
-from minflux.checkpoints.formats.safetensors import Stored, contents
+from minflux.checkpoints.formats.safetensors import contents
+from minflux.checkpoints.redux import adapter_in, describe_adapters, is_redux
 from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import ArgumentError, CheckpointError
 
@@ -80,7 +81,7 @@ def open_model(model: str | Path, fetch: bool = False, without: Sequence[str] = 
     path = locate(model, fetch, without)
     if path.is_file():
         return open_file(path)
-    if (path / CONFIG).exists() and not (path / INDEX).exists():
+    if any((path / name).exists() for name in (CONFIG, MFLUX_INDEX)) and not (path / INDEX).exists():
         return open_component_folder(path)
     return open_folder(path)
 
@@ -116,10 +117,10 @@ def open_file(path: Path, configs: Mapping[str, Any] | None = None) -> Checkpoin
 
     configs: those of the components that it takes the place of, for sizes that no shape shows.
     """
-    tensors = contents(path)
-    refuse_quantised(path, tensors)
-    if REDUX in tensors:
-        return Checkpoint(path, path.parent, [], notes=redux_notes(tensors))
+    tensors = join_quantised(path, contents(path))
+    if adapter_in(tensors):
+        notes, broken = describe_adapters(path)
+        return Checkpoint(path, path.parent, [], broken, notes=notes)
     found, unexpected = find_components(path, tensors)
     if shards_of(path) not in (None, 1):
         raise CheckpointError(
@@ -188,20 +189,22 @@ def open_component(folder: Path, name: str) -> StoredComponent:
 
 def read_component(folder: Path, component: Component) -> tuple[StoredComponent, list[str]]:
     """Open a component's folder; return it, and the names there that belong to other components."""
-    config = read_config(folder / CONFIG, component)
+    may_lack_config = (folder / MFLUX_INDEX).exists() and not (folder / CONFIG).exists()
+    config = None if may_lack_config else read_config(folder / CONFIG, component)
     path, tensors = folder_contents(folder, component.stem)
-    refuse_quantised(path, tensors)
     usual = component.own_naming if path.name == OWN_FILE else component.folder_naming
     stored, others = as_component(path, tensors, component, usual)
-    return replace(stored, config=config), others
+    if config is None and not stored.naming.has_config:
+        return with_sizes(stored), others
+    return replace(stored, config=config or read_config(folder / CONFIG, component)), others
 
 
 def open_folder(folder: Path) -> Checkpoint:
     """Open a model's folder: every component in diffusers' layout, and every single file beside them."""
     index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
-    adapter = redux_in(folder)
-    if adapter:
-        return Checkpoint(folder, folder, [], notes=index_notes(index) + redux_notes(adapter), index=index)
+    if is_redux(folder):
+        notes, wrong = describe_adapters(folder)
+        return Checkpoint(folder, folder, [], wrong, notes=index_notes(index) + notes, index=index)
     found: list[StoredComponent] = []
     broken: dict[str, CheckpointError] = {}
     unexpected: dict[Path, list[str]] = {}
@@ -233,13 +236,6 @@ def open_folder(folder: Path) -> Checkpoint:
 def has_weights(folder: Path) -> bool:
     """Return whether a component's folder holds any weights, in whatever format."""
     return any(path.suffix in WEIGHT_SUFFIXES for path in folder.iterdir())
-
-
-def redux_in(folder: Path) -> dict[str, Stored]:
-    """Return what Redux's own folder holds, nothing for any other folder."""
-    path = folder / "image_embedder" / "diffusion_pytorch_model.safetensors"
-    tensors = contents(path) if path.exists() else {}
-    return tensors if REDUX in tensors else {}
 
 
 def index_notes(index: dict) -> list[str]:

@@ -14,13 +14,18 @@ import numpy as np
 from minflux.arrays import Array, Float, Int, shaped
 from minflux.backend import backend_of
 from minflux.backend.base import GROUP, packed_bits
-from minflux.checkpoints.components import Component
+from minflux.checkpoints.components import Component, Naming
 from minflux.checkpoints.components.shapes import Shapes
 from minflux.checkpoints.formats.dtypes import rounded
+from minflux.checkpoints.formats.mlx_affine import affine
+from minflux.checkpoints.formats.parts import Found, in_place
 from minflux.checkpoints.formats.safetensors import Stored
+
+Shape = tuple[int, ...]
 
 BITS = (4, 8)
 SCALES, BIASES = "scales", "biases"
+PARAMETERS = (f".{SCALES}", f".{BIASES}")
 
 
 def stem_of(name: str) -> str:
@@ -86,7 +91,7 @@ def is_packed(name: str, found: Mapping) -> bool:
 
 def is_quantisation_parameter(name: str, found: Mapping) -> bool:
     """Return whether an array is the scales or biases of a quantised weight."""
-    return name.endswith((f".{SCALES}", f".{BIASES}")) and is_packed(f"{stem_of(name)}.weight", found)
+    return name.endswith(PARAMETERS) and is_packed(f"{stem_of(name)}.weight", found)
 
 
 def holds_packed(array: Array | Stored) -> bool:
@@ -101,8 +106,9 @@ def bits_of(name: str, found: Mapping[str, Stored]) -> int:
 
 def matrix_shape(name: str, found: Mapping[str, Stored]) -> tuple[int, ...]:
     """Return the shape (O, I) of a quantised weight before it was packed."""
-    rows, groups = found[f"{stem_of(name)}.{SCALES}"].shape
-    return rows, GROUP * groups
+    scales = found[f"{stem_of(name)}.{SCALES}"]
+    rows, groups = scales.shape
+    return rows, scales.group * groups
 
 
 def packed_shapes(name: str, shape: tuple[int, ...], bits: int) -> Shapes:
@@ -112,11 +118,35 @@ def packed_shapes(name: str, shape: tuple[int, ...], bits: int) -> Shapes:
     return {name: (rows, columns * bits // 32), **{f"{stem_of(name)}.{leaf}": parameters for leaf in (SCALES, BIASES)}}
 
 
-def packed_bits_of(component: Component, name: str, shape: tuple[int, ...], found: Mapping[str, Stored]) -> int | None:
+def packed_bits_of(component: Component, ours: str, name: str, shape: Shape, found: Mapping[str, Stored]) -> int | None:
     """Return in how many bits a file holds a matrix of this shape; None for a weight that is not quantised."""
-    if not is_packed(name, found) or not component.is_quantisable(name, shape, GROUP):
+    if not is_packed(name, found) or not component.is_quantisable(ours, shape, GROUP):
         return None
     return next((bits for bits in BITS if found[name].shape == (shape[0], shape[1] * bits // 32)), BITS[0])
+
+
+def widen_others(component: Component, naming: Naming, found: Found) -> Found:
+    """Return contents in which packed matrices that minflux doesn't multiply by are entries that widen when read.
+
+    Kept as they lie are those of 4 and 8 bits inside the blocks; where our matrix joins several, all or none.
+    """
+    parts: dict[str, list[str]] = {}
+    for name in found:
+        if name.endswith(".weight"):
+            parts.setdefault(naming.our_name(name, None), []).append(name)
+    widened = [name for ours, names in parts.items() if not is_kept(component, ours, names, found) for name in names]
+    entries = {name: affine(found, name) for name in widened}
+    coded = {name: entry for name, entry in entries.items() if entry is not None}
+    return in_place(found, coded, lambda name: f"{stem_of(name)}.weight" if name.endswith(PARAMETERS) else None)
+
+
+def is_kept(component: Component, ours: str, names: list[str], found: Found) -> bool:
+    """Return whether the parts of one of our matrices, by the file's names, can stay packed."""
+    if not all(is_packed(name, found) for name in names):
+        return False
+    bits = {bits_of(name, found) for name in names}
+    fits = all(component.is_quantisable(ours, matrix_shape(name, found), GROUP) for name in names)
+    return fits and len(bits) == 1 and bits <= set(BITS)
 
 
 # -- there and back ------------------------------------------------------------------------------------------

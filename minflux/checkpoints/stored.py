@@ -13,6 +13,7 @@ from typing import Any
 from minflux.checkpoints.components import Component, Naming
 from minflux.checkpoints.components.shapes import Shapes, Sizes
 from minflux.checkpoints.formats.dtypes import FLOATS
+from minflux.checkpoints.formats.entry import Coded
 from minflux.checkpoints.formats.safetensors import Stored, same_bytes
 from minflux.checkpoints.quantise import is_packed, matrix_shape, packed_bits_of, packed_shapes
 from minflux.errors import CheckpointError
@@ -116,13 +117,17 @@ class StoredComponent:
         What no shape shows is taken from `beside`, another config, or else is FLUX.1's own: how a head's 128 dimensions
         are shared among the axes, θ, the VAE's shift and scale and its 32 groups, CLIP's heads of 64.
         """
-        spelled = {self.naming.our_part(name, None): stored.shape for name, stored in self.tensors.items()}
+        shapes = {name: self.naming.torch_shape(self.shape(name)) for name in self.tensors}
+        spelled = {self.naming.our_part(name, None): shape for name, shape in shapes.items()}
         return self.component.sizes(Sizes(self.name, spelled), beside)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a weight's shape, of a quantised one as before it was packed."""
+        return matrix_shape(name, self.tensors) if is_packed(name, self.tensors) else self.tensors[name].shape
 
     def numbers(self, name: str) -> int:
         """Return how many numbers a weight has, a quantised one as before it was packed."""
-        shape = matrix_shape(name, self.tensors) if is_packed(name, self.tensors) else self.tensors[name].shape
-        return math.prod(shape)
+        return math.prod(self.shape(name))
 
     def loaded_dtype(self, name: str, dtype: str | None) -> str | None:
         """Return the dtype in which a float is loaded when `dtype` is asked for, or None, its own.
@@ -141,7 +146,8 @@ class StoredComponent:
         shapes = self.component.file_shapes(self.naming, self.config)
         result: Shapes = {}
         for name, shape in shapes.items():
-            bits = packed_bits_of(self.component, name, shape, self.tensors)
+            ours = self.naming.our_name(name, self.config)
+            bits = packed_bits_of(self.component, ours, name, shape, self.tensors)
             result |= packed_shapes(name, shape, bits) if bits else {name: shape}
         return result
 
@@ -205,8 +211,10 @@ class StoredComponent:
 
     @property
     def scales_by_name(self) -> dict[str, Stored]:
-        """Return the scales of float8 weights, each under a name of its own."""
-        return {f"{name} scale": stored for name, stored in self.scales.items()}
+        """Return all that quantised weights are scaled by, each under a name of its own."""
+        coded = {name: stored for name, stored in self.tensors.items() if isinstance(stored, Coded)}
+        parts = {f"{name} {role}": part for name, stored in coded.items() for role, part in stored.parts.items()}
+        return {f"{name} scale": stored for name, stored in self.scales.items()} | parts
 
     def fingerprint(self) -> list[str]:
         """List all that tells this component from another without reading its weights.

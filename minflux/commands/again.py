@@ -12,17 +12,21 @@ from click.core import ParameterSource
 
 from minflux.checkpoints import hub
 from minflux.checkpoints.components import COMPONENTS
-from minflux.checkpoints.hashes import hash_file, hash_model
+from minflux.checkpoints.formats.atomic import is_there
+from minflux.checkpoints.hashes import hash_components, hash_file, hash_model
 from minflux.checkpoints.loose import TOKENIZER
 from minflux.checkpoints.lora_files import locate_lora, repository_of
 from minflux.checkpoints.open import Checkpoint, locate_here
+from minflux.checkpoints.redux import ReduxFiles
 from minflux.commands.options import print_note
 from minflux.commands.png import ImageSettings
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import take_components
 
-PICTURES = ("image", "mask", "control")  # that an image may be made with, beside references
-BESIDE_FROM = ("source", "out", "preview", "memory", "cache", "anyway", "yes")  # what may be given with --from
+PICTURES = ("image", "mask", "control")  # that an image may be made with, one of each
+SEVERAL = ("reference", "image_prompt")  # and any number of each
+# what may be given with --from
+BESIDE_FROM = ("source", "out", "preview", "control_out", "memory", "cache", "anyway", "yes")
 
 
 def check_nothing_beside(source: Path) -> None:
@@ -44,12 +48,15 @@ def ask_before_fetching(source: Path, png: ImageSettings, yes: bool) -> None:
         ask_unless_cached(source, "model", model)
     for repository in filter(None, map(repository_of, png.lora)):
         ask_unless_cached(source, "LoRA", repository)
+    redux = None if png.redux is None or is_there(Path(png.redux)) else hub.repository(png.redux)
+    if redux is not None:
+        ask_unless_cached(source, "Redux", redux, hub.REDUX_FILES)
 
 
-def ask_unless_cached(source: Path, what: str, repository: str) -> None:
+def ask_unless_cached(source: Path, what: str, repository: str, files: Sequence[str] = hub.FILES) -> None:
     """Ask before fetching a model or a LoRA that is not in the cache; raises `ArgumentError` at a no."""
     try:
-        hub.cached(repository)
+        hub.cached(repository, files)
     except CheckpointError:
         question = f"{source} names the {what} {repository!a}, which is not here. Fetch it from the Hugging Face Hub?"
         if not (sys.stdin.isatty() and click.confirm(question, err=True)):
@@ -58,28 +65,45 @@ def ask_unless_cached(source: Path, what: str, repository: str) -> None:
             ) from None
 
 
-def hash_inputs(checkpoint: Checkpoint, lora: Sequence[str], pictures: Mapping[str, Path]) -> dict[str, str]:
-    """Hash the model, each LoRA, and the pictures by their roles, as an image's settings hold them.
+def hash_inputs(
+    checkpoint: Checkpoint, lora: Sequence[str], pictures: Mapping[str, Path], redux: ReduxFiles | None = None
+) -> dict[str, str]:
+    """Hash the model, each LoRA, Redux, and the pictures by their roles, as an image's settings hold them.
 
     A LoRA that only the Hub has is fetched.
     """
     with warnings.catch_warnings(action="ignore"):  # loading warns
         components = take_components(checkpoint)
-    hashes = {text: hash_file(locate_lora(text)[0]) for text in lora}
+    hashes = {key_of(text): hash_file(locate_lora(text)[0]) for text in lora}
     of_pictures = {role: hash_file(path) for role, path in pictures.items()}
-    return {"model": hash_model(checkpoint.folder, components, checkpoint.tokenizers)} | hashes | of_pictures
+    of_redux = {} if redux is None else {"redux": hash_components(redux.components, str(redux.preprocessing))}
+    of_model = {"model": hash_model(checkpoint.folder, components, checkpoint.tokenizers)}
+    return of_model | hashes | of_redux | of_pictures
+
+
+def key_of(lora: str) -> str:
+    """Return what a LoRA's hash is under: its name, but for one that a model's or a picture's hash is under."""
+    numbered = tuple(f"{words(role)} " for role in SEVERAL)
+    taken = lora in ("model", "redux", *PICTURES) or lora.startswith((*numbered, "LoRA "))
+    return f"LoRA {lora}" if taken else lora
 
 
 def pictures_in(given: Mapping[str, Any]) -> dict[str, Path]:
     """Return the images that settings name, by what they are there: "image", …, "reference 1"."""
     single = {role: given[role] for role in PICTURES if given[role] is not None}
-    return single | {f"reference {number}": path for number, path in enumerate(given["reference"], start=1)}
+    several = {f"{words(role)} {i}": path for role in SEVERAL for i, path in enumerate(given[role], start=1)}
+    return single | several
 
 
 def moved(given: Mapping[str, Any], move: Callable[[Any], Any]) -> dict[str, Any]:
     """Return settings with the path of each image changed by `move`."""
     single = {role: move(given[role]) for role in PICTURES if given[role] is not None}
-    return {**given, **single, "reference": tuple(map(move, given["reference"]))}
+    return {**given, **single, **{role: tuple(map(move, given[role])) for role in SEVERAL}}
+
+
+def words(role: str) -> str:
+    """Return how people call a setting that is an image."""
+    return role.replace("_", " ")
 
 
 def find_pictures(given: Mapping[str, Any], source: Path) -> dict[str, Any]:
@@ -119,5 +143,5 @@ def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], an
 
 def called(name: str, png: ImageSettings) -> str:
     """Return how an error calls what has a hash: the model, an image by what it is, or a LoRA by its name."""
-    known = {"model": png.model} | pictures_in(vars(png))
-    return f"the {name} {str(known[name])!a}" if name in known else f"the LoRA {name!a}"
+    known = {"model": png.model, "redux": png.redux} | pictures_in(vars(png))
+    return f"the {name} {str(known[name])!a}" if name in known else f"the LoRA {name.removeprefix('LoRA ')!a}"

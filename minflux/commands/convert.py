@@ -20,10 +20,11 @@ from minflux.checkpoints.components import COMPONENTS, TRANSFORMER, Naming
 from minflux.checkpoints.components.base import NEVER, block_of
 from minflux.checkpoints.components.renaming import Flat
 from minflux.checkpoints.folder import CONFIG, OWN_FILE
-from minflux.checkpoints.formats.dtypes import TAGS, checked_cast, to_bytes
+from minflux.checkpoints.formats.dtypes import BLOCKS, TAGS, checked_cast, to_bytes
+from minflux.checkpoints.formats.gguf import WRITABLE, to_blocks, write_gguf
 from minflux.checkpoints.formats.json_files import write_json
 from minflux.checkpoints.formats.safetensors import Entries, write_entries
-from minflux.checkpoints.lora import Change, add_loras, read_loras
+from minflux.checkpoints.lora import Change, add_loras, read_loras, with_loras
 from minflux.checkpoints.open import Checkpoint, warn_of_unexpected
 from minflux.checkpoints.quantise import (
     BITS,
@@ -39,12 +40,14 @@ from minflux.checkpoints.read import read_weight
 from minflux.checkpoints.stored import StoredComponent
 from minflux.commands.named import NONE, open_named
 from minflux.commands.options import LORA, print_line, take_files, with_files
-from minflux.commands.whole import check_whole, files_beside, write_beside
+from minflux.commands.whole import files_beside, write_beside
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import find_loras
 
-FORMATS = ("bfl", "diffusers", "minflux")
-LARGEST = {"F16": 65504.0, "BF16": 3.3895314e38}  # finite numbers of a dtype
+FORMATS = ("bfl", "diffusers", "minflux", "gguf")
+ONE_FILE = {"bfl": ("BFL's format", ".safetensors"), "gguf": ("GGUF's format", ".gguf")}  # the others are folders
+SMALL = 1024  # numbers; as in other people's GGUF files, an array of no more is float32
+LARGEST = {"F16": 65504.0, "BF16": 3.3895314e38} | dict.fromkeys(BLOCKS, 65504.0)  # of a dtype; blocks' scales are F16
 KEPT = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "BF16", "F8_E5M2": "BF16"}  # all others become float32
 INCOMPLETE = "were written before this and stay there: they are no whole model; remove them, or convert the rest"
 
@@ -60,28 +63,36 @@ def convert(
     report: Callable[[str], None] = lambda line: None,
     files: Mapping[str, str | Path | None] = NONE,
     comfy: str | Path | None = None,
+    gguf_type: str | None = None,
 ) -> list[Path]:
-    """Write the model in `source` to `target` as "bfl" (one file, one component), "diffusers" or "minflux" (a folder).
+    """Write the model in `source` to `target` as "bfl" or "gguf", one file, or as "diffusers" or "minflux", a folder.
 
-    part: which component alone, "transformer", "vae", "text_encoder" or "text_encoder_2"; in BFL's format the
-    transformer unless told. dtype: of the floats; unless given they stay as they are, but float8, which only ComfyUI
-    reads, becomes bfloat16. lora: files, each "FILE" or "FILE:SCALE", added to the weights. bits: 4 or 8, to quantise
-    the matrices in minflux's format; `report` is told what that changed. files: in place of the source's components,
-    or without a source; comfy: ComfyUI's folder `models`, as for `load`. Returns the files of weights written, each
-    whole or not at all. Raises `ArgumentError` for what can't be asked, `CheckpointError` for a source with a weight
-    missing or wrong.
+    part: which component alone, "transformer", "vae", "text_encoder" or "text_encoder_2"; in one file the transformer
+    unless told. dtype: of the floats; unless given they stay as they are, but float8, which only ComfyUI reads, becomes
+    bfloat16. lora: files, each "FILE" or "FILE:SCALE", added to the weights. bits: 4 or 8, to quantise the matrices in
+    minflux's format. gguf_type: a type of GGUF's, as "q8_0", to quantise them in its format. `report` is told what
+    quantising changed. files: in place of the source's components, or without a source; comfy: ComfyUI's folder
+    `models`, as for `load`. Returns the files of weights written, each whole or not at all. Raises `ArgumentError` for
+    what can't be asked, `CheckpointError` for a source with a weight missing or wrong.
     """
     checked_cast(dtype)
     check_bits(format_, bits)
-    wanted = part or (TRANSFORMER.name if format_ == "bfl" else None)
+    kind = check_type(format_, gguf_type)
+    wanted = part or (TRANSFORMER.name if format_ in ONE_FILE else None)
     checkpoint = open_named(source, files, comfy, [wanted] if wanted else list(COMPONENTS))
     target = Path(target)
     check_target(checkpoint.path, target, format_)
     chosen = choose(checkpoint, wanted)
-    changes = read_loras(find_loras(comfy, lora), {stored.name: stored.config for stored in chosen})
+    loras = find_loras(comfy, lora)
+    changes = read_loras(loras, {stored.name: stored.config for stored in chosen})
+    check_no_control(loras, chosen)
+    if format_ == "gguf":
+        conversion = GGUFConversion(chosen[0], dtype, changes, kind)
+        conversion.write(target)
+        report_errors(conversion, report)
+        return [target]
     if format_ == "bfl":
-        (stored,) = chosen
-        Conversion(stored, stored.component.own_naming, dtype, changes).write(target)
+        Conversion(chosen[0], chosen[0].component.own_naming, dtype, changes).write(target)
         return [target]
     beside = files_beside(checkpoint, chosen, report) if part is None else {}
     written = write_folder(target, chosen, format_, dtype, changes, bits, report)
@@ -111,9 +122,14 @@ def write_folder(
             left = f"; {', '.join(map(str, written))} {INCOMPLETE}" if written else ""
             raise CheckpointError(f"{error}{left}") from error
         written.append(path)
-        if conversion.errors:
-            report(f"{component.title}: {conversion.errors}")
+        report_errors(conversion, report)
     return written
+
+
+def report_errors(conversion: "Conversion", report: Callable[[str], None]) -> None:
+    """Report what quantising changed, if anything was quantised."""
+    if conversion.errors:
+        report(f"{conversion.component.title}: {conversion.errors}")
 
 
 def write_component(path: Path, conversion: "Conversion") -> None:
@@ -127,6 +143,13 @@ def write_component(path: Path, conversion: "Conversion") -> None:
     conversion.write(path)
     stored = conversion.stored
     write_json(path.with_name(CONFIG), stored.component.write_config(stored.config))
+
+
+def check_no_control(loras: Sequence[str], chosen: list[StoredComponent]) -> None:
+    """Raise `ArgumentError` for a control LoRA, with which the model would have another shape."""
+    for stored in chosen:
+        if stored.name == TRANSFORMER.name and with_loras(loras, stored.config) != stored.config:
+            raise ArgumentError("lora: a control LoRA widens the model, and is not merged; generate takes it, --lora")
 
 
 # -- what is asked -------------------------------------------------------------------------------------------
@@ -143,8 +166,6 @@ def choose(checkpoint: Checkpoint, part: str | None) -> list[StoredComponent]:
     if part is not None and part not in held and part not in checkpoint.broken:
         titles = ", ".join(stored.component.title for stored in held.values())
         raise CheckpointError(f"{source}: holds no {part}, only {titles}")
-    if part is None:
-        check_whole(checkpoint)
     return [checkpoint.take(name) for name in ([part] if part else held)]
 
 
@@ -152,9 +173,10 @@ def check_target(source: Path, target: Path, format_: str) -> None:
     """Raise `ArgumentError` when the target is no place for this format, or is the source itself."""
     if format_ not in FORMATS:
         raise ArgumentError(f"format must be one of {', '.join(FORMATS)}, got {format_!r}")
-    if format_ == "bfl" and target.suffix != ".safetensors":
-        raise ArgumentError(f"target: BFL's format is one .safetensors file, got {str(target)!r}")
-    if format_ != "bfl" and (target.suffix == ".safetensors" or target.is_file()):
+    title, suffix = ONE_FILE.get(format_, ("", ""))
+    if suffix and target.suffix != suffix:
+        raise ArgumentError(f"target: {title} is one {suffix} file, got {str(target)!r}")
+    if not suffix and (target.suffix in (".safetensors", ".gguf") or target.is_file()):
         raise ArgumentError(f"target: the format {format_!r} is a folder, got {str(target)!r}")
     if not target.absolute().parent.is_dir():
         raise ArgumentError(f"target: the folder {str(target.parent)!r} does not exist; make it first")
@@ -166,8 +188,23 @@ def check_bits(format_: str, bits: int | None) -> None:
     """Raise `ArgumentError` for a number of bits that can't be, or not in this format."""
     if bits not in (None, *BITS):
         raise ArgumentError(f"quantize must be {' or '.join(map(str, BITS))}, got {bits!r}")
+    if bits and format_ == "gguf":
+        raise ArgumentError(f"quantize: GGUF has types, no bits: one of {', '.join(WRITABLE).lower()}; got {bits}")
     if bits and format_ != "minflux":
         raise ArgumentError(f"quantize: the format {format_!r} holds no quantised weights; use --format minflux")
+
+
+def check_type(format_: str, gguf_type: str | None) -> str | None:
+    """Return GGUF's name of a type; raise `ArgumentError` for one that can't be written, or not in this format."""
+    if gguf_type is None:
+        return None
+    if format_ != "gguf":
+        raise ArgumentError(f"quantize: {gguf_type!r} needs --format gguf; --format minflux takes 4 or 8")
+    kind = gguf_type.upper()
+    if kind not in WRITABLE:
+        known = ", ".join(WRITABLE).lower()
+        raise ArgumentError(f"quantize: the gguf package can't write {gguf_type!r}; it can write {known}")
+    return kind
 
 
 # -- one component -------------------------------------------------------------------------------------------
@@ -202,9 +239,17 @@ class Conversion:
                 bar.update()
                 array, tag = self.converted(self.block(self.our_name(name)))[name], entries[name][0]
                 check_fits(path, name, array, tag)
-                return to_bytes(array, tag)
+                return self.encoded(name, array, tag)
 
-            write_entries(path, entries, bytes_of)
+            self.write_file(path, entries, bytes_of)
+
+    def encoded(self, name: str, array: np.ndarray, tag: str) -> bytes:
+        """Return a weight's bytes in the dtype `tag`."""
+        return to_bytes(array, tag)
+
+    def write_file(self, path: Path, entries: Entries, bytes_of: Callable[[str], bytes]) -> None:
+        """Write the file."""
+        write_entries(path, entries, bytes_of)
 
     # -- what is written -------------------------------------------------------------------------------------
 
@@ -294,6 +339,45 @@ class Conversion:
         return result
 
 
+class GGUFConversion(Conversion):
+    """One component on its way into a GGUF file; with a `kind`, the matrices that may be quantised are of that type.
+
+    As in other people's files, what is small or no matrix is float32, and what leads into the blocks and out of them
+    stays as it is. Source: ComfyUI-GGUF `tools/convert.py`.
+    """
+
+    def __init__(self, stored: StoredComponent, dtype: str | None, changes: Sequence[Change], kind: str | None):
+        if stored.component.gguf is None:
+            raise ArgumentError(f"format: no {stored.component.title} is kept as gguf; use bfl, diffusers or minflux")
+        naming, self.architecture = stored.component.gguf
+        super().__init__(stored, stored.component.naming(naming), dtype, changes)
+        self.kind = kind
+
+    def entries(self) -> Entries:
+        """Return the type and shape of every weight that is written."""
+        shapes = self.component.file_shapes(self.naming, self.stored.config)
+        return {name: (self.type_of(name, shape), shape) for name, shape in shapes.items()}
+
+    def type_of(self, name: str, shape: tuple[int, ...]) -> str:
+        """Return the type that a weight is written in."""
+        if len(shape) < 2 or math.prod(shape) <= SMALL:
+            return "F32"
+        fits = self.kind and self.component.is_quantisable(self.our_name(name), shape, BLOCKS[self.kind][0])
+        return self.kind if self.kind and fits else self.tag(name)
+
+    def encoded(self, name: str, array: np.ndarray, tag: str) -> bytes:
+        """Return a weight's bytes in its type, and note the error of a matrix that is quantised."""
+        if tag not in BLOCKS:
+            return super().encoded(name, array, tag)
+        blocks, back = to_blocks(array, tag)
+        self.errors.note(name, array, back)
+        return blocks.tobytes()
+
+    def write_file(self, path: Path, entries: Entries, bytes_of: Callable[[str], bytes]) -> None:
+        """Write the file."""
+        write_gguf(path, self.architecture, self.kind, entries, bytes_of)
+
+
 def check_fits(path: Path, name: str, array: np.ndarray, tag: str) -> None:
     """Raise `CheckpointError` for numbers that are not finite, or will not be in the dtype `tag`."""
     largest = float(np.abs(array).max(initial=0)) if tag != "U32" else 0.0
@@ -336,12 +420,12 @@ DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 )
 @click.option("--dtype", type=click.Choice(list(DTYPES)), help="Unless given, as in SOURCE (of float8: bf16).")
 @click.option(
-    "--quantize", "bits", type=click.Choice(list(map(str, BITS))), help="Bits a weight, with --format minflux."
+    "--quantize", metavar="4|8|q8_0|…", help="Bits a weight, with --format minflux; GGUF's type, with --format gguf."
 )
 @LORA
 @with_files
-def command(paths, format_, part, dtype, bits, lora, **given):
-    """Write the model in SOURCE to TARGET: a file under BFL's names, or a folder under diffusers' or minflux's own.
+def command(paths, format_, part, dtype, quantize, lora, **given):
+    """Write the model in SOURCE to TARGET: a BFL or GGUF file, or a folder under diffusers' or our own.
 
     Files may be named in place of SOURCE's parts, or of SOURCE.
 
@@ -349,6 +433,7 @@ def command(paths, format_, part, dtype, bits, lora, **given):
     minflux convert FLUX.1-dev flux1-dev.safetensors --format bfl
     minflux convert flux1-dev.safetensors FLUX.1-dev --format diffusers --dtype f16 --lora style.safetensors:0.8
     minflux convert FLUX.1-dev FLUX.1-dev-4bit --format minflux --quantize 4
+    minflux convert FLUX.1-dev flux1-dev-Q8_0.gguf --format gguf --quantize q8_0
     minflux convert --comfy ComfyUI/models FLUX.1-dev-4bit --format minflux --quantize 4
 
     Quantised weights take a quarter of the memory that bfloat16 takes, or half; what that changes is measured and said.
@@ -356,10 +441,10 @@ def command(paths, format_, part, dtype, bits, lora, **given):
     files = take_files(given)
     comfy = files.pop("comfy")
     source, target = source_and_target(paths)
-    if bits and format_ != "minflux":
-        raise ArgumentError(f"--quantize: the format {format_!r} holds no quantised weights; use --format minflux")
-    bits = int(bits) if bits else None
-    for path in convert(source, target, format_, part, DTYPES.get(dtype), lora, bits, print_line, files, comfy):
+    bits = int(quantize) if quantize and quantize.isdecimal() else None
+    kind = None if bits is not None else quantize
+    dtype = DTYPES.get(dtype)
+    for path in convert(source, target, format_, part, dtype, lora, bits, print_line, files, comfy, kind):
         click.echo(path)
 
 

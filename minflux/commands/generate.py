@@ -17,6 +17,7 @@ from minflux.checkpoints.components.flux import takes
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.loose import open_with_files
+from minflux.checkpoints.lora import with_loras
 from minflux.checkpoints.open import Checkpoint, locate_here
 from minflux.commands.again import (
     ask_before_fetching,
@@ -53,7 +54,8 @@ from minflux.inference.arguments import check_guidance, check_side, check_solver
 from minflux.inference.cache_files import default_folder
 from minflux.inference.edits import ImageInput, check_image_input, check_taken, strength_of
 from minflux.inference.flux1 import Flux1
-from minflux.inference.load import DEFAULTS, choose_files, find_loras, load_checkpoint, read_defaults
+from minflux.inference.image_prompts import ImagePrompts, read_image_prompts
+from minflux.inference.load import DEFAULTS, choose_files, find_loras, find_redux, load_checkpoint, read_defaults
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning, finished
 from minflux.model.flux import FluxConfig
@@ -117,7 +119,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     minflux generate "a dog on a blue background" --image cat.png --strength 0.8
     minflux generate "a lighthouse at dusk" --comfy ComfyUI/models --transformer flux1-dev-fp8
     """
-    named = take_files(given)
+    named, control_out = take_files(given), given.pop("control_out")
     given |= {"width": size[0], "height": size[1]}
     check_files(out, preview)
     png = None
@@ -135,22 +137,28 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
         raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
     pictures = pictures_in(given)
     check_pictures(pictures)
+    check_control_out(control_out, pictures, (out, preview))
     check_settings(seeds, given)
     images = image_input(given)
+    check_image_prompts(given)
     lora = find_loras(named["comfy"], lora)
     model, files = choose_files(model, named.pop("comfy"), named, print_note)
     if TRANSFORMER.name not in files:
-        check_ahead_of_fetching(model, given)
+        check_ahead_of_fetching(model, given, lora)
+    redux = find_redux(given["redux"], given["image_encoder"], fetch=True)
     checkpoint = open_with_files(model, files, fetch=True)
     wanted = given["width"], given["height"]  # of an image's, what isn't given is the image's own
-    given = complete(checkpoint, given)
-    hashes = hash_inputs(checkpoint, lora, pictures)
+    given = complete(checkpoint, given, lora)
+    hashes = hash_inputs(checkpoint, lora, pictures, redux)
     if png is not None:
         check_unchanged(source, png, hashes, anyway)
     folder = default_folder() if cache else None
     how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
+    how |= {"redux": redux}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
     canvas = pipe.open_canvas(images, *wanted)
+    save_control(canvas, control_out)
+    image_prompts = pipe.image_prompts(*image_prompts_of(given))
     references = pipe.encode_references(given["reference"], given["reference_layout"])
     width, height = pipe.size_of(canvas, references, *wanted)
     given |= {"width": width or given["width"], "height": height or given["height"]}
@@ -159,7 +167,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     given = moved(given, lambda path: seen_from(path, out))
     given |= {"lora": pipe.lora, "files": {name: str(path) for name, path in files.items()}, "hashes": hashes}
     jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given) for seed in seeds]
-    generate(pipe, jobs, out, preview, Shown(images, canvas, references))
+    generate(pipe, jobs, out, preview, Shown(images, canvas, references, image_prompts))
 
 
 # -- checks, before a weight is read -----------------------------------------------------------------------------
@@ -182,11 +190,40 @@ def check_pictures(pictures: Mapping[str, Path]) -> None:
             raise ArgumentError(f"--{role}: there is no file {str(path)!r}")
 
 
+def check_control_out(path: Path | None, pictures: Mapping[str, Path], written: Sequence[Path | None]) -> None:
+    """Raise `ArgumentError` unless the control image can be written there, over none of the other files."""
+    if path is None:
+        return
+    if "control" not in pictures:
+        raise ArgumentError("--control-out goes with --control")
+    check_output(path, "--control-out", (".png",))
+    others = [other.resolve() for other in (*pictures.values(), *written) if other is not None]
+    if path.resolve() in others:
+        raise ArgumentError(f"--control-out must be another file than those read and written, got {str(path)!r}")
+
+
 def image_input(given: Mapping[str, Any]) -> ImageInput:
     """Return what is said of images; raises `ArgumentError` for settings without the image that they are about."""
     images = ImageInput(**{field.name: given[field.name] for field in fields(ImageInput)})
     check_image_input(images)
     return images
+
+
+def image_prompts_of(given: Mapping[str, Any]) -> tuple[list[Path], list[float] | float | None, str]:
+    """Return image prompts, their strengths and their mix as a call takes them; a single strength is for all."""
+    strengths = list(given["image_prompt_strength"])
+    return (
+        list(given["image_prompt"]),
+        strengths if len(strengths) > 1 else next(iter(strengths), None),
+        given["image_prompt_mix"],
+    )
+
+
+def check_image_prompts(given: Mapping[str, Any]) -> None:
+    """Raise `ArgumentError` for image prompts without Redux, Redux without them, and settings that don't fit them."""
+    read_image_prompts(*image_prompts_of(given))
+    if bool(given["image_prompt"]) != (given["redux"] is not None):
+        raise ArgumentError("--image-prompt and --redux go together: black-forest-labs/FLUX.1-Redux-dev is one")
 
 
 def check_settings(seeds: Sequence[int], given: dict) -> None:
@@ -207,7 +244,7 @@ def check_settings(seeds: Sequence[int], given: dict) -> None:
             check(given[name])
 
 
-def check_ahead_of_fetching(model: str, given: dict[str, Any]) -> None:
+def check_ahead_of_fetching(model: str, given: dict[str, Any], lora: Sequence[str]) -> None:
     """Fetch the settings of a model on the Hub, two small files, and raise what `complete` would raise of them.
 
     So that nobody waits for gigabytes to be told that they can't be used in this way.
@@ -216,15 +253,16 @@ def check_ahead_of_fetching(model: str, given: dict[str, Any]) -> None:
     if locate_here(model) is None and repository is not None:
         folder = hub.fetch(repository, hub.SETTINGS)
         if (folder / TRANSFORMER.name).exists():
-            complete_for(folder, read_config(folder / TRANSFORMER.name / CONFIG, TRANSFORMER), given)
+            config = read_config(folder / TRANSFORMER.name / CONFIG, TRANSFORMER)
+            complete_for(folder, with_loras(lora, config), given)
 
 
-def complete(checkpoint: Checkpoint, given: dict[str, Any]) -> dict[str, Any]:
+def complete(checkpoint: Checkpoint, given: dict[str, Any], lora: Sequence[str]) -> dict[str, Any]:
     """Return an image's settings, completed with the model's defaults; `ArgumentError` if it can't honour them."""
     transformer = checkpoint.components.get(TRANSFORMER.name)
     if transformer is None:
         return given  # loading says what is missing
-    return complete_for(checkpoint.folder, transformer.config, given)
+    return complete_for(checkpoint.folder, with_loras(lora, transformer.config), given)
 
 
 def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[str, Any]:
@@ -244,11 +282,12 @@ def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any]) -> dict[s
 
 
 class Shown(NamedTuple):
-    """The images that a model is shown: what is said of them, the canvas they lie on, and encoded references."""
+    """The images that a model is shown: what is said of them, their canvas, encoded references, and image prompts."""
 
     images: ImageInput
     canvas: Canvas | None
     references: tuple[Reference, ...]
+    image_prompts: ImagePrompts
 
 
 def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Path | None, shown: Shown) -> None:
@@ -256,7 +295,7 @@ def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Pat
     text = None
     for job in jobs:
         with tqdm(total=job.steps, desc="reading the prompt", unit="step") as bar:
-            text = text or replace(encode_prompt(pipe, job), references=shown.references)
+            text = text or encode_prompt(pipe, job, shown)
             bar.set_description(f"seed {job.seed}")
             edit = pipe.edit_of(shown.images, shown.canvas, [job.seed])
             bar.reset(len(edit.timesteps(np.zeros(job.steps + 1))) - 1)
@@ -271,10 +310,20 @@ def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Pat
             click.echo(path)
 
 
-def encode_prompt(pipe: Flux1, job: ImageSettings) -> Conditioning:
-    """Encode an image's prompt, and its negative prompt where guidance needs one."""
+def save_control(canvas: Canvas | None, path: Path | None) -> None:
+    """Write the control image as the model sees it, where that is asked for, and print where it is."""
+    if canvas is None or path is None:
+        return
+    with written_whole(path) as file:
+        Image.fromarray(canvas.control_pixels()).save(file, format="PNG")
+    click.echo(path)
+
+
+def encode_prompt(pipe: Flux1, job: ImageSettings, shown: Shown) -> Conditioning:
+    """Encode an image's prompt, its image prompts, and its negative prompt where guidance needs one."""
     strength = {"guidance": job.guidance, "true_cfg_scale": job.true_cfg_scale}
-    return pipe.encode(job.prompt, job.negative_prompt, **strength)
+    text = pipe.encode(job.prompt, job.negative_prompt, **strength)
+    return replace(pipe.with_image_prompts(text, shown.image_prompts), references=shown.references)
 
 
 def sample_image(

@@ -14,6 +14,7 @@ from minflux.checkpoints.comfy import checkpoint_of, open_comfy
 from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.open import Checkpoint
 from minflux.checkpoints.quantise import bits_of, is_packed
+from minflux.checkpoints.relaid import relaid
 from minflux.checkpoints.stored import StoredComponent
 from minflux.commands.named import NONE, open_named
 from minflux.commands.options import take_files, with_files
@@ -110,7 +111,8 @@ def memory_lines(checkpoint: Checkpoint) -> list[str]:
     if not components:
         return []
     on_cpu = ", ".join(f"{readable(held(components, mode))} {mode}" for mode in MODES)
-    on_gpu = ", ".join(f"{readable(held(components, mode, None, blockwise=True))} {mode}" for mode in MODES)
+    for_mlx = {name: relaid(stored) for name, stored in components.items()}
+    on_gpu = ", ".join(f"{readable(held(for_mlx, mode, None, blockwise=True))} {mode}" for mode in MODES)
     return [
         f"memory for the weights in float32 (on a CPU): {on_cpu}",
         f"memory for the weights as they are stored (MLX on a GPU): {on_gpu}",

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from minflux.checkpoints.loose import option
 from minflux.edit.kontext import LAYOUTS
 from minflux.errors import ArgumentError, shown
+from minflux.inference.image_prompts import MIXES
 
 MODEL = click.option(
     "--model",
@@ -30,11 +31,27 @@ LORA = click.option(
 STEPS = click.option("--steps", type=int, help="Denoising steps; unless given, what suits the model.")
 FILE = click.Path(path_type=Path, dir_okay=False)
 
+
+def parse_thresholds(ctx, param, value: str | None) -> tuple[float, float] | None:
+    """Read LOW,HIGH."""
+    if value is None:
+        return None
+    try:
+        low, high = map(float, value.split(","))
+    except ValueError:
+        raise ArgumentError(f"--canny must be LOW,HIGH, like 50,200, got {value!r}") from None
+    return low, high
+
+
 IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
     click.option("--image", type=FILE, help="Begin with this image; the result has its size unless --size is given."),
     click.option("--strength", type=float, help="How much is drawn anew, above 0 and at most 1.  [0.6; 1 for Fill]"),
     click.option("--mask", type=FILE, help="Redraw what is white in this image, and keep the rest."),
     click.option("--control", type=FILE, help="Draw along this image: edges for FLUX.1 Canny, depth for Depth."),
+    click.option(
+        "--canny", callback=parse_thresholds, metavar="LOW,HIGH", help="Draw along the edges of --control, a photo."
+    ),
+    click.option("--control-out", type=FILE, help="Write the control image as the model sees it, a .png."),
     click.option("--reference", type=FILE, multiple=True, help="Show FLUX.1 Kontext this image; repeatable."),
     click.option(
         "--reference-layout",
@@ -42,6 +59,11 @@ IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
         default="offset",
         help="Where several references stand: side by side, or one behind the other.  [offset]",
     ),
+    click.option("--image-prompt", type=FILE, multiple=True, help="Have Redux say what this image shows; repeatable."),
+    click.option("--image-prompt-strength", type=float, multiple=True, help="For all image prompts, or for each.  [1]"),
+    click.option("--image-prompt-mix", type=click.Choice(MIXES), default=MIXES[0], help="sum: as diffusers.  [append]"),
+    click.option("--redux", metavar="REDUX", help="FLUX.1 Redux, for image prompts: a folder, a file or OWNER/NAME."),
+    click.option("--image-encoder", metavar="FILE", help="SigLIP's file or folder, where Redux has none beside it."),
     click.option("--mask-blur", type=float, default=0.0, help="Soften the mask's edge by so many pixels."),
     click.option("--mask-crop", type=int, help="See the mask's surroundings alone, with so many pixels around it."),
     click.option("--paste/--no-paste", default=True, help="Keep the original's pixels outside the mask.  [paste]"),

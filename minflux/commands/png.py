@@ -35,8 +35,14 @@ class ImageSettings:
     image: str | None = None  # a path, and mask too, from the PNG's folder where both are under one
     mask: str | None = None
     control: str | None = None
+    canny: tuple[float, float] | None = None
     reference: tuple[str, ...] = ()
     reference_layout: str = "offset"
+    image_prompt: tuple[str, ...] = ()
+    image_prompt_strength: tuple[float, ...] = ()
+    image_prompt_mix: str = "append"
+    redux: str | None = None
+    image_encoder: str | None = None
     strength: float | None = None
     mask_blur: float = 0
     mask_crop: int | None = None
@@ -77,10 +83,16 @@ def parse_settings(values: dict) -> ImageSettings:
         if not isinstance(text, str):
             raise TypeError(f"expected a text, got {quoted(text)}")
     texts = {name: as_texts(given.get(name, {})) for name in ("files", "hashes")}
-    reference = given.get("reference", [])
-    if not isinstance(reference, list):
-        raise TypeError(f"reference must be a list, got {quoted(reference)}")
-    return ImageSettings(**given | {"lora": tuple(lora), "reference": tuple(map(str, reference))} | texts)
+    lists = {name: as_list(name, given.get(name, [])) for name in ("reference", "image_prompt")}
+    strengths = tuple(map(float, as_list("image_prompt_strength", given.get("image_prompt_strength", []))))
+    return ImageSettings(**given | {"lora": tuple(lora), "image_prompt_strength": strengths} | lists | texts)
+
+
+def as_list(name: str, values: list) -> tuple[str, ...]:
+    """Return a JSON list as texts."""
+    if not isinstance(values, list):
+        raise TypeError(f"{name} must be a list, got {quoted(values)}")
+    return tuple(map(str, values))
 
 
 def as_texts(values: dict) -> dict[str, str]:

@@ -13,20 +13,10 @@ from minflux.checkpoints.fit import check_fit
 from minflux.checkpoints.formats.atomic import saved
 from minflux.checkpoints.open import INDEX, Checkpoint
 from minflux.checkpoints.stored import StoredComponent
-from minflux.errors import CheckpointError
 from minflux.inference.beside import tokenizer_folders
-from minflux.inference.load import DEFAULTS, SCHEDULER, find_schedule, index_content, naming_options, schedule_content
+from minflux.inference.load import DEFAULTS, SCHEDULER, find_schedule, index_content, schedule_content
 
 BESIDE = ("scheduler", "tokenizer", "tokenizer_2", DEFAULTS)  # no weights
-
-
-def check_whole(checkpoint: Checkpoint) -> None:
-    """Raise `CheckpointError` for a model's folder that lacks a component: what is made of it could not be opened."""
-    if checkpoint.path == checkpoint.folder and checkpoint.missing:
-        raise CheckpointError(
-            f"{checkpoint.path}: holds no {', '.join(checkpoint.missing)}: name files, "
-            f"{naming_options(checkpoint.missing)}, or convert one part, --part PART"
-        )
 
 
 def files_beside(checkpoint: Checkpoint, chosen: Sequence[StoredComponent], report: Callable) -> dict[str, bytes]:
@@ -44,8 +34,9 @@ def files_beside(checkpoint: Checkpoint, chosen: Sequence[StoredComponent], repo
         found = usual_files(checkpoint, components, report) | found
         for name, source in find_tokenizers(checkpoint, components, report).items():
             found |= read_all(source, name)
-    taken = takes(components[TRANSFORMER.name].config) if TRANSFORMER.name in components else ""
-    return found | (read_all(folder / INDEX, INDEX) or {INDEX: as_json(index_content(taken or ""))})
+        taken = takes(components[TRANSFORMER.name].config) or ""
+        found |= {INDEX: as_json(index_content(taken))}
+    return found | read_all(folder / INDEX, INDEX)
 
 
 def usual_files(checkpoint: Checkpoint, components: dict[str, StoredComponent], report: Callable) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ Read the files in this order:
 `beside`          show the model a masked image or a control image beside the latents
 `kontext`         reference images, as tokens beside the image's
 `flowedit`        follow the difference of two prompts' velocities, from the image itself
+`canny`           the edges of a photo, to be shown beside the latents
 `canvas`          which part of an image a model sees, and where its answer goes
 
 Nothing here knows a model: an edit is made of latents, timesteps and velocities.

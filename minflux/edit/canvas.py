@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from minflux.edit.canny import drawn, edges
 from minflux.errors import ArgumentError
 from minflux.images import ImageFitted, read_image, read_mask
 
@@ -30,6 +31,7 @@ class Canvas:
     mask: Image.Image | None = None
     paste: bool = True
     control: Image.Image | None = None
+    canny: tuple[float, float] | None = None  # thresholds, where the control image is a photo whose edges are seen
 
     def pixels(self) -> np.ndarray:
         """Return what the model sees: uint8 (H, W, 3)."""
@@ -45,7 +47,8 @@ class Canvas:
         """Return the control image as the model sees it: uint8 (H, W, 3)."""
         if self.control is None:
             raise ArgumentError("control: there is none on this canvas")
-        return np.asarray(self.control.resize(self.size, SMOOTH, box=self.box))
+        seen = np.asarray(self.control.resize(self.size, SMOOTH, box=self.box))
+        return seen if self.canny is None else drawn(edges(seen, *self.canny))
 
     def finish(self, generated: np.ndarray) -> Image.Image:
         """Return the model's answer, uint8 (H, W, 3), pasted into the original through the mask, or as it is."""
@@ -69,13 +72,14 @@ def open_canvas(
     crop: int | None = None,
     paste: bool = True,
     control: Any = None,
+    canny: tuple[float, float] | None = None,
 ) -> Canvas:
     """Read an image and a mask, and choose the box and the size; warns with `ImageFitted` of what is scaled or cut.
 
     wanted: width and height asked for, each may be None (see `fitting_size`). usual: the model's own. unit: what both
     are multiples of. blur: radius in pixels by which the mask's edge is softened. crop: see the mask's surroundings
     alone, with so many pixels around it. paste: whether the answer goes back into the original. control: an image that
-    lies over the original, and takes its place where that is None.
+    lies over the original, and takes its place where that is None. canny: thresholds, to see its edges.
     """
     drawn_along = None if control is None else read_image(control, "control", "black")
     original = read_image(image) if drawn_along is None or image is not None else drawn_along
@@ -90,7 +94,7 @@ def open_canvas(
         mask = fitted_mask(mask, original.size, blur)
         box = box if crop is None else box_around(mask, crop, size)
     tell(original.size, box, size, crop is None)
-    return Canvas(original, box, size, mask, paste, drawn_along)
+    return Canvas(original, box, size, mask, paste, drawn_along, canny)
 
 
 def label(image: Image.Image) -> str:

@@ -14,6 +14,7 @@ from minflux.arrays import Array
 from minflux.backend import Backend
 from minflux.edit.base import Edit, TextToImage
 from minflux.edit.beside import Beside, mask_channels, masked_image
+from minflux.edit.canny import check_thresholds
 from minflux.edit.canvas import Canvas
 from minflux.edit.image_to_image import ImageToImage, check_share
 from minflux.edit.inpaint import Inpaint, latent_mask
@@ -39,6 +40,7 @@ class ImageInput:
     mask_crop: int | None = None
     paste: bool = True
     control: Any = None
+    canny: tuple[float, float] | None = None
     posterior: str = "mode"
 
 
@@ -46,9 +48,17 @@ def check_image_input(given: ImageInput) -> None:
     """Raise `ArgumentError` for settings of an image that have no effect without it, and for an unknown posterior."""
     if given.posterior not in ("mode", "sample"):
         raise ArgumentError(f"posterior must be 'mode' or 'sample', got {given.posterior!r}")
+    if given.canny is not None and given.control is None:
+        raise ArgumentError("canny goes with control, the photo whose edges to draw along")
+    if given.canny is not None:
+        check_thresholds(given.canny)
     if given.image is None:
         alone = [field.name for field in fields(given) if not is_equal(getattr(given, field.name), field.default)]
-        alone = alone if given.control is None else [name for name in alone if name not in ("control", "posterior")]
+        alone = (
+            alone
+            if given.control is None
+            else [name for name in alone if name not in ("control", "canny", "posterior")]
+        )
         if alone:
             raise ArgumentError(f"{', '.join(alone)} without an image: give image, or leave out {alone[0]}")
 

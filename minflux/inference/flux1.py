@@ -21,6 +21,7 @@ from minflux.errors import ArgumentError
 from minflux.images import to_uint8
 from minflux.inference.arguments import check_latents
 from minflux.inference.cache import Cache
+from minflux.inference.image_prompts import ImagePrompts, Redux, mixed
 from minflux.inference.pipeline import Conditioning, Pipeline, check_finite
 from minflux.inference.text import PromptTruncated, Tokenizer
 from minflux.model.clip import CLIPConfig, clip_encoder
@@ -47,6 +48,7 @@ class Flux1(Pipeline):
     clip_tokenizer: Tokenizer
     t5_tokenizer: Tokenizer
     cache: Cache | None = None
+    redux: Redux | None = None  # for image prompts
     progress: Progress = no_progress  # of reading weights before the steps
 
     @property
@@ -95,10 +97,12 @@ class Flux1(Pipeline):
         """
         tokens = width * height // (2 * self.downscale) ** 2 + self.defaults.text_length
         rows = count * (2 if guidance.needs_negative else 1)
+        return max(self.memory_of_tokens(tokens * rows), self.memory_of_pixels(count, width, height))
+
+    def memory_of_tokens(self, tokens: int) -> int:
+        """Return about how many bytes a single block's arrays of so many tokens take."""
         itemsize = 2 if self.nx.on_gpu else 4
-        return max(
-            13 * self.flux[0].hidden_size * itemsize * tokens * rows, self.memory_of_pixels(count, width, height)
-        )
+        return 13 * self.flux[0].hidden_size * itemsize * tokens
 
     def memory_of_pixels(self, count: int, width: int, height: int) -> int:
         """Return about how many bytes the arrays of images take at a time in the VAE, beside the weights.
@@ -155,6 +159,27 @@ class Flux1(Pipeline):
         check_finite(self.nx, "the text encoders", txt, y)
         return txt, y
 
+    # -- image prompts -----------------------------------------------------------------------------------------
+
+    def with_image_prompts(self, text: Conditioning, prompts: ImagePrompts) -> Conditioning:
+        """Return what prompts say with what image prompts say; a negative prompt stays without them."""
+        if self.redux is None or not prompts.images:
+            return text
+        tokens = [self.redux.tokens(self.nx, image, self._compute) for image in prompts.images]
+        check_finite(self.nx, "the image prompts", *tokens)
+        txt, y = mixed(text.txt, text.y, tokens, prompts)
+        return replace(text, txt=txt, y=y)
+
+    def _check_image_prompts(self, count: int) -> None:
+        """Raise `ArgumentError` for a model that was loaded without Redux, and for more than the memory holds."""
+        if self.redux is None:
+            raise ArgumentError(
+                "image_prompt: the model was loaded without Redux; load it with redux (--redux), as "
+                "black-forest-labs/FLUX.1-Redux-dev"
+            )
+        tokens = count * self.redux.count
+        self._check_memory(f"{count} image prompts", self.memory_of_tokens(tokens))
+
     # -- velocity ----------------------------------------------------------------------------------------------
 
     def velocity(
@@ -168,8 +193,11 @@ class Flux1(Pipeline):
         """Return v(x, t) on latents x (B, h, w, C) of `size` (h, w), defined for every t in [0, 1].
 
         The modulations of all `timesteps` are computed at once, for which a quarter of the weights is read once. At
-        another t they are computed when v is called.
+        another t they are computed when v is called. A negative prompt of another length, for image prompts go with
+        the prompt alone, is asked for by itself.
         """
+        if guidance.needs_negative and text.negative and text.negative.txt.shape != text.txt.shape:
+            return self.held()._velocity_apart(text, text.negative, size, guidance, timesteps, on_block)
         cfg, nx, is_guided = self.flux[0], self.nx, guidance.needs_negative
         txt, y = both_signs(text) if is_guided else (text.txt, text.y)
         ids = nx.concatenate([text_ids(txt), image_ids(txt, *size), *reference_ids(txt, text.references)], axis=1)
@@ -187,6 +215,20 @@ class Flux1(Pipeline):
             tokens = velocity(p, tokens, txt, mod, pe, listen, keep_qkv=on_block is not None)
             out = unpack(tokens[:, :count], *size)
             return guided(nx.as_float32(out), guidance.scale) if is_guided else out
+
+        return v
+
+    def _velocity_apart(
+        self, text: Conditioning, negative: Conditioning, size: tuple[int, int], guidance: Guidance, *how: Any
+    ) -> Velocity:
+        """Return the velocity guided away from a negative prompt's, with a pass for each of the two."""
+        alone = Guidance(guidance.embedded)
+        signs = text, replace(negative, references=text.references)
+        positive, away = (self.velocity(replace(sign, negative=None), size, alone, *how) for sign in signs)
+
+        def v(x: Array, t: float) -> Array:
+            both = self.nx.concatenate([positive(x, t), away(x, t)], axis=0)
+            return guided(self.nx.as_float32(both), guidance.scale)
 
         return v
 

@@ -117,7 +117,7 @@ def hint_at_guidance(guidance: Guidance, prompts: Sequence[str], negative: str |
             f"guidance {guidance.scale:g}: below 1 the image follows the negative prompt more than with none; 1 is no "
             "guidance, above 1 it follows the prompt"
         )
-    if guidance.needs_negative and negative in prompts:
+    if guidance.needs_negative and negative and negative in prompts:
         warn("negative_prompt is the prompt itself: guidance has no effect")
 
 

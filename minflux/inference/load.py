@@ -19,7 +19,7 @@ from minflux.arrays import Tree
 from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
 from minflux.checkpoints.comfy import choose_from_comfy, lora_in
-from minflux.checkpoints.components import CLIP, COMPONENTS, T5, TRANSFORMER, VAE
+from minflux.checkpoints.components import CLIP, COMPONENTS, REDUX, SIGLIP, T5, TRANSFORMER, VAE
 from minflux.checkpoints.components.flux import takes, variant
 from minflux.checkpoints.family import REDUX_TITLE
 from minflux.checkpoints.fit import check_fit
@@ -27,17 +27,20 @@ from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.json_files import read_json, write_json
 from minflux.checkpoints.lazy import Progress, no_progress, stream
 from minflux.checkpoints.loose import Files, model_of, named_files, open_with_files, option
-from minflux.checkpoints.lora import Change, add_loras, read_loras
+from minflux.checkpoints.lora import Change, add_loras, read_loras, widened, with_loras
 from minflux.checkpoints.open import INDEX, Checkpoint, warn_of_unexpected
 from minflux.checkpoints.read import read_tree
+from minflux.checkpoints.redux import ReduxFiles, locate_redux, open_redux
+from minflux.checkpoints.relaid import relaid
 from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import flatten, tree
-from minflux.errors import CheckpointError
+from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.arguments import check_loading, check_paths
 from minflux.inference.beside import read_tokenizers, usual_schedule
 from minflux.inference.cache import identity, open_cache
 from minflux.inference.flux1 import Flux1
 from minflux.inference.hints import FLUX1_TRAINED, Report, Trained, parse_trained, trained_content
+from minflux.inference.image_prompts import Redux
 from minflux.inference.memory import choose, when_read
 from minflux.inference.pipeline import Defaults
 from minflux.model.flux import FluxConfig
@@ -80,6 +83,8 @@ def load(
     vae: str | Path | None = None,
     tokenizer: str | Path | None = None,
     comfy: str | Path | None = None,
+    redux: str | Path | None = None,
+    image_encoder: str | Path | None = None,
 ) -> Flux1:
     """Load a model by name ("tiny"), from a folder or from files, onto "numpy", "mlx" or "auto".
 
@@ -97,6 +102,9 @@ def load(
     of the model's own. comfy: ComfyUI's folder `models`, whose files are taken where there is one that fits; where
     there are several, name one, by its name there.
 
+    redux: FLUX.1 Redux, which makes image prompts of images: its folder, its file, or OWNER/NAME on the Hub.
+    image_encoder: a folder or a file with SigLIP's vision encoder, where Redux has none beside it.
+
     Raises `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model, a weight that is
     missing or wrong, or a LoRA of another model, `BackendError` for a backend that isn't installed.
     """
@@ -104,10 +112,12 @@ def load(
     nx = backend if isinstance(backend, Backend) else get_backend(backend)
     parts = {"transformer": transformer, "text_encoder": text_encoder, "text_encoder_2": text_encoder_2, "vae": vae}
     check_paths(parts | {"model": model, "tokenizer": tokenizer, "comfy": comfy, "cache": cache})
+    check_paths({"redux": redux, "image_encoder": image_encoder})
     loras = find_loras(comfy, loras)
     name, files = choose_files(model, comfy, parts | {"tokenizer": tokenizer}, report)
     checkpoint = open_with_files(name, files, fetch=True)
-    return load_checkpoint(checkpoint, nx, name, dtype, loras, memory, report, cache, progress)
+    adapter = find_redux(redux, image_encoder, fetch=True)
+    return load_checkpoint(checkpoint, nx, name, dtype, loras, memory, report, cache, progress, adapter)
 
 
 def choose_files(
@@ -128,6 +138,16 @@ def find_loras(comfy: str | Path | None, loras: Sequence[str]) -> list[str]:
     return list(loras) if comfy is None else [lora_in(comfy, lora) for lora in loras]
 
 
+def find_redux(redux: str | Path | None, image_encoder: str | Path | None, fetch: bool = False) -> ReduxFiles | None:
+    """Open Redux and its vision encoder where they were named; raises `ArgumentError` for the encoder alone."""
+    if redux is None:
+        if image_encoder is not None:
+            raise ArgumentError("image_encoder goes with redux: name its folder or file too")
+        return None
+    encoder = named_files({"image_encoder": image_encoder}).get("image_encoder")
+    return open_redux(locate_redux(redux, fetch), encoder)
+
+
 def load_checkpoint(
     checkpoint: Checkpoint,
     nx: Backend,
@@ -138,14 +158,18 @@ def load_checkpoint(
     report: Report | None = None,
     cache: str | Path | None = None,
     progress: Progress = no_progress,
+    redux: ReduxFiles | None = None,
 ) -> Flux1:
     """Read the weights of a model that was opened; `name` is what it is called, and the rest as for `load`."""
     dtype = dtype or (None if nx.on_gpu else "float32")
     components = take_components(checkpoint)
     configs = {name: stored.config for name, stored in components.items()}
     changes = read_loras(lora, configs)
+    configs[TRANSFORMER.name] = with_loras(lora, configs[TRANSFORMER.name])
+    components = {name: as_laid_for(nx, dtype, stored, changes) for name, stored in components.items()}
     clip_tokenizer, t5_tokenizer = read_tokenizers(checkpoint, configs[CLIP.name], configs[T5.name], report)
     schedule = find_schedule(checkpoint, configs[TRANSFORMER.name], report)
+    components |= adapters(redux, components[TRANSFORMER.name])
     mode = choose(memory, nx, components, dtype, report)
     if mode == "resident" and not nx.on_gpu:
         keep_freed_memory()
@@ -166,6 +190,7 @@ def load_checkpoint(
         trained=read_trained(settings, configs[TRANSFORMER.name]),
         name=name,
         lora=tuple(lora),
+        redux=None if redux is None else made_of(redux, trees),
         cache=open_cache(cache, text_identity(components, changes, nx, dtype), nx, report) if cache else None,
         progress=progress,
     )
@@ -173,10 +198,21 @@ def load_checkpoint(
 
 def read_in_mode(stored: StoredComponent, nx: Backend, dtype: str | None, changes: Sequence[Change], mode: str) -> Tree:
     """Read a component's weights, all at once or as they are used, with the changes of LoRAs added."""
-    if any(when_read(mode, stored.component, name) != "kept" for name in stored.sources):
+    in_file = any(when_read(mode, stored.component, name) != "kept" for name in stored.sources)
+    if in_file or any(tensor.in_blocks for tensor in stored.tensors.values()):
         return stream(stored, nx, dtype, changes, lambda name: when_read(mode, stored.component, name))
     p = read_tree(stored, nx, dtype)
     return tree(add_loras(flatten(p), changes)) if changes else p
+
+
+def as_laid_for(nx: Backend, dtype: str | None, stored: StoredComponent, changes: Sequence[Change]) -> StoredComponent:
+    """Return a component as it is computed with: for MLX, laid out for its kernels where that loses nothing.
+
+    A matrix that changes of LoRAs widen stays as it is.
+    """
+    if nx.name != "mlx" or dtype == "bfloat16":
+        return stored
+    return relaid(stored, widened(of_component(changes, stored.name)))
 
 
 def of_component(changes: Sequence[Change], name: str) -> list[Change]:
@@ -188,9 +224,23 @@ def text_identity(
     components: dict[str, StoredComponent], changes: Sequence[Change], nx: Backend, dtype: str | None
 ) -> str:
     """Hash what the text encoders' outputs depend on beside the prompt."""
-    encoders = [stored for stored in components.values() if stored.component.stage == "text"]
+    encoders = [components[name] for name in (CLIP.name, T5.name)]
     names = [stored.name for stored in encoders]
     return identity(encoders, [change for change in changes if change.module.component in names], nx, dtype)
+
+
+def adapters(redux: ReduxFiles | None, transformer: StoredComponent) -> dict[str, StoredComponent]:
+    """Map names to the networks that are loaded beside a model; raises `CheckpointError` for a misfit."""
+    if redux is None:
+        return {}
+    check_fit({TRANSFORMER.name: transformer, REDUX.name: redux.embedder})
+    return redux.components
+
+
+def made_of(redux: ReduxFiles, trees: Mapping[str, Tree]) -> Redux:
+    """Return Redux with its weights."""
+    encoder = redux.encoder.config, trees[SIGLIP.name]
+    return Redux(encoder, trees[REDUX.name], redux.preprocessing)
 
 
 # -- what can be sampled from --------------------------------------------------------------------------------
@@ -216,7 +266,7 @@ def check_pipeline(checkpoint: Checkpoint) -> None:
     """Raise `CheckpointError` for what is no FLUX.1 model."""
     path, pipeline = checkpoint.path, str(checkpoint.index.get("_class_name"))
     if not checkpoint.found:
-        raise CheckpointError(f"{path}: is {REDUX_TITLE}: minflux can't generate with it")
+        raise CheckpointError(f"{path}: is {REDUX_TITLE}: name a model, and give it beside that, by --redux")
     if checkpoint.path != checkpoint.folder:
         return
     if not checkpoint.index and checkpoint.missing:

@@ -109,7 +109,7 @@ def stages(components: Components, mode: str, itemsize: int | None = 4, blockwis
     A stage's memory is the weights held throughout it plus the largest weight that is loaded temporarily: a matrix, or
     on MLX (`blockwise`) a block. For a moment such a weight is there twice: as it is stored, at most as wide, and as it
     is used. So is a matrix that is read for the steps; and a quantised one that is kept is a float one too while it is
-    multiplied by.
+    multiplied by. What is in GGUF's blocks is held as they are, and counts as loaded temporarily besides.
     itemsize: bytes of a loaded float; None keeps the file's own, except that float8 takes 2 and float64 takes 4. Of 2
     bytes, which may be float16, weights that stay float32 in its place count as 4.
     """
@@ -118,13 +118,13 @@ def stages(components: Components, mode: str, itemsize: int | None = 4, blockwis
     for stored in components.values():
         loaded = temporary[stored.component.stage]
         for name, ours in stored.our_names.items():
+            tensor, when = stored.tensors[name], when_read(mode, stored.component, ours)
             wide = stored.numbers(name) * loaded_itemsize(stored, name, itemsize)
-            when = when_read(mode, stored.component, ours)
-            if when == "use":
+            narrow = tensor.size if tensor.in_blocks or tensor.dtype not in FLOATS else wide
+            kept[when] += narrow
+            if when == "use" or tensor.in_blocks:
                 loaded[f"{stored.name} {block_of(ours) if blockwise else ours}"] += 2 * wide
                 continue
-            narrow = wide if stored.tensors[name].dtype in FLOATS else stored.tensors[name].size
-            kept[when] += narrow
             widened = wide if is_packed(name, stored.tensors) else 0
             loaded[f"{stored.name} {name}"] = max(narrow if when == "steps" else 0, widened)
     return {

@@ -42,6 +42,7 @@ from minflux.inference.arguments import (
 )
 from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_references, check_taken
 from minflux.inference.hints import Trained, hint_at_guidance, hint_at_size, hint_at_text_length, hint_at_words
+from minflux.inference.image_prompts import ImagePrompts, read_image_prompts
 from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
@@ -107,8 +108,12 @@ class CallSettings(TypedDict, total=False):
     mask_crop: int | None
     paste: bool
     control: Any
+    canny: tuple[float, float] | None
     reference: Any
     reference_layout: str
+    image_prompt: Any
+    image_prompt_strength: float | Sequence[float] | None
+    image_prompt_mix: str
     posterior: str
     on_step: OnStep | None
     on_block: OnBlock | None
@@ -161,8 +166,12 @@ class Pipeline(ABC):
         mask_crop: int | None = None,
         paste: bool = True,
         control: Any = None,
+        canny: tuple[float, float] | None = None,
         reference: Any = None,
         reference_layout: str = "offset",
+        image_prompt: Any = None,
+        image_prompt_strength: float | Sequence[float] | None = None,
+        image_prompt_mix: str = "append",
         posterior: str = "mode",
         on_step: OnStep | None = None,
         on_block: OnBlock | None = None,
@@ -186,15 +195,20 @@ class Pipeline(ABC):
         off is said in a warning, `ImageFitted`.
         strength: the share of the steps that is taken from the noised image on, 0.6 unless given, for Fill 1; 1 keeps
         nothing.
-        mask: what to redraw of the image, white; elsewhere it stays. mask_blur: radius in pixels that softens the
-        mask's edge. mask_crop: see the surroundings of the mask alone, with so many pixels around it, at the size of a
-        whole image. paste: whether the result is the original image with what was redrawn pasted into it, rather than
-        what the model made of all of it.
+        mask: what to redraw of the image, white; elsewhere it stays.
+        mask_blur: radius in pixels that softens the mask's edge.
+        mask_crop: see the surroundings of the mask alone, with so many pixels around it, at the size of a whole image.
+        paste: whether the result is the original image with what was redrawn pasted into it, rather than what the
+        model made of all of it.
         control: an image to draw along, of edges for FLUX.1 Canny and of depth for Depth; where there is an image too,
-        of its size.
+        of its size. canny: two thresholds, (50, 200) for FLUX.1 Canny, where `control` is a photo along whose edges to
+        draw (see `minflux.edit.canny`).
         reference: an image that FLUX.1 Kontext looks at, or a list of them; the result has the first one's aspect
-        unless width or height is given. reference_layout: where several stand for the model, "offset" side by side, or
-        "index" one behind the other.
+        unless width or height is given.
+        reference_layout: where several stand for the model, "offset" side by side, or "index" one behind the other.
+        image_prompt: an image that Redux reads beside the prompt, or a list of them; goes with `load(…, redux=…)`.
+        image_prompt_strength: how strongly, 1 unless given; one number for all of them, or one for each.
+        image_prompt_mix: "append" several, or "sum" them as diffusers does (see `minflux.inference.image_prompts`).
         posterior: "mode" takes the middle of the VAE's distribution for the image's latents, "sample" draws them with
         the seed's first numbers, before the noise, as diffusers does.
         on_step: a function that is called with each `Step` after it.
@@ -207,7 +221,8 @@ class Pipeline(ABC):
         prompts = check_prompts(prompt)
         check_listener("on_step", on_step)
         check_listener("on_block", on_block)
-        given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, control, posterior)
+        given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, control, canny, posterior)
+        image_prompts = self.image_prompts(image_prompt, image_prompt_strength, image_prompt_mix)
         references = self.encode_references(reference, reference_layout)
         canvas = self.open_canvas(given, width, height)
         width, height = self.size_of(canvas, references, width, height)
@@ -218,7 +233,7 @@ class Pipeline(ABC):
         edit.timesteps(plan.timesteps)  # which raises for a strength that leaves no step
 
         text = self.encode(prompts, negative, guidance=guidance, true_cfg_scale=true_cfg_scale)
-        text = replace(text, references=references)
+        text = replace(self.with_image_prompts(text, image_prompts), references=references)
         for step in self.sample(
             text, seed, steps, guidance=guidance, true_cfg_scale=true_cfg_scale, width=plan.width, height=plan.height,
             solver=solver, start=start, edit=edit, on_block=on_block,
@@ -285,6 +300,7 @@ class Pipeline(ABC):
         return open_canvas(
             given.image, given.mask, wanted=(width, height), usual=(self.defaults.width, self.defaults.height),
             unit=unit, blur=given.mask_blur, crop=given.mask_crop, paste=given.paste, control=given.control,
+            canny=given.canny,
         )  # fmt: skip
 
     def edit_of(self, given: ImageInput, canvas: Canvas | None, seeds: Sequence[int]) -> Edit:
@@ -309,6 +325,21 @@ class Pipeline(ABC):
             Reference(self.encode_image(image.resize(size, Image.Resampling.LANCZOS)), place)
             for image, size, place in zip(images, sizes, begin, strict=True)
         )
+
+    def image_prompts(self, image: Any, strength: Any = None, mix: str = "append") -> ImagePrompts:
+        """Read the image prompts of a call; raises `ArgumentError` for what is none, and for a model without Redux."""
+        prompts = read_image_prompts(image, strength, mix)
+        if prompts.images:
+            self._check_image_prompts(len(prompts.images))
+        return prompts
+
+    @abstractmethod
+    def with_image_prompts(self, text: Conditioning, prompts: ImagePrompts) -> Conditioning:
+        """Return what prompts say with what image prompts say; a negative prompt stays without them."""
+
+    @abstractmethod
+    def _check_image_prompts(self, count: int) -> None:
+        """Raise `ArgumentError` for a model that takes no image prompts, and for more than the memory holds."""
 
     def size_of(
         self, canvas: Canvas | None, references: Sequence[Reference], width: int | None, height: int | None

@@ -14,6 +14,7 @@ from minflux.checkpoints.formats.safetensors import read_safetensors, write_safe
 from minflux.commands.convert import convert
 from minflux.errors import CheckpointError
 from minflux.model.flux import DEV
+from tests import tiny_redux
 from tests.commands.runner import run
 from tools import synthetic_checkpoint as synthetic
 
@@ -23,28 +24,35 @@ REDUX = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", ["file", "folder"])
-def test_redux_is_explained_and_refused(tmp_path, layout):
-    model = tmp_path / "x.safetensors"
-    if layout == "folder":
-        model = tmp_path / "redux"
-        (model / "image_embedder").mkdir(parents=True)
-        (model / "model_index.json").write_text('{"_class_name": "FluxPriorReduxPipeline"}')
-    file = model / "image_embedder" / "diffusion_pytorch_model.safetensors" if layout == "folder" else model
+def test_redux_is_explained_and_is_no_model(tmp_path):
+    file = tmp_path / "x.safetensors"
     safetensors.torch.save_file({name: x.bfloat16() for name, x in REDUX.items()}, file)
-    result = run("inspect", model)
+    result = run("inspect", file)
     assert result.exit_code == 0
-    assert "FLUX.1 Redux, an adapter for image prompts; minflux can't generate with it" in result.output
-    assert "4,064 numbers in 4 weights, BF16; features of 9 numbers to text tokens of 32, by 96" in result.output
+    assert "FLUX.1 Redux, an adapter for image prompts: give it beside a model, by --redux" in result.output
+    assert "Redux: 4,064 numbers in 4 weights, BF16; features of 9 numbers to text tokens of 32" in result.output
     with pytest.raises(CheckpointError, match=r"FLUX.1 Redux, an adapter for image prompts"):
-        minflux.load(model)
+        minflux.load(file)
     with pytest.raises(CheckpointError, match=r"holds no part that can be converted: .*Redux"):
-        convert(model, tmp_path / "out", "diffusers")
+        convert(file, tmp_path / "out", "diffusers")
+
+
+def test_a_folder_of_redux(tmp_path):
+    folder = tiny_redux.make(tmp_path / "redux")
+    result = run("inspect", folder)
+    assert result.exit_code == 0
+    assert "SigLIP: 3,412 numbers in 37 weights, F32; width 12, 2 layers, 9 patches of 17 × 17 pixels" in result.output
+    (folder / "image_encoder" / "model.safetensors").unlink()
+    result = run("inspect", folder)
+    assert result.exit_code == 1
+    assert "image_encoder" in result.output
 
 
 def test_a_damaged_redux(tmp_path):
     safetensors.torch.save_file({"redux_up.weight": torch.zeros(1)}, tmp_path / "x.safetensors")
-    assert "1 numbers in 1 weights, F32; damaged: (1,) and ()" in run("inspect", tmp_path / "x.safetensors").output
+    result = run("inspect", tmp_path / "x.safetensors")
+    assert result.exit_code == 1
+    assert "redux_up.weight: expected at least 2 axes, found shape (1,)" in result.output
 
 
 @pytest.mark.parametrize("name", family.PIPELINES)

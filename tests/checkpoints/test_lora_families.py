@@ -1,13 +1,15 @@
 """Whose LoRA a file is, and every way in which FLUX.1's own name their modules."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from minflux.checkpoints.components import COMPONENTS
-from minflux.checkpoints.formats.safetensors import write_safetensors
+from minflux.checkpoints.formats.safetensors import contents, write_safetensors
 from minflux.checkpoints.lora import add_loras, read_lora
+from minflux.checkpoints.lora_families import widened_by
 from minflux.errors import CheckpointError
 from tests import tiny_model
 
@@ -63,19 +65,16 @@ def test_the_part_of_an_sdxl_lora_that_fits_clip_is_not_added(tmp_path):
         read_lora(tmp_path / "l.safetensors", CONFIGS)
 
 
-@pytest.mark.parametrize("more", ["double_blocks.0.img_attn.norm.query_norm.scale", "img_in.reshape_weight"])
-def test_a_control_lora_is_called_that(tmp_path, more):
-    written(tmp_path / "l.safetensors", "img_in", 16, more=[more])
-    with pytest.raises(
-        CheckpointError, match=r"is a control LoRA .* no input for a control image; leave it out, or use"
-    ):
-        read_lora(tmp_path / "l.safetensors", CONFIGS)
-
-
 def test_a_wider_input_makes_a_control_lora(tmp_path):
-    written(tmp_path / "l.safetensors", "transformer.x_embedder", 32)
-    with pytest.raises(CheckpointError, match="is a control LoRA"):
-        read_lora(tmp_path / "l.safetensors", CONFIGS)
+    written(tmp_path / "l.safetensors", "transformer.x_embedder", 2 * tiny_model.FLUX.out_channels)
+    wide = widened_by(contents(tmp_path / "l.safetensors"), tiny_model.FLUX)
+    assert wide == replace(tiny_model.FLUX, in_channels=2 * tiny_model.FLUX.out_channels)
+    assert widened_by(contents(tmp_path / "l.safetensors"), wide) == wide
+
+
+def test_another_loras_width_is_of_no_account(tmp_path):
+    written(tmp_path / "l.safetensors", "transformer.x_embedder", tiny_model.FLUX.in_channels)
+    assert widened_by(contents(tmp_path / "l.safetensors"), tiny_model.FLUX) == tiny_model.FLUX
 
 
 # -- FLUX.1's own --------------------------------------------------------------------------------------------

@@ -382,6 +382,23 @@ def test_from_says_which_picture_is_not_there(pictures, model):
     assert_refused(run("generate", "--from", "minflux.png"), "was made with the mask 'in/mask.png', which is not there")
 
 
+@pytest.mark.parametrize("changes", ["picture", "lora"])
+def test_a_lora_that_is_called_image_has_a_hash_beside_the_images(pictures, model, changes):
+    os.mkdir("image")
+    pair = {"proj_out.lora_A.weight": np.ones((1, 32), np.float32), "proj_out.lora_B.weight": np.ones((16, 1))}
+    pair = {f"transformer.{name}": array.astype(np.float32) for name, array in pair.items()}
+    write_safetensors("image/l.safetensors", pair)
+    draw(model, "--image", "in/cat.png", "--steps", 2, "--lora", "image")
+    assert settings("minflux.png")["hashes"].keys() == {"model", "image", "LoRA image"}
+    assert run("generate", "--from", "minflux.png", "--out", "again.png").exit_code == 0
+    if changes == "lora":
+        write_safetensors("image/l.safetensors", {name: 2 * array for name, array in pair.items()})
+    else:
+        Image.fromarray(255 - pixels("in/cat.png")).save("in/cat.png")
+    what = {"lora": "the LoRA 'image'", "picture": "the image 'in/cat.png'"}[changes]
+    assert_refused(run("generate", "--from", "minflux.png"), f"{what} is no longer the one")
+
+
 @pytest.mark.filterwarnings("default")
 def test_what_is_scaled_is_said_in_one_line(pictures, model):
     result = draw(model, "--image", "in/cat.png", "--size", "32x32")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests import tiny_model
+from tests import tiny_model, tiny_redux
 from tests.conftest import kept
 
 
@@ -16,3 +16,9 @@ def fill_model(tmp_path_factory):
 def control_model(tmp_path_factory):
     """The folder of a small random model that takes a control image, as FLUX.1 Canny and Depth do."""
     yield from kept(tiny_model.make(tmp_path_factory.mktemp("control") / "model", guidance=True, beside=16))
+
+
+@pytest.fixture(scope="session")
+def redux_folder(tmp_path_factory):
+    """The folder of a small random FLUX.1 Redux."""
+    yield from kept(tiny_redux.make(tmp_path_factory.mktemp("redux") / "redux"))

@@ -10,8 +10,8 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from minflux.errors import ArgumentError
-from tests.fuzz.__main__ import QUIET, fuzz
 from tests.fuzz.judge import RIGHT, Fault, check_line, judge, room
+from tests.fuzz.tally import QUIET, fuzz
 from tests.fuzz.targets import NAMES, targets
 
 COUNT = 25  # cases of a kind, for a second or two
@@ -21,6 +21,7 @@ COUNT = 25  # cases of a kind, for a second or two
 def kinds(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINFLUX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # some cases name repositories
         patch.chdir(tmp_path_factory.mktemp("here"))  # some cases name folders to write
         yield targets(tmp_path_factory.mktemp("fuzz"))
 
@@ -82,7 +83,7 @@ def test_the_limit_of_memory_is_taken_away_again():
 
 
 def test_a_fault_is_told_with_the_command_that_shows_it_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("tests.fuzz.__main__.LAST", tmp_path / "last.txt")
+    monkeypatch.setattr("tests.fuzz.tally.LAST", tmp_path / "last.txt")
     cases = st.integers(0, 9).map(lambda n: lambda: 1 // (n - 3))
     tally = fuzz("settings", cases, 40, 0, None)
     number = next(iter(tally.faults.values())).number

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from gguf import GGMLQuantizationType as Kind
 
 import minflux
 from minflux.backend import available, get_backend
@@ -21,9 +22,10 @@ from minflux.checkpoints.tree import tree_map
 from minflux.commands import main as cli
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference import memory
-from minflux.inference.memory import MODES, held, stages
+from minflux.inference.memory import MODES, held, stages, when_read
 from minflux.model.flux import SCHNELL, flux
 from tests import tiny_model
+from tests.checkpoints.test_gguf import write_gguf
 from tests.checkpoints.test_lora import PAIR
 from tools import synthetic_checkpoint as synthetic
 
@@ -122,7 +124,12 @@ ACTIVATIONS = 2 << 20
 @pytest.fixture
 def transformer(tmp_path):
     """A transformer of 45 million weights in its file, and a run of it."""
-    cfg = replace(SCHNELL, hidden_size=512, num_heads=4, depth=3, depth_single_blocks=6, context_in_dim=64)
+    return made(tmp_path, hidden_size=512, num_heads=4, depth=3, depth_single_blocks=6)
+
+
+def made(tmp_path, **sizes):
+    """A transformer of these sizes in its file, as what there is of a model, and a run of it."""
+    cfg = replace(SCHNELL, context_in_dim=64, **sizes)
     synthetic.make(tmp_path / "x.safetensors", cfg)
     part = open_model(tmp_path / "x.safetensors").take("transformer")
     inputs = {
@@ -134,9 +141,10 @@ def transformer(tmp_path):
         "y": np.zeros((1, 768), np.float32),
     }
 
-    def run(nx):
+    def run(nx, part=part, when=lambda name: "use"):
         given = {name: nx.array(x) for name, x in inputs.items()}
-        nx.eval(flux(stream(part, nx, "float32"), cfg, **given, on_block=lambda name, seen: nx.eval(seen)))
+        p = for_steps(stream(part, nx, "float32", when=when))
+        nx.eval(flux(p, cfg, **given, on_block=lambda name, seen: nx.eval(seen)))
 
     return {"transformer": part}, run
 
@@ -164,6 +172,23 @@ def test_on_mlx_it_takes_a_block(transformer):
     run(get_backend("mlx"))
     peak = mx.get_peak_memory() - before
     assert peak < held(parts, "streamed", blockwise=True) + ACTIVATIONS < held(parts, "resident") / 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_in_blocks_takes_what_was_said(tmp_path, mode):
+    """Held are the blocks, 5.5 bits a number; wide are no more than two matrices at a time."""
+    parts, run = made(tmp_path, hidden_size=256, num_heads=2, depth=1, depth_single_blocks=4)
+    wide = held(parts, "resident")
+    write_gguf(tmp_path / "x.gguf", read_safetensors(parts["transformer"].path, NX), Kind.Q5_0)
+    part = open_model(tmp_path / "x.gguf").take("transformer")
+    tracemalloc.start()
+    try:
+        run(NX, part, lambda name: when_read(mode, part.component, name))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    said = held({"transformer": part}, mode)
+    assert said / 2 < peak < said + ACTIVATIONS < wide / 2
 
 
 @pytest.fixture(scope="module")
@@ -277,8 +302,12 @@ def test_on_a_gpu_floats_are_as_wide_as_in_the_file(model, monkeypatch, tmp_path
     monkeypatch.setattr("sys.platform", "darwin")
     parts = {kind: open_component(model, kind) for kind in COMPONENTS}
     widths = [held(parts, "resident", itemsize, blockwise=True) for itemsize in (2, 4, None)]
-    t5 = parts["text_encoder_2"]
-    wide = sum(t5.numbers(name) for name in t5.tensors if t5.loaded_dtype(name, "float16") == "float32")
+    wide = sum(
+        part.numbers(name)
+        for part in parts.values()
+        for name in part.tensors
+        if part.loaded_dtype(name, "float16") == "float32"
+    )
     assert wide > 0
     assert widths[0] * 2 - 4 * wide == widths[1] == widths[2]
     room_for(monkeypatch, model, "resident", GPU(), None)

@@ -28,6 +28,11 @@ def unchanged(flat: Flat) -> Flat:
     return dict(flat)
 
 
+def same_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a weight that files lay out as PyTorch does."""
+    return shape
+
+
 def same_name(name: str, config: Any) -> str:
     """Return the name of a weight that files and our tree call alike."""
     return name
@@ -39,7 +44,8 @@ class Naming:
 
     `marks` are names of which a file has one if, and only if, it holds the component under this naming, after one of
     the `prefixes`. `our_part` maps a single name to ours, or to a part of one of our joint matrices: "qkv@1.weight".
-    The modules in `exchanged`, by our names, have the halves of their rows in the other order.
+    The modules in `exchanged`, by our names, have the halves of their rows in the other order. `torch_shape` tells
+    how PyTorch would lay out a weight of a file's shape. Without `has_config`, sizes are read off the shapes alone.
     """
 
     name: str  # "bfl", "diffusers" or "transformers"
@@ -50,6 +56,8 @@ class Naming:
     from_ours: Callable[[Flat], Flat] = unchanged
     our_part: Callable[[str, Any], str] = same_name
     exchanged: tuple[str, ...] = ()
+    torch_shape: Callable[[tuple[int, ...]], tuple[int, ...]] = same_shape
+    has_config: bool = True
 
     def our_name(self, name: str, config: Any) -> str:
         """Return our name of a file's weight; several may map to one, where we keep a joint matrix."""
@@ -61,7 +69,7 @@ class Component:
     """All that files know of one network.
 
     The first of its `namings` is that of a model folder in diffusers' layout, the one called `own` that of our trees
-    and of minflux's own files.
+    and of minflux's own files; where a file has the marks of several, the last of them is right.
     """
 
     name: str  # of its folder, and its key wherever several components are held
@@ -84,6 +92,7 @@ class Component:
     joints: dict[str, int] = field(default_factory=dict)  # our joint matrices, and how many parts each has
     lora_prefixes: tuple[str, ...] = ()  # how a module's name begins in a LoRA file; none: takes no LoRA
     lora_rules: Rules = ()  # names that LoRA files alone have, and ours; "qkv@0-2" are parts 0 to 2 of a joint matrix
+    gguf: tuple[str, str] | None = None  # of its GGUF files, whose names and which general.architecture; None: has none
     alias: Callable[[str], str | None] = str  # a file's name in standard form; None for what is not used
 
     @property

@@ -68,6 +68,14 @@ JOINTS = {"qkv": 3, "linear1": 4}  # BFL's joint matrices, and how many of diffu
 FINAL_MODULATION = "final_layer.adaLN_modulation.1"
 
 
+MFLUX_RULES: Rules = (  # (mflux's name, diffusers'), where they differ
+    ("transformer_blocks.#.ff.linear1", "transformer_blocks.#.ff.net.0.proj"),
+    ("transformer_blocks.#.ff.linear2", "transformer_blocks.#.ff.net.2"),
+    ("transformer_blocks.#.ff_context.linear1", "transformer_blocks.#.ff_context.net.0.proj"),
+    ("transformer_blocks.#.ff_context.linear2", "transformer_blocks.#.ff_context.net.2"),
+)
+
+
 def from_diffusers(flat: Flat) -> Flat:
     """Turn the weights of a diffusers `FluxTransformer2DModel` into BFL's."""
     return exchange_final(joined(renamed(flat, RULES)))
@@ -76,6 +84,21 @@ def from_diffusers(flat: Flat) -> Flat:
 def to_diffusers(flat: Flat) -> Flat:
     """Undo `from_diffusers`."""
     return renamed(apart(exchange_final(flat), JOINTS), backwards(RULES))
+
+
+def from_mflux(flat: Flat) -> Flat:
+    """Turn the weights of a transformer that mflux saved into BFL's; packed matrices stay packed."""
+    return from_diffusers(renamed(flat, MFLUX_RULES))
+
+
+def to_mflux(flat: Flat) -> Flat:
+    """Undo `from_mflux`."""
+    return renamed(to_diffusers(flat), backwards(MFLUX_RULES))
+
+
+def our_part_of_mflux(name: str, config: FluxConfig) -> str:
+    """Return our name of a weight that mflux names; of a joint matrix, the part."""
+    return our_part(rename(name, MFLUX_RULES), config)
 
 
 def exchange_final(flat: Flat) -> Flat:
@@ -288,6 +311,10 @@ TRANSFORMER = Component(
             from_diffusers, to_diffusers, our_part, exchanged=(FINAL_MODULATION,),
         ),
         Naming("bfl", "BFL's names", ("img_in.weight",), (COMFY, "diffusion_model.", "")),
+        Naming(
+            "mflux", "mflux's names", ("transformer_blocks.0.ff.linear1.weight",), ("",), from_mflux, to_mflux,
+            our_part_of_mflux, exchanged=(FINAL_MODULATION,), has_config=False,
+        ),
     ),
     own="bfl",
     stage="steps",
@@ -299,4 +326,5 @@ TRANSFORMER = Component(
         "transformer.base_model.model.", "base_model.model.transformer.", "",
     ),
     lora_rules=XLABS_RULES + COMFY_RULES,
+    gguf=("bfl", "flux"),
 )  # fmt: skip

@@ -11,8 +11,16 @@ from minflux.model.t5 import T5Config
 TABLE = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 
 
+AGAIN = re.compile(r"t5_blocks\.[1-9]\d*\.attention\.SelfAttention\.relative_attention_bias\.")  # mflux's copies
+
+
 def alias(name: str) -> str | None:
-    """Return the standard name of a weight: some files hold the token table, and its scale, under a second name."""
+    """Return the standard name of a weight: some files hold the token table, and its scale, under a second name.
+
+    mflux copies the table of position biases into every block; the first is used.
+    """
+    if AGAIN.match(name):
+        return None
     return name.replace("encoder.embed_tokens.", "shared.", 1) if name.startswith("encoder.embed_tokens.") else name
 
 
@@ -33,6 +41,13 @@ LLAMA_CPP_RULES: Rules = (
 )
 
 
+MFLUX_RULES: Rules = (  # (mflux's name, ours)
+    ("t5_blocks.#.attention", "encoder.block.#.layer.0"),
+    ("t5_blocks.#.ff", "encoder.block.#.layer.1"),
+    ("final_layer_norm", "encoder.final_layer_norm"),
+)
+
+
 def from_llama_cpp(flat: Flat) -> Flat:
     """Turn llama.cpp's names of a T5 encoder's weights into ours."""
     return renamed(flat, LLAMA_CPP_RULES)
@@ -46,6 +61,21 @@ def to_llama_cpp(flat: Flat) -> Flat:
 def our_part(name: str, config: T5Config) -> str:
     """Return our name of a weight that llama.cpp names."""
     return rename(name, LLAMA_CPP_RULES)
+
+
+def from_mflux(flat: Flat) -> Flat:
+    """Turn mflux's names of a T5 encoder's weights into ours."""
+    return renamed(flat, MFLUX_RULES)
+
+
+def to_mflux(flat: Flat) -> Flat:
+    """Undo `from_mflux`."""
+    return renamed(flat, backwards(MFLUX_RULES))
+
+
+def our_part_of_mflux(name: str, config: T5Config) -> str:
+    """Return our name of a weight that mflux names."""
+    return rename(name, MFLUX_RULES)
 
 
 # -- config ----------------------------------------------------------------------------------------------------
@@ -137,6 +167,10 @@ T5 = Component(
             "llama.cpp", "llama.cpp's names", ("enc.blk.0.attn_q.weight",), ("",), from_llama_cpp, to_llama_cpp,
             our_part,
         ),
+        Naming(
+            "mflux", "mflux's names", ("t5_blocks.0.attention.SelfAttention.q.weight",), ("",), from_mflux, to_mflux,
+            our_part_of_mflux, has_config=False,
+        ),
     ),
     own="transformers",
     stage="text",
@@ -147,5 +181,6 @@ T5 = Component(
         "text_encoder_2.", "text_encoder_2.base_model.model.", "text_encoders.t5xxl.transformer.",
         "text_encoders.transformer.", "lora_te2_", "lora_te3_",
     ),
+    gguf=("llama.cpp", "t5encoder"),
     alias=alias,
 )  # fmt: skip

@@ -32,7 +32,13 @@ RULES: Rules = (  # (diffusers, BFL)
     ("conv_shortcut", "nin_shortcut"),
     ("conv_norm_out", "norm_out"),
 )
+MFLUX_RULES: Rules = (  # (mflux's name, diffusers'), where they differ
+    ("conv_in.conv2d", "conv_in"),
+    ("conv_out.conv2d", "conv_out"),
+    ("conv_norm_out.norm", "conv_norm_out"),
+)
 UP_LEVEL = re.compile(r"(?<=^decoder\.up\.)\d+")
+SHORTCUT = re.compile(r"\.nin_shortcut\.weight$")
 PROJECTION = re.compile(r"\.mid\.attn_1\.(q|k|v|proj_out)\.weight$")  # a matrix in diffusers, a 1×1 kernel in BFL's
 
 
@@ -44,6 +50,40 @@ def from_diffusers(flat: Flat) -> Flat:
 def to_diffusers(flat: Flat) -> Flat:
     """Undo `from_diffusers`."""
     return bfl_to_diffusers(channels_second(flat))
+
+
+def from_mflux(flat: Flat) -> Flat:
+    """Turn the weights of a VAE that mflux saved into ours; its kernels are laid out as ours are."""
+    renamed = {rename(name, MFLUX_RULES + RULES): array for name, array in flat.items()}
+    return reverse_up({name: without_sides(array) for name, array in renamed.items()})
+
+
+def to_mflux(flat: Flat) -> Flat:
+    """Undo `from_mflux`: of the matrices, the shortcuts alone are 1×1 kernels there."""
+    kernels = {name: with_sides(array) if SHORTCUT.search(name) else array for name, array in flat.items()}
+    return {rename(name, backwards(MFLUX_RULES + RULES)): array for name, array in reverse_up(kernels).items()}
+
+
+def without_sides(kernel: Array) -> Array:
+    """Return a 1×1 kernel (out, 1, 1, in) as a matrix; any other array as it is."""
+    is_matrix = kernel.ndim == 4 and kernel.shape[1:3] == (1, 1)
+    return kernel.reshape(kernel.shape[0], kernel.shape[3]) if is_matrix else kernel
+
+
+def with_sides(matrix: Array) -> Array:
+    """Return a matrix (out, in) as a 1×1 kernel (out, 1, 1, in)."""
+    rows, columns = matrix.shape
+    return matrix.reshape(rows, 1, 1, columns)
+
+
+def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return how PyTorch would lay out a kernel (out, kh, kw, in): (out, in, kh, kw)."""
+    return (shape[0], shape[3], *shape[1:3]) if len(shape) == 4 else shape
+
+
+def our_part_of_mflux(name: str, config: VAEConfig | None) -> str:
+    """Return our name of a weight that mflux names; without a config the levels stay as diffusers counts them."""
+    return our_part(rename(name, MFLUX_RULES), config)
 
 
 def diffusers_to_bfl(flat: Flat) -> Flat:
@@ -292,6 +332,10 @@ VAE = Component(
         Naming(
             "bfl", "BFL's names", ("decoder.mid.block_1.conv1.weight",), ("vae.", "first_stage_model.", ""),
             channels_last, channels_second,
+        ),
+        Naming(
+            "mflux", "mflux's names", ("decoder.conv_in.conv2d.weight",), ("",), from_mflux, to_mflux,
+            our_part_of_mflux, torch_shape=torch_shape, has_config=False,
         ),
     ),
     own="bfl",

@@ -21,7 +21,9 @@ BLOCKS = {  # GGUF's quantised types: how many numbers lie in a block, and how m
     "IQ4_XS": (256, 136), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74), "IQ2_S": (256, 82), "IQ3_XXS": (256, 98),
     "IQ3_S": (256, 110), "IQ1_S": (256, 50), "IQ1_M": (256, 56), "TQ1_0": (256, 54), "TQ2_0": (256, 66),
 }  # fmt: skip
-FLOATS = ("F64", "F32", "F16", "BF16", *FLOAT8, *BLOCKS)
+# matrices that other programs quantised, by what their codes are
+CODED = ("NF4", "FP4", "INT8", "FP8", "Q2", "Q3", "Q4", "Q5", "Q6", "Q8")
+FLOATS = ("F64", "F32", "F16", "BF16", *FLOAT8, *BLOCKS, *CODED)
 CASTS = ("float32", "float16", "bfloat16")  # what a caller may ask for
 
 

@@ -1,20 +1,29 @@
-"""Read GGUF files, llama.cpp's format, in which transformers and T5 of FLUX.1 are shared in 2 to 8 bits.
+"""Read and write GGUF files, llama.cpp's format, in which transformers and T5 of FLUX.1 are shared in 2 to 8 bits.
 
 A quantised matrix is rows of blocks: 32 or 256 numbers side by side, a few bits each, with their scales. The `gguf`
-package, llama.cpp's own, reads headers and widens blocks, in NumPy. Shapes are stored with the columns first.
+package, llama.cpp's own, reads headers and widens blocks, in NumPy. Shapes are stored with the columns first. Blocks
+stay as they are in memory too: a matrix is widened when it is used, and forgotten (see `checkpoints/lazy.py`).
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from minflux.backend.threads import parallel_for
+from minflux.checkpoints.formats.atomic import check_room, saved
 from minflux.checkpoints.formats.dtypes import BLOCKS
 from minflux.checkpoints.formats.entry import Stored
 from minflux.errors import CheckpointError
 
+Entries = dict[str, tuple[str, tuple[int, ...]]]  # name -> type and shape
+BytesOf = Callable[[str], bytes]
+
 MAGIC = b"GGUF"
+ROWS = 16  # that are widened at a time, as the package does
 DAMAGE = (
     ValueError,
     LookupError,
@@ -24,6 +33,7 @@ DAMAGE = (
     RecursionError,
     OSError,
 )  # what the package's reader raises at a damaged header
+WRITABLE = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "TQ2_0", "TQ1_0")  # quantised types that the package writes
 PLAIN = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8")  # types that hold a number at a time
 
 
@@ -75,11 +85,56 @@ def as_stored(path: Path, tensor: Any) -> Stored:
 
 
 def read_blocks(stored: Stored) -> np.ndarray:
-    """Read a quantised array and widen it to float32."""
+    """Read a quantised array and widen it to float32, some rows at a time, on all cores."""
     from gguf import GGMLQuantizationType, quants
 
     numbers, taken = BLOCKS[stored.dtype]
-    raw = np.fromfile(stored.path, np.uint8, stored.size, offset=stored.start)
-    rows = raw.reshape(*stored.shape[:-1], stored.shape[-1] // numbers * taken)
-    wide = quants.dequantize(rows, GGMLQuantizationType[stored.dtype])
-    return wide.reshape(stored.shape).astype(np.float32, copy=False)
+    columns = stored.shape[-1]
+    rows = stored.read_bytes().reshape(-1, columns // numbers * taken)
+    wide = np.empty((len(rows), columns), np.float32)
+
+    def widen(first: int) -> None:
+        chunk = slice(first, first + ROWS)
+        wide[chunk] = quants.dequantize(rows[chunk], GGMLQuantizationType[stored.dtype])
+
+    parallel_for(widen, range(0, len(rows), ROWS))
+    return wide.reshape(stored.shape)
+
+
+# -- writing ---------------------------------------------------------------------------------------------------
+
+
+def to_blocks(matrix: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Quantise a float32 matrix (O, I): return its blocks (O, bytes) uint8, and the numbers (O, I) that they stand for.
+
+    Raises `KeyError` for a type that the package doesn't know, `NotImplementedError` for one that it doesn't write.
+    """
+    from gguf import GGMLQuantizationType, quants
+
+    blocks = quants.quantize(matrix, GGMLQuantizationType[kind])
+    return blocks, quants.dequantize(blocks, GGMLQuantizationType[kind])
+
+
+def write_gguf(path: Path, architecture: str, kind: str | None, entries: Entries, bytes_of: BytesOf) -> None:
+    """Write a GGUF file of arrays whose types and shapes are known, asking for each one's bytes when its turn comes.
+
+    `kind` is the type that its matrices have, None for floats, for who lists files. Raises `CheckpointError` when the
+    disk has no room, or fails.
+    """
+    from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
+    from gguf.constants import GGML_QUANT_VERSION
+
+    writer = GGUFWriter(None, architecture)
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    if kind:
+        writer.add_file_type(LlamaFileType[f"MOSTLY_{kind}"])
+    sizes = [Stored(path, tag, shape, 0).size for tag, shape in entries.values()]
+    for (name, (tag, shape)), size in zip(entries.items(), sizes, strict=True):
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), size, GGMLQuantizationType[tag])
+    check_room(path, sum(sizes))
+    with saved(path) as file, closing(writer):
+        writer.write_header_to_file(Path(file.name))
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name in entries:
+            writer.write_tensor_data(np.frombuffer(bytes_of(name), np.uint8))

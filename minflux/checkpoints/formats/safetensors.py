@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from minflux.arrays import Array
-from minflux.backend import Backend
+from minflux.backend import Backend, get_backend
 from minflux.checkpoints.formats.atomic import check_room, opened, saved
 from minflux.checkpoints.formats.dtypes import (
     BLOCKS,
@@ -31,7 +31,7 @@ from minflux.checkpoints.formats.dtypes import (
     from_float8,
     to_bytes,
 )
-from minflux.checkpoints.formats.entry import Stored
+from minflux.checkpoints.formats.entry import Coded, Stored
 from minflux.checkpoints.formats.gguf import gguf_contents, is_gguf, read_blocks
 from minflux.checkpoints.formats.json_files import parse_json, read_json
 from minflux.errors import CheckpointError
@@ -180,10 +180,10 @@ def read_safetensors(path: str | Path, nx: Backend, dtype: str | None = None) ->
 
 def read_array(stored: Stored, nx: Backend, dtype: str | None = None) -> Array:
     """Read one array into backend `nx`; for `dtype` see `read_safetensors`."""
-    if stored.dtype in BLOCKS:
-        return nx.array(read_blocks(stored)).astype(float_dtype(nx, dtype or narrow_dtype(nx)))
-    count = math.prod(stored.shape)
-    raw = np.fromfile(stored.path, DTYPES[stored.dtype], count, offset=stored.start).reshape(stored.shape)
+    if stored.dtype in BLOCKS or isinstance(stored, Coded):
+        wide = read_coded(stored) if isinstance(stored, Coded) else read_blocks(stored)
+        return nx.array(wide).astype(float_dtype(nx, dtype or narrow_dtype(nx)))
+    raw = stored.read_bytes().view(DTYPES[stored.dtype]).reshape(stored.shape)
     if stored.dtype not in FLOATS:
         return nx.array(raw)
     if stored.dtype in FLOAT8:
@@ -191,6 +191,13 @@ def read_array(stored: Stored, nx: Backend, dtype: str | None = None) -> Array:
     array = nx.from_bfloat16(raw) if stored.dtype == "BF16" else nx.array(raw)
     wanted = float_dtype(nx, dtype) if dtype or nx.name == "numpy" else array.dtype
     return array if array.dtype == wanted else array.astype(wanted)
+
+
+def read_coded(stored: Coded) -> np.ndarray:
+    """Read the parts of a weight that another program quantised, and widen it to float32; NaN stays NaN."""
+    nx = get_backend("numpy")
+    with np.errstate(all="ignore"):
+        return stored.widen({role: read_array(part, nx) for role, part in stored.parts.items()})
 
 
 def narrow_dtype(nx: Backend) -> str:

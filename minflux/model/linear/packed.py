@@ -1,6 +1,7 @@
-"""A matrix in 4 or 8 bits: "scales" and "biases" lie beside it, one of each for every 64 numbers of a row.
+"""A matrix in 4 or 8 bits: "scales" and "biases" lie beside it, one of each for every 64 or 32 numbers of a row.
 
-The layout is MLX's own (`minflux/checkpoints/quantise.py` has it, and makes such matrices).
+The layout is MLX's own (`minflux/checkpoints/quantise.py` has it, and makes such matrices; `relaid.py` beside it makes
+them of GGUF's).
 """
 
 from minflux.arrays import Array, Float, Int, shaped
