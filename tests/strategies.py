@@ -7,6 +7,7 @@ from minflux.model.flux import FluxConfig
 from minflux.model.sd3 import SD3Config
 from minflux.model.siglip import SiglipConfig
 from minflux.model.t5 import T5Config
+from minflux.model.unet import UNetConfig
 from minflux.model.vae import VAEConfig
 
 batches = st.integers(1, 3)
@@ -68,6 +69,23 @@ def vae_configs(draw) -> VAEConfig:
         z_channels=draw(st.integers(3, 5)),
         scale_factor=draw(st.sampled_from([0.3611, 1.7])),
         shift_factor=draw(st.sampled_from([0.1159, -0.4])),
+        norm_groups=groups,
+    )
+
+
+@st.composite
+def unet_configs(draw) -> UNetConfig:
+    """A U-Net of 1 to 3 levels; each level's channels are an even multiple of groups and heads, 12 at least."""
+    groups, heads = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    levels, unit = draw(st.integers(1, 3)), 2 * groups * heads
+    return UNetConfig(
+        in_channels=draw(st.integers(1, 5)),
+        out_channels=draw(st.integers(1, 5)),
+        block_out_channels=tuple(unit * draw(st.integers(-(-12 // unit), -(-18 // unit))) for _ in range(levels)),
+        attends=tuple(draw(st.booleans()) for _ in range(levels)),
+        layers_per_block=draw(st.integers(1, 2)),
+        num_heads=heads,
+        cross_attention_dim=draw(st.integers(3, 9)),
         norm_groups=groups,
     )
 

@@ -13,7 +13,7 @@ from minflux.errors import CheckpointError
 
 
 def load_component(folder: str | Path, name: str, nx: Backend, dtype: str | None = None) -> tuple[Any, Tree]:
-    """Read "transformer", "vae", "text_encoder" (CLIP) or "text_encoder_2" (T5) from a model folder.
+    """Read "transformer", "vae", "text_encoder" (CLIP), "text_encoder_2" (T5) or "unet" from a model folder.
 
     Returns its config and weight tree; for errors see `open_component` and `read_weight`.
     """

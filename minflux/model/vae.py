@@ -39,10 +39,10 @@ FLUX_VAE = VAEConfig()
 
 
 @shaped
-def norm_silu(norm: Tree, x: Float[Array, "B H W C"], groups: int) -> Float[Array, "B H W C"]:
-    """Apply GroupNorm (eps 1e-6), then SiLU: what stands before every convolution."""
+def norm_silu(norm: Tree, x: Float[Array, "B H W C"], groups: int, eps: float = 1e-6) -> Float[Array, "B H W C"]:
+    """Apply GroupNorm, then SiLU: what stands before every convolution."""
     nx = backend_of(x)
-    x = nx.group_norm(x, groups, norm["weight"], norm["bias"])
+    x = nx.group_norm(x, groups, norm["weight"], norm["bias"], eps)
     return nx.silu(x)
 
 

@@ -228,6 +228,7 @@ DIFFERENTIATED = {
     "attention": (lambda nx, q, k, v: nx.attention(q, k, v), [(2, 3, None, 4), (2, 3, "w", 4), (2, 3, "w", 4)]),
     "layer_norm": (lambda nx, x: nx.layer_norm(x), [(2, "w", None)]),
     "gelu": (lambda nx, x: nx.gelu(x), [(2, "w", None)]),
+    "exact_gelu": (lambda nx, x: nx.exact_gelu(x), [(2, "w", None)]),
     "silu": (lambda nx, x: nx.silu(x), [(2, "w", None)]),
 }
 
@@ -248,6 +249,7 @@ TORCH_DEFINITIONS = {
     "attention": F.scaled_dot_product_attention,
     "layer_norm": lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-6),
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "exact_gelu": F.gelu,
     "silu": F.silu,
 }
 

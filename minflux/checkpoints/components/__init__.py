@@ -5,6 +5,8 @@ them, by how the class of their pipelines begins. Two families may have differen
 those that a model has no part in: Redux and its vision encoder, which are loaded beside it.
 """
 
+from typing import Any
+
 from minflux.checkpoints.components.base import Component, Naming
 from minflux.checkpoints.components.clip import CLIP
 from minflux.checkpoints.components.flux import TRANSFORMER
@@ -12,11 +14,12 @@ from minflux.checkpoints.components.redux import REDUX
 from minflux.checkpoints.components.sd3 import SD3_CLIP_G, SD3_CLIP_L, SD3_T5, SD3_TRANSFORMER, SD3_VAE
 from minflux.checkpoints.components.siglip import SIGLIP
 from minflux.checkpoints.components.t5 import T5
+from minflux.checkpoints.components.unet import UNET
 from minflux.checkpoints.components.vae import VAE
 
 __all__ = [
-    "ADAPTERS", "CLIP", "COMPONENTS", "FAMILIES", "REDUX", "SD3", "SIGLIP", "T5", "TRANSFORMER", "VAE", "Component",
-    "Family", "Naming", "network",
+    "ADAPTERS", "CLIP", "COMPONENTS", "FAMILIES", "REDUX", "SD3", "SIGLIP", "T5", "TRANSFORMER", "UNET", "VAE",
+    "Component", "Family", "Naming", "component_of", "network",
 ]  # fmt: skip
 
 Family = dict[str, Component]
@@ -34,5 +37,15 @@ def network(of: Family) -> Component:
 
 COMPONENTS = family(TRANSFORMER, VAE, CLIP, T5)
 SD3 = family(SD3_TRANSFORMER, SD3_VAE, SD3_CLIP_L, SD3_CLIP_G, SD3_T5)
-FAMILIES = {"Flux": COMPONENTS, "StableDiffusion3": SD3}
+SD1 = family(UNET, VAE, CLIP)
+FAMILIES = {"Flux": COMPONENTS, "StableDiffusion3": SD3, "StableDiffusionPipeline": SD1}
 ADAPTERS = family(REDUX, SIGLIP)
+
+
+def component_of(name: str, config: Any) -> Component:
+    """Return the first family's component of a name, and of a config's kind; raises `KeyError` where there is none."""
+    named = [known[name] for known in FAMILIES.values() if name in known]
+    for component in named:
+        if isinstance(config, component.config):
+            return component
+    raise KeyError(name)
