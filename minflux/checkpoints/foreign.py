@@ -22,7 +22,7 @@ MARKS = (
     (re.compile(r"\.weight\._(data\._data|scale|shift)$"), "to 2 or 4 bits by quanto"),
     (
         re.compile(r"(^|\.)multimodal_transformer_blocks\.\d+\."),
-        "by DiffusionKit, which leaves out the keys' biases, so that it draws other images than FLUX.1",
+        "by DiffusionKit, which leaves out the keys' biases, so that it draws other images than the model it is of",
     ),
     (re.compile(r"\.(wscales|smooth_factor|smooth)$"), "to 4 bits by nunchaku (SVDQuant)"),
     (re.compile(r"\.weight_scale_2$"), "to NVFP4"),

@@ -36,12 +36,13 @@ from tests import compare, tiny_model
 PROMPTS = ["a cat left of an apple on a blue background", ""]
 END = tiny_model.CLIP_TOKENS
 MMDIT = SD3Config(
-    in_channels=4, out_channels=4, vec_in_dim=28, context_in_dim=36, hidden_size=40, num_heads=2, depth=2,
+    in_channels=4, out_channels=4, vec_in_dim=28, context_in_dim=36, hidden_size=64, num_heads=2, depth=2,
     pos_embed_max_size=12, qk_norm=True, dual_attention_layers=(0,),
 )  # fmt: skip
 CLIP_L = CLIPConfig(END, 12, 20, 3, 2, 24, eos_token_id=END - 1, projection_dim=12)
 CLIP_G = CLIPConfig(END, 20, 28, 2, 4, 24, eos_token_id=END - 1, hidden_act="gelu", projection_dim=16)
 T5 = {"d_model": 36, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+STABILITY = SD3_TRANSFORMER.naming("stability")
 TRIAL = compare.Trial(get_backend("numpy"), "numpy", "float32")
 
 
@@ -141,8 +142,7 @@ def test_inspect_knows_all_of_it(folder):
 def test_stability_s_file_gives_the_same_weights(folder, tmp_path):
     nx = get_backend("numpy")
     cfg, expected = load_component(folder, "transformer", nx)
-    stability = SD3_TRANSFORMER.naming("stability")
-    flat = stability.store(flatten(expected), cfg)
+    flat = STABILITY.store(flatten(expected), cfg)
     again = convert_sd3_transformer_checkpoint_to_diffusers({n: torch.from_numpy(a.copy()) for n, a in flat.items()})
     theirs = read_safetensors(folder / "transformer" / "diffusion_pytorch_model.safetensors", nx)
     assert again.keys() == theirs.keys()
@@ -170,7 +170,7 @@ def test_a_single_file_in_the_folder_draws_the_same(folder, tmp_path):
     nx, model = get_backend("numpy"), shutil.copytree(folder, tmp_path / "model")
     cfg, p = load_component(folder, "transformer", nx)
     (model / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
-    write_safetensors(model / "sd3.safetensors", SD3_TRANSFORMER.naming("stability").store(flatten(p), cfg))
+    write_safetensors(model / "sd3.safetensors", STABILITY.store(flatten(p), cfg))
     expected = load(folder, nx)("a cat", steps=2)
     assert load(model / "sd3.safetensors", nx)("a cat", steps=2) == expected
     assert load(model, nx)("a cat", steps=2) == expected
@@ -200,7 +200,7 @@ def test_the_command_draws_and_draws_again(folder, tmp_path, monkeypatch):
 def test_the_command_says_in_a_line_what_it_cannot(folder, tmp_path, monkeypatch, option, words):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 64)).save("cat.png")
-    write_safetensors(Path("lora.safetensors"), {"double_blocks.0.img_attn.qkv.lora_A.weight": np.ones((1, 40))})
+    write_safetensors(Path("lora.safetensors"), {"double_blocks.0.img_attn.qkv.lora_A.weight": np.ones((1, 64))})
     done = CliRunner().invoke(main, ["generate", "a cat", "--model", str(folder), *option])
     assert done.exit_code, done.output
     assert words in done.output
@@ -217,9 +217,52 @@ def test_prompts_are_kept_for_their_own_encoders_alone(folder, tmp_path):
     assert np.abs(load(model, "numpy", cache=cache).encode("a cat", guidance=1.0).txt - first).max() > 0.1
 
 
+@pytest.mark.parametrize("format_", ["diffusers", "minflux"])
+def test_converted_it_draws_the_same_and_is_whole(folder, tmp_path, format_):
+    convert(folder, tmp_path / "out", format_)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "out").iterdir()}
+    report = inspect(tmp_path / "out")
+    assert report.ok, report.text()
+    assert load(tmp_path / "out", "numpy")("a cat", steps=2) == load(folder, "numpy")("a cat", steps=2)
+    if format_ == "diffusers":
+        StableDiffusion3Pipeline.from_pretrained(tmp_path / "out")
+
+
+def test_a_single_file_becomes_a_folder(folder, tmp_path):
+    nx, model = get_backend("numpy"), tmp_path / "model"
+    shutil.copytree(folder, model, ignore=shutil.ignore_patterns("diffusion_pytorch_model.safetensors"))
+    cfg, p = load_component(folder, "transformer", nx)
+    single = {f"model.diffusion_model.{n}": w for n, w in STABILITY.store(flatten(p), cfg).items()}
+    vae = read_safetensors(folder / "vae" / "diffusion_pytorch_model.safetensors", nx)
+    single |= {f"first_stage_model.{n}": w for n, w in diffusers_to_bfl(vae).items()}
+    write_safetensors(model / "sd3.safetensors", single)
+    report = inspect(model)
+    assert report.ok, report.text()
+    convert(model, tmp_path / "out", "diffusers")
+    expected, got = (
+        {p.relative_to(root): p for p in root.rglob("*.safetensors")} for root in (folder, tmp_path / "out")
+    )
+    assert expected.keys() == got.keys()
+    for name, path in expected.items():
+        theirs, ours = read_safetensors(path, nx), read_safetensors(got[name], nx)
+        assert theirs.keys() == ours.keys()
+        assert all((ours[key] == array).all() for key, array in theirs.items())
+
+
+def test_8_bits_draw_nearly_the_same(folder, tmp_path):
+    convert(folder, tmp_path / "out", "minflux", bits=8)
+    assert "quantised to 8 bits" in inspect(tmp_path / "out").text()
+    pipe, exact = load(tmp_path / "out", "numpy"), load(folder, "numpy")
+    got, expected = (np.asarray(p("a cat", steps=2), np.int16) for p in (pipe, exact))
+    assert 0 < np.abs(got - expected).mean() < 4  # of 255 levels; weights drawn at random don't average errors out
+
+
 def test_what_cannot_be_honoured_is_said(folder, tmp_path):
-    with pytest.raises(CheckpointError, match="minflux converts"):
-        convert(folder, tmp_path / "out", "diffusers")
+    for format_, name in (("bfl", "out.safetensors"), ("gguf", "out.gguf")):
+        with pytest.raises(CheckpointError, match=f"is an SD3, of which no {format_} file is written"):
+            convert(folder, tmp_path / name, format_)
+    with pytest.raises(CheckpointError, match="is an SD3, to which minflux adds no LoRA"):
+        convert(folder, tmp_path / "out", "diffusers", lora=["some.safetensors"])
     with pytest.raises(ArgumentError, match="lora: minflux loads an SD3 without"):
         load(folder, "numpy", lora=["some.safetensors"])
     with pytest.raises(ArgumentError, match="tokenizer: minflux loads an SD3 without"):
