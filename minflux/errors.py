@@ -1,5 +1,7 @@
 """The errors that minflux raises on purpose; everything else is a bug. And how strangers' words are shown in them."""
 
+from collections.abc import Iterable
+
 LONGEST = 2000  # characters of a message
 QUOTED = 200  # characters of a value in a message
 
@@ -38,6 +40,13 @@ def shown(text: object, longest: int = LONGEST) -> str:
     if len(text) > longest:
         text = f"{text[: longest // 2]} … {text[-longest // 2 :]}"
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
+    """Raise `ArgumentError` unless an argument's value is one of some words."""
+    choices = list(choices)
+    if not isinstance(value, str) or value not in choices:
+        raise ArgumentError(f"{argument} must be one of {', '.join(map(repr, choices))}, got {quoted(value)}")
 
 
 def quoted(value: object) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from minflux.checkpoints.diffusionkit import as_bfl
 from minflux.checkpoints.formats.bitsandbytes import join_bitsandbytes
 from minflux.checkpoints.formats.entry import Stored
 from minflux.checkpoints.formats.parts import read_settings
@@ -20,10 +21,7 @@ from minflux.errors import CheckpointError
 MARKS = (
     (re.compile(r"\.(nested_)?(absmax|quant_map)$"), "to 4 bits by bitsandbytes, and lacks the settings beside it"),
     (re.compile(r"\.weight\._(data\._data|scale|shift)$"), "to 2 or 4 bits by quanto"),
-    (
-        re.compile(r"(^|\.)multimodal_transformer_blocks\.\d+\."),
-        "by DiffusionKit, which leaves out the keys' biases, so that it draws other images than the model it is of",
-    ),
+    (re.compile(r"(^|\.)multimodal_transformer_blocks\.\d+\."), "by DiffusionKit, and of Stable Diffusion 3"),
     (re.compile(r"\.(wscales|smooth_factor|smooth)$"), "to 4 bits by nunchaku (SVDQuant)"),
     (re.compile(r"\.weight_scale_2$"), "to NVFP4"),
 )
@@ -41,7 +39,7 @@ def join_quantised(path: Path, found: dict[str, Stored]) -> dict[str, Stored]:
 
     Raises `CheckpointError` when the file's names show a program whose files can't be read.
     """
-    joined = join_scaled(join_bitsandbytes(found))
+    joined = as_bfl(join_scaled(join_bitsandbytes(found)))
     refuse_quantised(path, joined)
     return joined
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from minflux.checkpoints.components import COMPONENTS, TRANSFORMER
 from minflux.checkpoints.folder import CONFIG, read_config
+from minflux.checkpoints.formats.atomic import is_there
 from minflux.checkpoints.open import INDEX, Checkpoint, open_component_folder, open_file, open_model
-from minflux.errors import ArgumentError, CheckpointError
+from minflux.errors import ArgumentError, CheckpointError, quoted
 
 Files = dict[str, Path]
 
@@ -35,8 +36,8 @@ def named_files(given: Mapping[str, str | Path | None]) -> Files:
     """Return the files that were named, by component; raises `ArgumentError` for one that is not there."""
     files = {name: Path(path) for name, path in given.items() if path is not None}
     for name, path in files.items():
-        if not path.exists():
-            raise ArgumentError(f"{option(name)}: {str(path)!r}: no such file or folder")
+        if not is_there(path):
+            raise ArgumentError(f"{option(name)}: {quoted(str(path))}: no such file or folder")
     return files
 
 

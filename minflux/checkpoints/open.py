@@ -90,9 +90,7 @@ def open_model(model: str | Path, fetch: bool = False, without: Sequence[str] = 
     path = locate(model, fetch, without)
     if path.is_file():
         return open_file(path)
-    if any((path / name).exists() for name in (CONFIG, MFLUX_INDEX)) and not (path / INDEX).exists():
-        return open_component_folder(path)
-    return open_folder(path)
+    return open_component_folder(path) if is_component_folder(path) else open_folder(path)
 
 
 def locate(model: str | Path, fetch: bool = False, without: Sequence[str] = ()) -> Path:
@@ -175,6 +173,12 @@ def open_component_folder(path: Path) -> Checkpoint:
     return Checkpoint(path, path.parent, [stored], {}, {stored.path: unexpected}, likely_variant(path, [stored]))
 
 
+def is_component_folder(path: Path) -> bool:
+    """Return whether a folder holds one component, and not a model, nor a config beside files of any names."""
+    has_config = any((path / name).exists() for name in (CONFIG, MFLUX_INDEX)) and not (path / INDEX).exists()
+    return has_config and (component_in(path) is not None or bool(stems_in(path)))
+
+
 def component_in(path: Path) -> Component | None:
     """Return the component that a folder of its name holds: of several of the name, that of the class in its config."""
     named = [family[path.name] for family in FAMILIES.values() if path.name in family]
@@ -189,14 +193,18 @@ def as_list(value: Any) -> list:
     return value if isinstance(value, list) else []
 
 
+def stems_in(path: Path) -> list[str]:
+    """List how the files of components' weights are called that lie in a folder."""
+    stems = {component.stem for family in FAMILIES.values() for component in family.values()} | {Path(OWN_FILE).stem}
+    return [stem for stem in sorted(stems) if list(path.glob(f"{stem}*.safetensors*"))]
+
+
 def recognise(path: Path) -> Component:
     """Return the component whose weights lie in a folder of any name; raises `CheckpointError` if it is none."""
-    stems = {component.stem for family in FAMILIES.values() for component in family.values()}
-    for stem in sorted(stems | {Path(OWN_FILE).stem}):
-        if list(path.glob(f"{stem}*.safetensors*")):
-            found, _ = find_components(path, folder_contents(path, stem)[1])
-            if found:
-                return found[0].component
+    for stem in stems_in(path):
+        found, _ = find_components(path, folder_contents(path, stem)[1])
+        if found:
+            return found[0].component
     raise CheckpointError(f"{path}: holds no part of FLUX.1: no weights of a component lie beside its {CONFIG}")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from minflux.checkpoints.comfy import checkpoint_of, open_comfy
+from minflux.checkpoints.diffusionkit import what_is_lost
 from minflux.checkpoints.open import Checkpoint
 from minflux.checkpoints.quantise import bits_of, is_packed
 from minflux.checkpoints.relaid import relaid
@@ -90,6 +91,7 @@ def component_lines(stored: StoredComponent, place: str = "") -> list[str]:
     return [
         f"  {stored.component.title}{place}: {numbers}, {dtypes(stored)}; {stored.naming.title}{prefix}",
         f"    {stored.component.describe(stored.config)}",
+        *(f"    {note}" for note in what_is_lost(stored)),
         *listed([f"    {mismatch}" for mismatch in stored.mismatches]),
     ]
 

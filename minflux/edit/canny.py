@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, quoted
 from minflux.images import read_image
 
 THRESHOLDS = (50, 200)  # those that FLUX.1 Canny was trained with, by BFL's code
@@ -40,7 +40,9 @@ def check_thresholds(thresholds: Any) -> tuple[float, float]:
         raise ArgumentError(f"canny must be two thresholds, low and high, got {thresholds!a}")
     low, high = thresholds
     if not 0 <= low <= high <= LARGEST:
-        raise ArgumentError(f"canny: thresholds must be 0 ≤ low ≤ high ≤ {LARGEST}, got {low!r} and {high!r}")
+        raise ArgumentError(
+            f"canny: thresholds must be 0 ≤ low ≤ high ≤ {LARGEST}, got {quoted(low)} and {quoted(high)}"
+        )
     return low, high
 
 

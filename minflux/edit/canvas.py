@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from minflux.edit.canny import drawn, edges
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, quoted
 from minflux.images import ImageFitted, read_image, read_mask
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -110,7 +110,7 @@ def grow(image: Any, left: int = 0, top: int = 0, right: int = 0, bottom: int = 
     margins = {"left": left, "top": top, "right": right, "bottom": bottom}
     for name, margin in margins.items():
         if not isinstance(margin, Integral) or margin < 0:
-            raise ArgumentError(f"{name} must be a whole number of pixels of at least 0, got {margin!r}")
+            raise ArgumentError(f"{name} must be a whole number of pixels of at least 0, got {quoted(margin)}")
     pixels = np.asarray(read_image(image))
     around = ((top, bottom), (left, right))
     grown = np.pad(pixels, (*around, (0, 0)), mode="edge")
@@ -124,7 +124,9 @@ def fitted_mask(mask: Any, size: tuple[int, int], blur: float) -> Image.Image:
     if grey.size != size:
         raise ArgumentError(f"mask must have the image's {size[0]} × {size[1]} pixels, got {label(grey)}")
     if not isinstance(blur, Real) or not 0 <= blur <= max(size):
-        raise ArgumentError(f"mask_blur must be a number of pixels from 0 to the image's longer side, got {blur!r}")
+        raise ArgumentError(
+            f"mask_blur must be a number of pixels from 0 to the image's longer side, got {quoted(blur)}"
+        )
     return grey.filter(ImageFilter.GaussianBlur(blur)) if blur else grey
 
 
@@ -168,7 +170,7 @@ def box_around(mask: Image.Image, margin: Any, aspect: tuple[int, int]) -> Box:
     Where the image is too small for the aspect, the box is cut to it, and what is in it is stretched.
     """
     if not isinstance(margin, Integral) or isinstance(margin, bool) or margin < 0:
-        raise ArgumentError(f"mask_crop must be a whole number of pixels of at least 0, got {margin!r}")
+        raise ArgumentError(f"mask_crop must be a whole number of pixels of at least 0, got {quoted(margin)}")
     around = mask.getbbox()
     if around is None:
         raise ArgumentError("mask: nothing of it is white; paint white what is to be redrawn")

@@ -20,8 +20,10 @@ import numpy as np
 from minflux.arrays import Array
 from minflux.backend import backend_of
 from minflux.edit.base import Edit, noised
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, quoted
 from minflux.sampling.solvers import Velocity
+
+MOST_NOISES = 1000  # averaged over at each step
 
 MakeVelocity = Callable[[Sequence[float]], Velocity]  # of the timesteps at which it will be asked
 
@@ -85,9 +87,11 @@ def check_counts(n_max: Any, n_min: Any, n_avg: Any, steps: int) -> tuple[int, i
     counts = {"n_max": (n_max, 1), "n_min": (n_min, 0), "n_avg": (n_avg, 1)}
     for name, (value, least) in counts.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-            raise ArgumentError(f"{name} must be a whole number of at least {least}, got {value!r}")
+            raise ArgumentError(f"{name} must be a whole number of at least {least}, got {quoted(value)}")
     if n_min >= min(n_max, steps):
         raise ArgumentError(
-            f"n_min must be below n_max and steps, {n_max} and {steps}, got {n_min}: no step would edit"
+            f"n_min must be below n_max and steps, {quoted(n_max)} and {steps}, got {quoted(n_min)}: no step would edit"
         )
+    if n_avg > MOST_NOISES:
+        raise ArgumentError(f"n_avg must be at most {MOST_NOISES}, got {quoted(n_avg)}: each costs as much as a step")
     return min(int(n_max), steps), int(n_min), int(n_avg)

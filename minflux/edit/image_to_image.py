@@ -14,7 +14,7 @@ import numpy as np
 
 from minflux.arrays import Array
 from minflux.edit.base import Edit, noised
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, quoted
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,5 +50,5 @@ def check_share(name: str, value: Any) -> float:
     """Return a share, a number above 0 and at most 1."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not 0 < value <= 1:
-        raise ArgumentError(f"{name} must be a number above 0 and at most 1, got {value!r}")
+        raise ArgumentError(f"{name} must be a number above 0 and at most 1, got {quoted(value)}")
     return float(value)

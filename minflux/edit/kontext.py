@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minflux.arrays import Array
-from minflux.errors import ArgumentError
+from minflux.errors import check_choice
 
 Size = tuple[int, int]  # width, height
 Place = tuple[int, int, int]  # reference, row and column of a first token
@@ -53,8 +53,7 @@ def places(sizes: Sequence[Size], layout: str) -> list[Place]:
     >>> places([(4, 4), (4, 4), (2, 6)], "offset"), places([(4, 4), (4, 4)], "index")
     ([(1, 0, 0), (1, 4, 0), (1, 0, 4)], [(1, 0, 0), (2, 0, 0)])
     """
-    if layout not in LAYOUTS:
-        raise ArgumentError(f"reference_layout must be one of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
+    check_choice("reference_layout", layout, LAYOUTS)
     if layout == "index":
         return [(number, 0, 0) for number in range(1, len(sizes) + 1)]
     found, width, height = [], 0, 0

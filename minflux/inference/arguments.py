@@ -16,7 +16,7 @@ from PIL import Image
 from minflux.backend import get_backend
 from minflux.backend.machine import free_memory, readable
 from minflux.checkpoints.formats.dtypes import checked_cast
-from minflux.errors import ArgumentError, quoted
+from minflux.errors import ArgumentError, check_choice, quoted
 from minflux.inference.memory import check_mode
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import check_seed
@@ -130,8 +130,7 @@ def without_effect(guidance: Guidance) -> str:
 
 def check_solver(solver: Any) -> str:
     """Return the name of a solver."""
-    if not isinstance(solver, str) or solver not in SOLVERS:
-        raise ArgumentError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, got {quoted(solver)}")
+    check_choice("solver", solver, SOLVERS)
     return solver
 
 

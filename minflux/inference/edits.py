@@ -18,10 +18,11 @@ from minflux.edit.canny import check_thresholds
 from minflux.edit.canvas import Canvas
 from minflux.edit.image_to_image import ImageToImage, check_share
 from minflux.edit.inpaint import Inpaint, latent_mask
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, check_choice
 from minflux.images import from_uint8
 
 Encode = Callable[[np.ndarray, int], Array]  # pixels (1, H, W, 3) in [-1, 1], and which of a seed's draws, to latents
+POSTERIORS = ("mode", "sample")
 STRENGTH = 0.6  # unless given, as in diffusers
 NEEDS = {  # what a model takes beside the latents: which one it is, and what has to be given
     "mask": ("FLUX.1 Fill, which redraws what a mask shows", "image and mask"),
@@ -46,8 +47,7 @@ class ImageInput:
 
 def check_image_input(given: ImageInput) -> None:
     """Raise `ArgumentError` for settings of an image that have no effect without it, and for an unknown posterior."""
-    if given.posterior not in ("mode", "sample"):
-        raise ArgumentError(f"posterior must be 'mode' or 'sample', got {given.posterior!r}")
+    check_choice("posterior", given.posterior, POSTERIORS)
     if given.canny is not None and given.control is None:
         raise ArgumentError("canny goes with control, the photo whose edges to draw along")
     if given.canny is not None:

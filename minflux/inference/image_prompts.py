@@ -17,7 +17,7 @@ from PIL import Image
 from minflux.arrays import Array, Tree
 from minflux.backend import Backend, backend_of
 from minflux.edit.canvas import tell_stretched
-from minflux.errors import ArgumentError, quoted
+from minflux.errors import ArgumentError, check_choice
 from minflux.images import Preprocessing, read_image
 from minflux.inference.arguments import check_strength
 from minflux.model.hooks import OnBlock
@@ -40,8 +40,7 @@ def read_image_prompts(given: Any, strength: Any, mix: Any) -> ImagePrompts:
     """Read the image prompts of a call, one or a list of them; raises `ArgumentError` for what is none."""
     listed = list(given) if isinstance(given, list | tuple) else [given]
     images = tuple(read_image(image, "image_prompt") for image in listed if image is not None)
-    if mix not in MIXES:
-        raise ArgumentError(f"image_prompt_mix must be one of {', '.join(map(repr, MIXES))}, got {quoted(mix)}")
+    check_choice("image_prompt_mix", mix, MIXES)
     if not images and (strength is not None or mix != MIXES[0]):
         raise ArgumentError("image_prompt_strength and image_prompt_mix go with an image_prompt")
     return ImagePrompts(images, strengths_of(strength, len(images)), mix)

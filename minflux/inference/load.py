@@ -10,6 +10,7 @@ beside the weights is FLUX.1's own (`beside.py`).
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,6 +23,7 @@ from minflux.checkpoints.comfy import choose_from_comfy, lora_in
 from minflux.checkpoints.components import ADAPTERS, CLIP, COMPONENTS, REDUX, SIGLIP, T5, TRANSFORMER, VAE
 from minflux.checkpoints.components import SD3 as SD3_FAMILY
 from minflux.checkpoints.components.flux import takes, variant
+from minflux.checkpoints.diffusionkit import what_is_lost
 from minflux.checkpoints.family import REDUX_TITLE
 from minflux.checkpoints.fit import check_fit
 from minflux.checkpoints.folder import save_component
@@ -36,7 +38,7 @@ from minflux.checkpoints.redux import ReduxFiles, locate_redux, open_redux
 from minflux.checkpoints.relaid import relaid
 from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import flatten, tree
-from minflux.errors import ArgumentError, CheckpointError
+from minflux.errors import ArgumentError, CheckpointError, quoted
 from minflux.inference.arguments import check_loading, check_paths
 from minflux.inference.beside import read_tokenizers, usual_schedule
 from minflux.inference.cache import identity, open_cache
@@ -177,7 +179,8 @@ def load_checkpoint(
     clip_tokenizer, t5_tokenizer = read_tokenizers(checkpoint, configs[CLIP.name], configs[T5.name], report)
     schedule = find_schedule(checkpoint, configs[TRANSFORMER.name], report)
     components |= adapters(redux, components[TRANSFORMER.name])
-    trees = read_trees(components, nx, dtype, changes, choose(memory, nx, components, dtype, report))
+    mode = choose(memory, nx, components, dtype, report, widened(changes))
+    trees = read_trees(components, nx, dtype, changes, mode)
     settings = checkpoint.folder / DEFAULTS
     return Flux1(
         nx=nx,
@@ -303,6 +306,8 @@ def take_components(checkpoint: Checkpoint) -> dict[str, StoredComponent]:
     components = {name: checkpoint.take(name) for name in COMPONENTS}
     check_channels(checkpoint.path, components[TRANSFORMER.name].config, components[VAE.name].config.z_channels)
     check_fit(components)
+    for note in what_is_lost(components[TRANSFORMER.name]):
+        warnings.warn(f"{components[TRANSFORMER.name].path}: {note}", stacklevel=3)
     used = {stored.path for stored in components.values()}
     warn_of_unexpected({path: names for path, names in checkpoint.unexpected_keys.items() if path in used})
     return components
@@ -378,8 +383,8 @@ def read_schedule(path: Path, kind: type[Schedule] = Schedule) -> Schedule:
     for name, plain in PLAIN_SCHEDULE.items():
         if values.get(name, plain) not in (plain, None):
             raise CheckpointError(
-                f"{path}: {name}: minflux supports {plain!r} alone, found {values[name]!r}; change it there, or use "
-                "another model"
+                f"{path}: {name}: minflux supports {plain!r} alone, found {quoted(values[name])}; change it there, or "
+                "use another model"
             )
     schedule = read_fields(kind, values, path)
     if not 0 < schedule.shift <= LARGEST_SHIFT or schedule.max_image_seq_len <= schedule.base_image_seq_len:
@@ -437,7 +442,7 @@ def read_fields(kind: type, values: dict[str, Any], path: Path) -> Any:
     for name, value in given.items():
         default = type(getattr(kind, name))
         if not is_of(default, value):
-            raise CheckpointError(f"{path}: {name}: expected a {default.__name__}, found {value!r}")
+            raise CheckpointError(f"{path}: {name}: expected a {default.__name__}, found {quoted(value)}")
     return kind(**given)
 
 

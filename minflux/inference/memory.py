@@ -13,7 +13,7 @@ Whichever is taken, the image is the same, to the bit.
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from minflux.backend import Backend
 from minflux.backend.machine import free_memory, readable
@@ -23,7 +23,7 @@ from minflux.checkpoints.formats.dtypes import FLOATS
 from minflux.checkpoints.lazy import When
 from minflux.checkpoints.quantise import SCALES, is_packed, is_quantisation_parameter, stem_of
 from minflux.checkpoints.stored import StoredComponent
-from minflux.errors import ArgumentError, quoted
+from minflux.errors import check_choice
 
 Components = dict[str, StoredComponent]
 
@@ -49,13 +49,14 @@ def choose(
     components: Components,
     dtype: str | None = None,
     report: Callable[[str], None] | None = None,
+    widened: Collection[str] = (),
 ) -> str:
     """Check a mode, or for "auto" choose the first that fits into the free memory.
 
     dtype: of the floats once they are read, None for each file's own. `report` is told when "auto" chose a slow mode,
     and why; without it, there is a warning. Where not even "streamed" fits, there is a warning in any case, for the
-    system may still find room by swapping. On a GPU with memory of its own, which can't be asked for here, "auto" is
-    "resident". Raises `ArgumentError` for an unknown mode.
+    system may still find room by swapping. widened: as in `stages`. On a GPU with memory of its own, which can't be
+    asked for here, "auto" is "resident". Raises `ArgumentError` for an unknown mode.
     """
     check_mode(mode)
     if mode != "auto":
@@ -63,7 +64,7 @@ def choose(
     if nx.on_gpu and sys.platform != "darwin":
         return "resident"
     free, itemsize = free_memory(), itemsize_of(dtype)
-    amounts = {mode: held(components, mode, itemsize, blockwise=nx.name == "mlx") for mode in MODES}
+    amounts = {mode: held(components, mode, itemsize, nx.name == "mlx", widened) for mode in MODES}
     fitting = [mode for mode in MODES if amounts[mode] <= SPARE * free]
     chosen = fitting[0] if fitting else "streamed"
     if chosen != "resident":
@@ -73,8 +74,7 @@ def choose(
 
 def check_mode(mode: str) -> None:
     """Raise `ArgumentError` unless a mode is one of the three, or "auto"."""
-    if not isinstance(mode, str) or mode not in (*MODES, "auto"):
-        raise ArgumentError(f"memory must be one of {', '.join(('auto', *MODES))}, got {quoted(mode)}")
+    check_choice("memory", mode, ("auto", *MODES))
 
 
 def itemsize_of(dtype: str | None) -> int | None:
@@ -98,12 +98,16 @@ def tell(chosen: str, amounts: dict[str, int], free: int, report: Callable[[str]
 # -- counting ------------------------------------------------------------------------------------------------
 
 
-def held(components: Components, mode: str, itemsize: int | None = 4, blockwise: bool = False) -> int:
+def held(
+    components: Components, mode: str, itemsize: int | None = 4, blockwise: bool = False, widened: Collection[str] = ()
+) -> int:
     """Return the bytes that weights take at most in a mode: those of its largest stage (see `stages`)."""
-    return max(stages(components, mode, itemsize, blockwise).values())
+    return max(stages(components, mode, itemsize, blockwise, widened).values())
 
 
-def stages(components: Components, mode: str, itemsize: int | None = 4, blockwise: bool = False) -> dict[str, int]:
+def stages(
+    components: Components, mode: str, itemsize: int | None = 4, blockwise: bool = False, widened: Collection[str] = ()
+) -> dict[str, int]:
     """Return the bytes of weights that are held while the "text" is encoded, in the "steps", and while they "decode".
 
     A stage's memory is the weights held throughout it plus the largest weight that is loaded temporarily: a matrix, or
@@ -111,7 +115,8 @@ def stages(components: Components, mode: str, itemsize: int | None = 4, blockwis
     is used. So is a matrix that is read for the steps; and a quantised one that is kept is a float one too while it is
     multiplied by. What is in GGUF's blocks is held as they are, and counts as loaded temporarily besides.
     itemsize: bytes of a loaded float; None keeps the file's own, except that float8 takes 2 and float64 takes 4. Of 2
-    bytes, which may be float16, weights that stay float32 in its place count as 4.
+    bytes, which may be float16, weights that stay float32 in its place count as 4. widened: the stems of matrices that
+    LoRAs change, so that they can't stay packed.
     """
     kept = Counter[str]()
     temporary: dict[str, Counter[str]] = {"text": Counter(), "steps": Counter(), "decode": Counter()}
@@ -120,13 +125,14 @@ def stages(components: Components, mode: str, itemsize: int | None = 4, blockwis
         for name, ours in stored.our_names.items():
             tensor, when = stored.tensors[name], when_read(mode, stored.component, ours)
             wide = stored.numbers(name) * loaded_itemsize(stored, name, itemsize)
-            narrow = tensor.size if tensor.in_blocks or tensor.dtype not in FLOATS else wide
+            packed = tensor.in_blocks or (tensor.dtype not in FLOATS and stem_of(ours) not in widened)
+            narrow = tensor.size if packed else wide
             kept[when] += narrow
             if when == "use" or tensor.in_blocks:
                 loaded[f"{stored.name} {block_of(ours) if blockwise else ours}"] += 2 * wide
                 continue
-            widened = wide if is_packed(name, stored.tensors) else 0
-            loaded[f"{stored.name} {name}"] = max(narrow if when == "steps" else 0, widened)
+            unpacked = wide if is_packed(name, stored.tensors) else 0
+            loaded[f"{stored.name} {name}"] = max(narrow if when == "steps" else 0, unpacked)
     return {
         stage: kept["kept"] + (kept["steps"] if stage == "steps" else 0) + max(loaded.values(), default=0)
         for stage, loaded in temporary.items()

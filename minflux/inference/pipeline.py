@@ -268,6 +268,7 @@ class Pipeline(ABC):
         guidance they are scales of classifier-free guidance away from "". Raises `ArgumentError` as a call does.
         """
         counts = check_counts(n_max, n_min, n_avg, check_steps(steps))
+        check_listener("on_step", on_step)
         given = ImageInput(image)
         check_taken(given, self.takes)
         canvas = self._open_canvas(given, width, height)

@@ -199,6 +199,14 @@ def test_it_takes_less_memory(models):
     assert amounts[4] < amounts[8] < amounts[16]
 
 
+def test_a_packed_matrix_that_a_lora_widens_counts_as_floats(models):
+    parts = {"transformer": open_model(models[4]).components["transformer"]}
+    stem = "double_blocks.0.img_mlp.0"
+    name = parts["transformer"].sources[f"{stem}.weight"][0]
+    packed, numbers = parts["transformer"].tensors[name].size, parts["transformer"].numbers(name)
+    assert held(parts, "resident", widened=[stem]) - held(parts, "resident") == 4 * numbers - packed
+
+
 # -- LoRAs ---------------------------------------------------------------------------------------------------
 
 

@@ -97,7 +97,7 @@ BAD = {
     "strength must be a number above 0 and at most 1, got nan": {"image": PIXELS, "strength": float("nan")},
     "strength without an image: give image": {"strength": 0.5},
     "mask without an image": {"mask": MASK},
-    "posterior must be 'mode' or 'sample', got 'mean'": {"image": PIXELS, "posterior": "mean"},
+    "posterior must be one of 'mode', 'sample', got 'mean'": {"image": PIXELS, "posterior": "mean"},
     "width must be a multiple of 16 pixels, got 60": {"image": PIXELS, "width": 60},
     "mask: nothing of it is white": {"image": PIXELS, "mask": np.zeros((64, 64), bool)},
 }

@@ -56,6 +56,24 @@ LISTED = st.lists(ANY, max_size=3) | ANY
 MANY = st.sampled_from([["a cat"] * 2, ["a cat"] * 3, ["a cat", 3], ("a", "b"), ["a cat"] * 100_000])
 
 
+PICTURES = st.sampled_from(
+    [
+        *(Image.new(mode, (16, 16)) for mode in ("L", "1", "P", "RGBA", "I;16", "F", "CMYK")),
+        Image.new("RGB", (1, 4000)),
+        Image.new("RGB", (3, 1)),
+    ]
+)
+PARTS = (
+    "transformer", "text_encoder", "text_encoder_2", "vae", "tokenizer", "comfy", "redux", "image_encoder",
+)  # fmt: skip
+INPUTS = (
+    "image", "mask", "mask_blur", "mask_crop", "paste", "strength", "control", "canny", "reference", "reference_layout",
+    "image_prompt", "image_prompt_strength", "image_prompt_mix", "posterior",
+)  # fmt: skip
+EDITED = {"image": Image.new("RGB", (16, 16)), "source_prompt": "a cat", "prompt": "a dog"}
+FLOWEDIT = ("source_guidance", "n_max", "n_min", "n_avg")
+
+
 @dataclass(frozen=True)
 class Call:
     """A call, and what its result must be."""
@@ -96,16 +114,21 @@ def calls(pipe: Flux1, model: Path, lora: Path) -> st.SearchStrategy[Call]:
     settings = dict.fromkeys(("seed", "steps", "guidance", "true_cfg_scale", "width", "height", "solver"), LISTED)
     listeners = {"on_block": ANY}
     image = {"prompt": LISTED | MANY, "negative_prompt": LISTED, "latents": LISTED, "on_step": ANY}
+    inputs = dict.fromkeys(INPUTS, LISTED | PICTURES)
+    editing = ("seed", "steps", "guidance", "width", "height", "source_prompt", "prompt", *FLOWEDIT)
+    edited = dict.fromkeys(editing, LISTED) | {"image": LISTED | PICTURES, "on_step": ANY}
     paths = st.sampled_from([model, str(model), lora, "tiny\x00", "no/such/thing", "a" * 5000])
     opened = {"model": LISTED | paths, "backend": LISTED, "dtype": LISTED | st.sampled_from(["float32", "float16"]),
               "lora": LISTED | st.sampled_from([str(lora), [f"{lora}:2"], f"{lora}:nan", [lora], f"{lora}:1e400"]),
               "memory": LISTED | st.just("streamed"), "report": ANY, "cache": LISTED, "progress": ANY}  # fmt: skip
+    opened |= dict.fromkeys(PARTS, LISTED | paths)
     step = {"width": 16, "height": 16, "steps": 1}
     sampled = {"conditioning": ANY | st.just(text), "start": LISTED, "timesteps": LISTED} | settings | listeners
 
     def kinds() -> dict[str, tuple[Callable[..., Any], dict, dict, Callable[[Any], object]]]:
         return {
-            "pipe": (pipe, {"prompt": "a cat"} | step, image | settings | listeners, is_image),
+            "pipe": (pipe, {"prompt": "a cat"} | step, image | settings | listeners | inputs, is_image),
+            "edit": (pipe.edit, EDITED | step | {"n_max": 1}, edited, is_image),
             "load": (minflux.load, {"model": model, "backend": "numpy"}, opened, is_pipeline),
             "sample": (
                 lambda **given: list(pipe.sample(**given)), {"conditioning": text} | step, sampled, is_steps,

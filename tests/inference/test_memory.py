@@ -336,7 +336,9 @@ def test_a_gpu_of_its_own_memory_is_no_news(model, monkeypatch):
 
 
 def test_an_unknown_mode(model):
-    with pytest.raises(ArgumentError, match="memory must be one of auto, resident, staged, streamed, got 'small'"):
+    with pytest.raises(
+        ArgumentError, match="memory must be one of 'auto', 'resident', 'staged', 'streamed', got 'small'"
+    ):
         minflux.load(model, memory="small")
 
 

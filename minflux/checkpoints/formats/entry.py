@@ -37,6 +37,11 @@ class Stored:
         """Return whether it is packed in GGUF's blocks, as which it is kept in memory, and widened at each use."""
         return self.dtype in BLOCKS
 
+    @property
+    def pieces(self) -> list["Stored"]:
+        """List the arrays in the file that it is made of: itself."""
+        return [self]
+
     def read_bytes(self) -> np.ndarray:
         """Return its bytes, uint8, from memory where they are held, else from the file."""
         return np.fromfile(self.path, np.uint8, self.size, offset=self.start) if self.held is None else self.held

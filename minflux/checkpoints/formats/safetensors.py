@@ -224,7 +224,8 @@ def prefetch(stored: Stored) -> None:
     """Have the system bring an array's bytes from disk while something else goes on, where it can (not on macOS)."""
     if hasattr(os, "posix_fadvise"):
         with opened(stored.path) as file:
-            os.posix_fadvise(file.fileno(), stored.start, stored.size, os.POSIX_FADV_WILLNEED)
+            for piece in stored.pieces:
+                os.posix_fadvise(file.fileno(), piece.start, piece.size, os.POSIX_FADV_WILLNEED)
 
 
 # -- writing ---------------------------------------------------------------------------------------------------
