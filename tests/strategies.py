@@ -70,6 +70,7 @@ def vae_configs(draw) -> VAEConfig:
         scale_factor=draw(st.sampled_from([0.3611, 1.7])),
         shift_factor=draw(st.sampled_from([0.1159, -0.4])),
         norm_groups=groups,
+        quant_conv=draw(st.booleans()),
     )
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from minflux.backend import get_backend
 from minflux.checkpoints import hub
-from minflux.checkpoints.components import TRANSFORMER
+from minflux.checkpoints.components import FAMILIES, TRANSFORMER, network
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.loose import open_with_files
@@ -251,18 +251,18 @@ def check_ahead_of_fetching(model: str, given: dict[str, Any], lora: Sequence[st
     repository = hub.repository(model)
     if locate_here(model) is None and repository is not None:
         folder = hub.fetch(repository, hub.SETTINGS)
-        if (folder / TRANSFORMER.name).exists():
-            component = component_in(folder / TRANSFORMER.name) or TRANSFORMER
-            config = read_config(folder / TRANSFORMER.name / CONFIG, component)
-            complete_for(folder, config, given, lora)
+        for path in {folder / network(family).name for family in FAMILIES.values()}:
+            component = component_in(path)
+            if path.exists() and component is not None:
+                complete_for(folder, read_config(path / CONFIG, component), given, lora)
 
 
 def complete(checkpoint: Checkpoint, given: dict[str, Any], lora: Sequence[str]) -> dict[str, Any]:
     """Return an image's settings, completed with the model's defaults; `ArgumentError` if it can't honour them."""
-    transformer = checkpoint.components.get(TRANSFORMER.name)
-    if transformer is None:
+    stored = checkpoint.components.get(network(checkpoint.family).name)
+    if stored is None:
         return given  # loading says what is missing
-    return complete_for(checkpoint.folder, transformer.config, given, lora)
+    return complete_for(checkpoint.folder, stored.config, given, lora)
 
 
 def complete_for(folder: Path, cfg: Any, given: dict[str, Any], lora: Sequence[str]) -> dict[str, Any]:

@@ -618,13 +618,17 @@ class Pipeline(ABC):
     def _channels_last(self, latents: np.ndarray) -> Array:
         return self.nx.array(np.ascontiguousarray(latents.transpose(0, 2, 3, 1)))
 
+    def _start(self, edit: Edit, noises: list[Array], t: float) -> Array:
+        """Return the latents that an edit begins with at t."""
+        return edit.start(noises, t)
+
     # -- the loop ----------------------------------------------------------------------------------------------
 
     def _follow(
         self, text: Conditioning, plan: SamplingPlan, edit: Edit, noises: list[Array], on_block: OnBlock | None
     ) -> Iterator[Step]:
         """Follow an edit's velocity from its start; the weights it holds are freed with it, after the last step."""
-        x = edit.start(noises, float(plan.timesteps[0]))
+        x = self._start(edit, noises, float(plan.timesteps[0]))
         ahead = visited_timesteps(plan.solver, plan.timesteps)
         model = self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block)
         velocity = edit.velocity(model, noises, ahead)

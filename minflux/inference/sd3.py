@@ -2,13 +2,15 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 
 from minflux.arrays import Array, Tree
+from minflux.checkpoints.components import SD3 as FAMILY
 from minflux.checkpoints.components.clip import clip_shapes
 from minflux.checkpoints.components.sd3 import sd3_shapes
 from minflux.checkpoints.components.t5 import t5_shapes
@@ -16,7 +18,9 @@ from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.lazy import for_steps
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.flux1 import both_signs, modulations_at
+from minflux.inference.neighbour import Neighbour
 from minflux.inference.pipeline import Conditioning, Defaults, check_finite
+from minflux.inference.settings import read_schedule
 from minflux.inference.text import PromptTruncated, Tokenizer
 from minflux.inference.with_vae import VAEPipeline
 from minflux.model.clip import CLIPConfig, projected_clip
@@ -158,3 +162,44 @@ class SD3(VAEPipeline):
         """Return the pipeline with the transformer's weights read that its steps use; freed with that pipeline."""
         cfg, p = self.mmdit
         return replace(self, mmdit=(cfg, for_steps(p, self.progress)))
+
+
+# -- the record ------------------------------------------------------------------------------------------------
+
+
+def sizes(configs: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """List what of an SD3's components must fit together."""
+    mmdit, clips = configs["transformer"], [configs["text_encoder"], configs["text_encoder_2"]]
+    side_by_side, pooled = (sum(getattr(cfg, name) for cfg in clips) for name in ("hidden_size", "projection_dim"))
+    return [
+        ("pooled numbers of both CLIPs", mmdit.vec_in_dim, pooled),
+        ("T5 of width", mmdit.context_in_dim, configs["text_encoder_3"].d_model),
+        ("a VAE whose latents' channels are", mmdit.in_channels, configs["vae"].z_channels),
+        ("channels out of the transformer", mmdit.in_channels, mmdit.out_channels),
+        ("CLIPs of a width together of", min(mmdit.context_in_dim, side_by_side), side_by_side),
+    ]
+
+
+def make(parts: Mapping[str, tuple[Any, Tree]], tokenizers: Sequence[Tokenizer], **rest: Any) -> SD3:
+    """Put an SD3 together of its networks, (config, weights) each, and its tokenizers; `rest` as for `Pipeline`."""
+    clip_l, clip_g, t5 = tokenizers
+    return SD3(
+        mmdit=parts["transformer"],
+        vae=parts["vae"],
+        clips=(parts["text_encoder"], parts["text_encoder_2"]),
+        t5=parts["text_encoder_3"],
+        clip_tokenizers=(clip_l, clip_g),
+        t5_tokenizer=t5,
+        **rest,
+    )
+
+
+SD3_MODEL = Neighbour(
+    title="an SD3",
+    family=FAMILY,
+    tokenizers={"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2", "tokenizer_3": "text_encoder_3"},
+    defaults=SD3_DEFAULTS,
+    read_schedule=partial(read_schedule, kind=SD3Schedule),
+    sizes=sizes,
+    make=make,
+)

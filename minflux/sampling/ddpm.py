@@ -34,6 +34,7 @@ from minflux.sampling.solvers import Solver, Step, Velocity, float32_velocity, w
 
 Noise = Callable[[Array, float], Array]  # ε(x, n) for latents x = √ᾱ x₀ + √(1 - ᾱ) ε, at any n in [0, N - 1]
 MOST_BETA = 0.999
+MOST_STEPS = 10_000  # of training
 SHAPES = ("cosine", "scaled_linear")
 SPACINGS = ("leading", "trailing")
 
@@ -43,8 +44,9 @@ class NoiseSchedule:
     """How ᾱ falls over the steps n of training, and at which of them sampling stops; the names are diffusers'.
 
     shape: "cosine" (`squaredcos_cap_v2`) or Stable Diffusion's "scaled_linear", from `beta_start` to `beta_end`.
-    timestep_spacing: "trailing" stops begin at the noisiest n, "leading" ones end at n = 0, and so begin below the
-    noisiest where they are few. Raises `ArgumentError` for other words.
+    timestep_spacing: "trailing" stops begin at the noisiest n, "leading" ones end at n = steps_offset, and so begin
+    below the noisiest where they are few. set_alpha_to_one: after the last stop comes the image itself; else, as in
+    Stable Diffusion, what the mixture is at n = 0. Raises `ArgumentError` for what can't be.
     """
 
     shape: str = "cosine"
@@ -52,6 +54,8 @@ class NoiseSchedule:
     beta_start: float = 0.00085
     beta_end: float = 0.012
     timestep_spacing: str = "trailing"
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
 
     def __post_init__(self):
         for name, found, known in (
@@ -60,6 +64,14 @@ class NoiseSchedule:
         ):
             if found not in known:
                 raise ArgumentError(f"{name} must be one of {', '.join(known)}, got {quoted(found)}")
+        if not 1 <= self.num_train_timesteps <= MOST_STEPS:
+            raise ArgumentError(f"num_train_timesteps must be 1 to {MOST_STEPS}, got {self.num_train_timesteps}")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ArgumentError(
+                f"beta_start and beta_end must rise within 0 to 1, got {self.beta_start:g} and {self.beta_end:g}"
+            )
+        if not 0 <= self.steps_offset <= 1:
+            raise ArgumentError(f"steps_offset must be 0 or 1, got {self.steps_offset}")
 
     @cached_property
     def betas(self) -> np.ndarray:
@@ -93,15 +105,15 @@ class NoiseSchedule:
         if not 1 <= steps <= count:
             raise ArgumentError(f"steps must be 1 to {count}, those that were trained on; got {steps}")
         if self.timestep_spacing == "leading":
-            return np.arange(steps)[::-1] * (count // steps)
+            return np.minimum(np.arange(steps)[::-1] * (count // steps) + self.steps_offset, count - 1)
         return np.round(np.arange(count, 0, -count / steps)).astype(int)[:steps] - 1
 
     def timesteps(self, steps: int, tokens: int = 0) -> np.ndarray:
-        """Return the flow's times of the stops, then 0: float64 (steps + 1,), for the solvers.
+        """Return the flow's times of the stops, then the last: float64 (steps + 1,), for the solvers.
 
         In float32 nothing would be left of 1 - t at the noisy end. `tokens` is not used: noise knows no image's size.
         """
-        return np.append(self.times[self.stops(steps)], 0)
+        return np.append(self.times[self.stops(steps)], 0 if self.set_alpha_to_one else self.times[0])
 
 
 def cosine_level(u: float) -> float:

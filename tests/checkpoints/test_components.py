@@ -155,7 +155,7 @@ def test_the_published_configs():
         ("transformer", {"axes_dims_rope": [2, 2, 4]}, "axes_dims_rope: expected three even numbers of sum 6, found"),
         ("transformer", {"num_layers": "two"}, "num_layers: expected a value like 19, found 'two'"),
         ("transformer", {"num_attention_heads": 0}, "num_attention_heads: .*found 0"),
-        ("vae", {"use_quant_conv": True}, "use_quant_conv: .*found True"),
+        ("vae", {"use_quant_conv": True}, "use_post_quant_conv: .*found False"),
         ("vae", {"block_out_channels": [128, 200]}, "block_out_channels: .*found .128, 200"),
         ("unet", {"use_linear_projection": True}, "use_linear_projection: .*found True"),
         ("unet", {"up_block_types": ["UpBlock2D"] * 2}, "up_block_types: expected 2 of .*found .'UpBlock2D'"),

@@ -18,7 +18,7 @@ from minflux.checkpoints.components.unet import UNET
 from minflux.checkpoints.components.vae import VAE
 
 __all__ = [
-    "ADAPTERS", "CLIP", "COMPONENTS", "FAMILIES", "REDUX", "SD3", "SIGLIP", "T5", "TRANSFORMER", "UNET", "VAE",
+    "ADAPTERS", "CLIP", "COMPONENTS", "FAMILIES", "REDUX", "SD1", "SD3", "SIGLIP", "T5", "TRANSFORMER", "UNET", "VAE",
     "Component", "Family", "Naming", "component_of", "network",
 ]  # fmt: skip
 
