@@ -31,12 +31,14 @@ from minflux.model.rope import rope
 from minflux.model.t5 import T5Config, t5_encoder
 from minflux.sampling.guidance import Guidance, guided
 from minflux.sampling.solvers import Velocity
+from minflux.sampling.timesteps import Schedule
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Flux1(VAEPipeline):
     """FLUX.1: the config and the weights of its four networks, its tokenizers, and a cache of encoded prompts."""
 
+    schedule: Schedule
     flux: tuple[FluxConfig, Tree]
     clip: tuple[CLIPConfig, Tree]
     t5: tuple[T5Config, Tree]

@@ -47,7 +47,7 @@ from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
 from minflux.sampling.solvers import SOLVERS, Solver, Step, Velocity, visited_timesteps
-from minflux.sampling.timesteps import Schedule
+from minflux.sampling.timesteps import Stops
 
 OnStep = Callable[[Step], None]
 
@@ -128,7 +128,7 @@ class Pipeline(ABC):
     """
 
     nx: Backend
-    schedule: Schedule
+    schedule: Stops
     defaults: Defaults
     trained: Trained = field(default_factory=Trained)
     name: str = ""

@@ -144,8 +144,14 @@ def test_the_published_configs():
     assert clip_files.read_config(clip) == CLIP_L
     assert t5_files.read_config({"d_model": 4096, "feed_forward_proj": "gated-gelu"}) == T5_XXL
     vae = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 16, "shift_factor": 0.1159}
+    vae |= {"use_quant_conv": False, "use_post_quant_conv": False}
     assert vae_files.read_config(vae | {"scaling_factor": 0.3611}) == FLUX_VAE
     assert vae_files.read_config({"block_out_channels": [128], "shift_factor": None}).shift_factor == 0
+
+
+def test_a_vae_whose_config_does_not_say_it_has_quant_convs():
+    """As Stable Diffusion 1's, from before there were others."""
+    assert vae_files.read_config({"block_out_channels": [128, 256, 512, 512], "latent_channels": 4}).quant_conv
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ from minflux.inference.memory import MODES
 from minflux.model.clip import CLIPConfig
 from minflux.model.sd3 import SD3Config
 from tests import compare, tiny_model
+from tests.conftest import CHOSEN
 
+FLOAT32 = pytest.mark.parametrize("trial", [(name, "float32") for name in CHOSEN], indirect=True, ids=CHOSEN)
 PROMPTS = ["a cat left of an apple on a blue background", ""]
 END = tiny_model.CLIP_TOKENS
 MMDIT = SD3Config(
@@ -111,9 +113,10 @@ def drawn(request, folder):
     return request.param, latents, steps, images
 
 
-def test_every_step_is_diffusers(nx, folder, drawn):
+@FLOAT32
+def test_every_step_is_diffusers(trial, folder, drawn):
     guidance, latents, expected, images = drawn
-    pipe, steps = load(folder, nx), []
+    pipe, steps = load(folder, trial.nx), []
     negative = "a hat" if guidance > 1 else None
     got = pipe(
         PROMPTS, latents=latents.numpy(), steps=3, guidance=guidance, negative_prompt=negative, width=80, height=48,
@@ -121,7 +124,7 @@ def test_every_step_is_diffusers(nx, folder, drawn):
     )  # fmt: skip
     assert len(steps) == len(expected) == 3
     for step, theirs in zip(steps, expected, strict=True):
-        compare.assert_close(nx, step.x, theirs, compare.MODEL)
+        trial.close("SD3, each step's latents", step.x, theirs, compare.MODEL)
     for image, theirs in zip(got, images, strict=True):
         assert abs(torch.tensor(theirs) * 255 - torch.from_numpy(np.array(image))).max() < 1
 
