@@ -65,7 +65,7 @@ class Report:
             lines += component_lines(stored, self.place(stored))
         lines += [f"  {error}" for error in checkpoint.broken.values()]
         for path, names in checkpoint.unexpected_keys.items():
-            lines += listed([f"  {path.name}: {name}: belongs to no part of FLUX.1" for name in names])
+            lines += listed([f"  {path.name}: {name}: belongs to no part of the model" for name in names])
         lines += [f"  {checkpoint.family[name].title}: expected the folder {name}, found none" for name in self.missing]
         return "\n".join(map(shown, lines + memory_lines(checkpoint)))
 

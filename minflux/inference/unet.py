@@ -163,9 +163,12 @@ def read_noise_schedule(path: Path) -> NoiseSchedule:
     if not isinstance(shape, str) or shape not in SHAPES:
         raise CheckpointError(f"{path}: beta_schedule: expected one of {', '.join(SHAPES)}, found {quoted(shape)}")
     try:
-        return read_fields(NoiseSchedule, values | {"shape": SHAPES[shape]}, path)
+        schedule = read_fields(NoiseSchedule, values | {"shape": SHAPES[shape]}, path)
     except ArgumentError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    if not schedule.times[-1] < 1:
+        raise CheckpointError(f"{path}: beta_end: nothing is left of the image at {schedule.beta_end}, take less")
+    return schedule
 
 
 def sizes(configs: Mapping[str, Any]) -> list[tuple[str, int, int]]:

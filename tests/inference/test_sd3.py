@@ -1,7 +1,10 @@
 """SD3 from a prompt to latents: the same as diffusers' `StableDiffusion3Pipeline` at every step."""
 
+import itertools
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,10 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5EncoderM
 from transformers import T5Config as TheirT5Config
 
 from minflux.backend import get_backend
-from minflux.checkpoints.components.sd3 import SD3_CLIP_G, SD3_CLIP_L, SD3_TRANSFORMER
+from minflux.checkpoints.components import SD3 as SD3_FAMILY
+from minflux.checkpoints.components.clip import clip_shapes
+from minflux.checkpoints.components.sd3 import SD3_CLIP_G, SD3_CLIP_L, SD3_TRANSFORMER, SD3_VAE, SD3_VAE_CONFIG
+from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.components.t5 import write_config as write_t5_config
 from minflux.checkpoints.components.vae import diffusers_to_bfl
 from minflux.checkpoints.components.vae import write_config as write_vae_config
@@ -29,8 +35,10 @@ from minflux.commands.main import main
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import load
 from minflux.inference.memory import MODES
+from minflux.model.clip import CLIP_G as CLIP_G_SIZES
 from minflux.model.clip import CLIPConfig
-from minflux.model.sd3 import SD3Config
+from minflux.model.sd3 import SD3_PRESETS, SD3Config
+from minflux.model.t5 import T5_XXL
 from tests import compare, tiny_model
 from tests.conftest import CHOSEN
 
@@ -218,6 +226,40 @@ def test_prompts_are_kept_for_their_own_encoders_alone(folder, tmp_path):
     write_safetensors(path, halved)
     assert not load(model, "numpy", cache=cache).is_kept("a cat")
     assert np.abs(load(model, "numpy", cache=cache).encode("a cat", guidance=1.0).txt - first).max() > 0.1
+
+
+def write_hole(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A file of float16 weights of these shapes, all of it a hole but for its header: it takes no room."""
+    sizes = [2 * math.prod(shape) for shape in shapes.values()]
+    ends = list(itertools.accumulate(sizes))
+    header = {
+        name: {"dtype": "F16", "shape": list(shape), "data_offsets": [end - size, end]}
+        for (name, shape), size, end in zip(shapes.items(), sizes, ends, strict=True)
+    }
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + ends[-1])
+
+
+@pytest.mark.parametrize("name", SD3_PRESETS)
+def test_inspect_knows_stability_s_files_by_their_shapes(tmp_path, name):
+    parts = {
+        "model.diffusion_model.": SD3_TRANSFORMER.file_shapes(STABILITY, SD3_PRESETS[name]),
+        "first_stage_model.": SD3_VAE.file_shapes(SD3_VAE.own_naming, SD3_VAE_CONFIG),
+        "text_encoders.clip_l.transformer.": clip_shapes(replace(CLIPConfig(), projection_dim=768)),
+        "text_encoders.clip_g.transformer.": clip_shapes(CLIP_G_SIZES),
+        "text_encoders.t5xxl.transformer.": t5_shapes(T5_XXL),
+    }
+    shapes = {f"{prefix}{key}": shape for prefix, part in parts.items() for key, shape in part.items()}
+    write_hole(tmp_path / "sd3.safetensors", shapes)
+    report = inspect(tmp_path / "sd3.safetensors")
+    assert report.ok, report.text()
+    assert f"    {name}; width" in report.text()
+    configs = {name: stored.config for name, stored in report.checkpoint.components.items()}
+    assert configs["text_encoder_2"] == CLIP_G_SIZES
+    assert configs["vae"] == SD3_VAE_CONFIG
+    assert configs.keys() == SD3_FAMILY.keys()
 
 
 @pytest.mark.parametrize("format_", ["diffusers", "minflux"])

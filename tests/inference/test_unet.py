@@ -142,6 +142,7 @@ def test_inspect_knows_all_of_it_and_generate_draws_it(folder, tmp_path, monkeyp
         ({"timestep_spacing": "linspace"}, "timestep_spacing must be one of"),
         ({"num_train_timesteps": 10**9}, "num_train_timesteps must be 1 to 10000"),
         ({"beta_end": 2.0}, "beta_start and beta_end must rise"),
+        ({"num_train_timesteps": 10000, "beta_end": 0.9}, "beta_end: nothing is left of the image"),
         ({"steps_offset": -5}, "steps_offset must be 0 or 1"),
     ],
 )
