@@ -75,14 +75,20 @@ def vae_configs(draw) -> VAEConfig:
 
 
 @st.composite
-def unet_configs(draw) -> UNetConfig:
-    """A U-Net of 1 to 3 levels; each level's channels are an even multiple of groups and heads, 12 at least."""
+def unet_configs(draw, wide=False) -> UNetConfig:
+    """A U-Net of 1 to 3 levels; each level's channels are an even multiple of groups and heads, 12 at least.
+
+    Those that run whole in bfloat16 too are `wide`, 32 at least: of 80 random ones of 12 to 18 channels three were wrong
+    by more than 2% (2.7% at most), of 60 wide ones none (1.6%).
+    """
     groups, heads = draw(st.integers(1, 3)), draw(st.integers(1, 2))
-    levels, unit = draw(st.integers(1, 3)), 2 * groups * heads
+    levels, unit, least = draw(st.integers(1, 3)), 2 * groups * heads, 32 if wide else 12
     return UNetConfig(
         in_channels=draw(st.integers(1, 5)),
         out_channels=draw(st.integers(1, 5)),
-        block_out_channels=tuple(unit * draw(st.integers(-(-12 // unit), -(-18 // unit))) for _ in range(levels)),
+        block_out_channels=tuple(
+            unit * draw(st.integers(-(-least // unit), -(-(least + 6) // unit))) for _ in range(levels)
+        ),
         attends=tuple(draw(st.booleans()) for _ in range(levels)),
         layers_per_block=draw(st.integers(1, 2)),
         num_heads=heads,
