@@ -81,7 +81,7 @@ def test_upsampling_to_an_odd_size(trial, batch, height, width, odd_height, odd_
     trial.close("U-Net upsampling", upsample_to(weights(trial, conv), nhwc(trial, x), *size), last(expected))
 
 
-@given(unet_configs(wide=True), batches, tokens, sides, sides)
+@given(unet_configs(wide=True), batches, tokens, st.integers(3, 7), st.integers(3, 7))
 def test_unet(trial, cfg, batch, length, height, width):
     """Of any size: odd ones are halved to the larger half, and cut on the way up."""
     module, p = oracle(trial, cfg)
