@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -260,7 +261,16 @@ def course_problems() -> list[str]:
     for path in notebooks([]):
         if path.parent == FOLDER:
             problems += [f"{path.name}: {problem}" for problem in pair_problems(path)]
-    return [*problems, *thumbnails.problems(FOLDER)]
+    return [*problems, *next_problems(thumbnails.read(FOLDER)), *thumbnails.problems(FOLDER)]
+
+
+def next_problems(chapters: dict[str, NotebookNode]) -> Iterator[str]:
+    """Tell which chapters do not end in the next one's title and question; an appendix is nobody's next."""
+    numbered = {name: notebook for name, notebook in chapters.items() if name[0].isdigit()}
+    for (name, notebook), (next_name, next_one) in pairwise(numbered.items()):
+        title, question = thumbnails.heading(next_one)
+        if f"**Next.** [{title}]({next_name}). {question}" not in notebook.cells[-1].source:
+            yield f"{name}: its last cell has not the title and question of {next_name}, with a link"
 
 
 def answer_problems(names: list[str]) -> list[str]:
@@ -282,7 +292,7 @@ def pair_problems(path: Path) -> Iterator[str]:
 
 def notebooks(names: list[str]) -> list[Path]:
     """List the chapters and solutions whose numbers begin as one of `names` does; all of them for none."""
-    paths = [path for folder in (FOLDER, FOLDER / "solutions") for path in sorted(folder.glob("[0-9]*.ipynb"))]
+    paths = [path for folder in (FOLDER, FOLDER / "solutions") for path in sorted(folder.glob("[0-9A]*.ipynb"))]
     return [path for path in paths if not names or path.name.startswith(tuple(names))]
 
 

@@ -139,7 +139,7 @@ def problems(path: Path) -> Iterator[str]:
 
 def chapters(names: list[str]) -> list[Path]:
     """List the chapters whose numbers begin as one of `names` does; all of them for none."""
-    return [path for path in sorted(FOLDER.glob("[0-9]*.ipynb")) if not names or path.name.startswith(tuple(names))]
+    return [path for path in sorted(FOLDER.glob("[0-9A]*.ipynb")) if not names or path.name.startswith(tuple(names))]
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def table(chapters: dict[str, NotebookNode]) -> str:
 
 def read(folder: Path) -> dict[str, NotebookNode]:
     """Read all chapters of the folder, by their file names."""
-    return {path.name: nbformat.read(path, as_version=4) for path in sorted(folder.glob("[0-9]*.ipynb"))}
+    return {path.name: nbformat.read(path, as_version=4) for path in sorted(folder.glob("[0-9A]*.ipynb"))}
 
 
 def page(folder: Path, chapters: dict[str, NotebookNode]) -> str:

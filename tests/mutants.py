@@ -55,6 +55,8 @@ WATCHED = {
     "minflux.model.siglip": ("model/test_parity_siglip.py", "numpy"),
     "minflux.model.redux": ("model/test_parity_siglip.py", "numpy"),
     "minflux.sampling.ddpm": ("sampling/test_ddpm.py", "numpy"),
+    "minflux.model.controlnet": ("model/test_parity_controlnet.py", "numpy"),
+    "minflux.model.concepts": ("model/test_concepts.py", "numpy"),
     "minflux.sampling.guidance": ("sampling/test_guidance.py", "numpy"),
     "minflux.sampling.noise": ("sampling/test_noise.py", "numpy"),
     "minflux.sampling.solvers": ("sampling/test_solvers.py", "numpy"),
@@ -67,6 +69,7 @@ NOTHING_COMPUTED = (
     "minflux.backend.device",
     "minflux.backend.machine",
     "minflux.backend.malloc",
+    "minflux.backend.metal",
     "minflux.backend.threads",
     "minflux.model.hooks",
 )  # modules of these rooms that compute nothing

@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from minflux.model.clip import CLIPConfig
+from minflux.model.controlnet import ControlNetConfig
 from minflux.model.flux import FluxConfig
 from minflux.model.sd3 import SD3Config
 from minflux.model.siglip import SiglipConfig
@@ -56,6 +57,18 @@ def sd3_configs(draw, **fixed) -> SD3Config:
         "pos_embed_max_size": draw(st.integers(5, 8)),
     }
     return SD3Config(**sizes | fixed)
+
+
+@st.composite
+def controlnet_configs(draw, kind: str, **fixed) -> ControlNetConfig:
+    """A ControlNet of one of the families "latents" (InstantX's), "union" or "pixels" (XLabs')."""
+    sizes = vars(draw(flux_configs(wide=True, depth=draw(st.integers(1, 2)), **fixed)))
+    own = {"out_channels": 64, "depth_single_blocks": draw(st.integers(0, 2))}
+    if kind == "pixels":
+        own |= {"hint_channels": sizes["in_channels"] // 4, "depth_single_blocks": 0}
+    if kind == "union":
+        own |= {"modes": draw(st.integers(2, 5))}
+    return ControlNetConfig(**sizes | own)
 
 
 @st.composite

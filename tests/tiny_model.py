@@ -56,13 +56,14 @@ def random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -
     return (centre + spread * rng.standard_normal(shape)).astype(np.float32)
 
 
-def pipeline(guidance: bool = False, beside: int = 0) -> Flux1:
+def pipeline(guidance: bool = False, beside: int = 0, **sizes: int) -> Flux1:
     """Make the model; with `guidance` embedded and its steps shifted by the picture's size, as dev has it.
 
-    beside: numbers of a token that it takes beside the latents': 16 as Canny and Depth, 16 + 256 as Fill.
+    beside: numbers of a token that it takes beside the latents': 16 as Canny and Depth, 16 + 256 as Fill. sizes: other
+    ones of the transformer.
     """
     rng, nx = np.random.default_rng(0), get_backend("numpy")
-    flux_cfg = replace(FLUX, guidance_embed=guidance, in_channels=FLUX.in_channels + beside)
+    flux_cfg = replace(FLUX, guidance_embed=guidance, in_channels=FLUX.in_channels + beside, **sizes)
     clip_tokenizer, t5_tokenizer = (Tokenizer.from_folder(folder) for folder in TOKENIZERS.values())
     return Flux1(
         nx=nx,
@@ -77,9 +78,9 @@ def pipeline(guidance: bool = False, beside: int = 0) -> Flux1:
     )
 
 
-def make(folder: Path, guidance: bool = False, beside: int = 0) -> Path:
+def make(folder: Path, guidance: bool = False, beside: int = 0, **sizes: int) -> Path:
     """Write the model into `folder`, in diffusers' layout."""
-    save_model(pipeline(guidance, beside), folder)
+    save_model(pipeline(guidance, beside, **sizes), folder)
     for name, source in TOKENIZERS.items():
         shutil.copytree(source, folder / name)
     return folder

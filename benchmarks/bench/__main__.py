@@ -3,29 +3,29 @@
 Works on a CPU: {cpu}.
 Contenders on a CPU: {contenders}.
 
-All works with all contenders take about {minutes} minutes on two cores, and write docs/benchmarks.md and .json; a
-selection only prints. The reference, {reference}, always runs, for the others are compared with it. Without the product
-there is no peak to compare with.
+All works with all contenders take about {minutes} minutes on two cores, and write docs/benchmarks.md and, KIND being
+the processor's, docs/benchmarks/KIND.json; a selection only prints. The reference, {reference}, always runs, for the
+others are compared with it. Without the product there is no peak to compare with.
 
     python -m benchmarks.bench --only product S VAE256 "minflux NumPy"
     python -m benchmarks.bench --only train --rounds 5 --json training.json
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import works
 from benchmarks.bench.contenders import CONTENDERS, REFERENCE
+from benchmarks.bench.devices import memory_of_gpu
 from benchmarks.bench.job import Contender
+from benchmarks.bench.kinds import gpu_kind, kind_of
 from benchmarks.bench.race import Interrupted, Lap, race, stop_on_sigterm
-from benchmarks.bench.report import PAGE, Record, entry, markdown
+from benchmarks.bench.records import as_json, keep
+from benchmarks.bench.report import Record, entry, markdown
 from benchmarks.bench.works import Work
-from minflux.backend import get_backend
 from minflux.commands import doctor
-from tools.insert import insert
 
 LIBRARIES = ("numpy", "mlx", "torch", "diffusers", "transformers", "mflux")
 MINUTES = 20  # that all takes on two cores
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.json:
         args.json.write_text(as_json(record))
     if finished and not args.only:
-        keep(record)
+        keep(kind_of(args.device), record)
     wrong = [lap for work in record["works"] for lap in work["laps"] if lap["wrong"]]
     return 130 if not finished else 1 if wrong else 0
 
@@ -108,11 +108,10 @@ def select(
 
 def room(contenders: int) -> float:
     """Bytes that each contender may take for weights, if all are to be on the GPU at once."""
-    nx = get_backend("mlx")
-    if not nx.on_gpu:
+    total = memory_of_gpu()
+    if not total:
         sys.exit("MLX sees no GPU here")
-    info = nx.xp.device_info()
-    return 0.8 * (info.get("total_memory") or info["memory_size"]) / contenders - ACTIVATIONS
+    return 0.8 * total / contenders - ACTIVATIONS
 
 
 def note(what: str) -> None:
@@ -126,7 +125,8 @@ def note(what: str) -> None:
 def blank(device: str, reference: Contender, absent: dict[str, list[str]]) -> Record:
     """Begin a record: the machine and its libraries."""
     versions = ", ".join(f"{name} {doctor.installed(name)}" for name in LIBRARIES if doctor.installed(name))
-    machine = [*doctor.rows_of_machine()[1:4], ("NumPy's", doctor.numpy_blas()), ("packages", versions)]
+    gpu = [("GPU", gpu_kind())] if device == "gpu" else []
+    machine = [*doctor.rows_of_machine()[1:4], *gpu, ("NumPy's", doctor.numpy_blas()), ("packages", versions)]
     return {
         "device": device,
         "machine": machine,
@@ -144,19 +144,6 @@ def add(record: Record, work: Work, laps: list[Lap], reference: Contender) -> No
         precision = {c.name: c.dtype for c in CONTENDERS[record["device"]]}
         times = [t for lap in laps if precision[lap.contender] == reference.dtype for t in lap.seconds]
         record["peak"] = work.flops / min(times) if times else 0.0
-
-
-def as_json(record: Record) -> str:
-    """Write a record down."""
-    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-
-
-def keep(record: Record, page: Path = PAGE) -> None:
-    """Put the tables on the page, and the figures beside it; those of another device stay."""
-    page.write_text(insert(page.read_text(), record["device"], markdown(record)))
-    beside = page.with_suffix(".json")
-    before = json.loads(beside.read_text()) if beside.exists() else {}
-    beside.write_text(as_json(before | {record["device"]: record}))
 
 
 if __name__ == "__main__":

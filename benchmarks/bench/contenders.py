@@ -9,7 +9,7 @@ from minflux.backend import blas
 
 TORCH = ("torch", "diffusers", "transformers")
 MODELS = ("transformer", "vae", "text_encoder", "text_encoder_2")
-MFLUX = Contender("mflux", "mflux", "float32", ("mlx", "mflux"), 1e-2, kinds=("transformer", "vae"))
+MFLUX = Contender("mflux", "mflux", "float32", ("mlx", "mflux"), 1e-2, kinds=("transformer", "vae"), batched=False)
 CONTENDERS = {
     "cpu": (
         Contender("minflux NumPy", "numpy", "float32", ("numpy",), kinds=("product", *MODELS, "generate", "import")),

@@ -1,6 +1,6 @@
 """How memory and time grow with tokens and batch, and a formula for both.
 
-    python -m benchmarks.bench.growth                         into docs/benchmarks.md and .json
+    python -m benchmarks.bench.growth                         into docs/benchmarks.md and docs/benchmarks/KIND.json
     python -m benchmarks.bench.growth --backend numpy --tokens 256 1024 --batch 1 4
 
 One step of the model M (width 1024, 8 heads, 2 + 4 blocks, 256 text tokens) for each count of image tokens and each
@@ -8,7 +8,6 @@ batch, every one in a process of its own.
 """
 
 import argparse
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench import works
-from benchmarks.bench.__main__ import PAGE, as_json, note
+from benchmarks.bench.__main__ import note
 from benchmarks.bench.contenders import CONTENDERS
+from benchmarks.bench.kinds import kind_of
 from benchmarks.bench.race import FEWEST, Worker, stop_on_sigterm
-from benchmarks.bench.report import figures
+from benchmarks.bench.records import part, read_all, write
+from benchmarks.bench.report import PAGE, figures
 from benchmarks.bench.worker import LONG, Task
 from benchmarks.bench.works import Work
 from minflux.checkpoints.components.flux import flux_shapes
@@ -149,17 +150,26 @@ def main(arguments: list[str] | None = None) -> None:
     found = {name: sweep(name, tuple(args.tokens), tuple(args.batch)) for name in args.backend}
     print("\n\n".join(explain(name, of) for name, of in found.items()))
     if (tuple(args.tokens), tuple(args.batch)) == (TOKENS, BATCHES):
-        keep(found)
+        keep(kind_of("cpu"), found)
 
 
-def keep(found: dict[str, Any], page: Path = PAGE) -> None:
-    """Put the tables on the page and the figures beside it; those of another backend stay."""
-    beside = page.with_suffix(".json")
-    record = json.loads(beside.read_text()) if beside.exists() else {}
-    record["growth"] = record.get("growth", {}) | found
-    text = "\n\n".join(explain(name, record["growth"][name]) for name in NAMES if name in record["growth"])
-    page.write_text(insert(page.read_text(), "growth", text))
-    beside.write_text(as_json(record))
+def keep(kind: str, found: dict[str, Any], page: Path = PAGE) -> None:
+    """Put the figures into a kind's record, and all kinds' tables on the page; those of another backend stay."""
+    folder = page.with_suffix("")
+    before = part(read_all(folder), "growth").get(kind, {})
+    write(kind, "growth", before | found, folder)
+    page.write_text(insert(page.read_text(), "growth", side_by_side(part(read_all(folder), "growth"))))
+
+
+def side_by_side(records: dict[str, dict[str, Any]]) -> str:
+    """Write every kind's tables and formulas."""
+    tables = [
+        f"On {kind}, {explain(name, record[name])}"
+        for kind, record in records.items()
+        for name in NAMES
+        if name in record
+    ]
+    return "\n\n".join(tables)
 
 
 if __name__ == "__main__":

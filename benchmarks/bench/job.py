@@ -22,10 +22,12 @@ class Contender:
     tolerance: float = 1e-4  # relative error against the reference
     compiled: bool = False
     kinds: tuple[str, ...] = ()  # of the works it can do; all, unless some are named
+    batched: bool = True  # whether it can do several images at once
 
     def can(self, work: Work) -> bool:
-        """Return whether the contender can do a work of this kind."""
-        return not self.kinds or work.kind in self.kinds
+        """Return whether the contender can do a work of this kind and batch."""
+        is_known = not self.kinds or work.kind in self.kinds
+        return is_known and (self.batched or work.sizes.get("batch", 1) == 1)
 
     def missing(self) -> list[str]:
         """List the packages that the contender needs and that are not installed."""

@@ -1,9 +1,8 @@
-"""Tables of what was measured, from the record that docs/benchmarks.json keeps.
+"""Tables of what was measured, from the records that docs/benchmarks/ keeps of each kind of processor.
 
 python -m benchmarks.bench.report | python -m tools.insert speed README.md
 """
 
-import json
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,13 +25,44 @@ def entry(work: Work, laps: list[Lap]) -> Record:
             "laps": [vars(lap) for lap in laps]}  # fmt: skip
 
 
+def side_by_side(records: dict[str, Record]) -> str:
+    """Write the ratios of all kinds of processors, one below the other for each contender, then each kind's works."""
+    details = [f"### On {kind}\n\n{facts(record)}\n\n{sections(record)}" for kind, record in records.items()]
+    return "\n\n".join([table(compared(records)), *details])
+
+
+def compared(records: dict[str, Record]) -> list[list[str]]:
+    """Put every contender's time against the reference's, a row a kind, one column a work; the reference has none."""
+    tables = {kind: ratios(record["works"], record["reference"]) for kind, record in records.items()}
+    references = {record["reference"] for record in records.values()}
+    names = list(dict.fromkeys(name for (_, *names), *_ in tables.values() for name in names))
+    contenders = dict.fromkeys(row[0] for _, *rows in tables.values() for row in rows if row[0] not in references)
+    heading = [f"time against {' or '.join(sorted(references))}'s", "processor", *names]
+    return [heading, *(row for who in contenders for kind in tables for row in row_of(who, kind, tables[kind], names))]
+
+
+def row_of(contender: str, kind: str, ratios: list[list[str]], names: list[str]) -> list[list[str]]:
+    """Return a contender's row of a kind's table, in columns of these names; none where it wasn't there."""
+    (_, *own), *rows = ratios
+    found = [dict(zip(own, row[1:], strict=True)) for row in rows if row[0] == contender]
+    return [[contender, kind, *(cells.get(name, "–") for name in names)] for cells in found]
+
+
 def markdown(record: Record) -> str:
-    """Write the whole record: the machine, who is absent, all ratios, then each work."""
-    works = record["works"]
-    facts = [f"{label}: {value}" for label, value in record["machine"]]
+    """Write one record: the machine, who is absent, all ratios, then each work."""
+    return "\n\n".join([facts(record), table(ratios(record["works"], record["reference"])), sections(record)])
+
+
+def facts(record: Record) -> str:
+    """Write what the machine is, and who is absent."""
+    machine = "; ".join(f"{label}: {value}" for label, value in record["machine"]) + "."
     absent = [f"Not here: {name}, for want of {', '.join(modules)}." for name, modules in record["absent"].items()]
-    lines = ["; ".join(facts) + ".", *absent, table(ratios(works, record["reference"]))]
-    return "\n\n".join([*lines, *(section(work, record["reference"], record["peak"]) for work in works)])
+    return "\n\n".join([machine, *absent])
+
+
+def sections(record: Record) -> str:
+    """Write each work."""
+    return "\n\n".join(section(work, record["reference"], record["peak"]) for work in record["works"])
 
 
 def ratios(works: list[Record], reference: str) -> list[list[str]]:
@@ -96,12 +126,18 @@ def figures(x: float) -> str:
     return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
 
 
-def briefly(record: Record) -> list[list[str]]:
+def briefly(records: dict[str, Record]) -> list[list[str]]:
     """Make the README's table: the ratios of the steps and of decoding, the works under plainer names."""
-    works = [work | {"name": BRIEFLY[work["name"]]} for work in record["works"] if work["name"] in BRIEFLY]
-    (_, *names), *rows = ratios(works, record["reference"])
-    return [["", *names], *rows]
+
+    def named(record: Record) -> Record:
+        works = [work | {"name": BRIEFLY[work["name"]]} for work in record["works"] if work["name"] in BRIEFLY]
+        return record | {"works": works}
+
+    (_, *heading), *rows = compared({kind: named(record) for kind, record in records.items()})
+    return [["", *heading], *rows]
 
 
 if __name__ == "__main__":
-    print(table(briefly(json.loads(PAGE.with_suffix(".json").read_text())["cpu"])))
+    from benchmarks.bench.records import part, read_all
+
+    print(table(briefly(part(read_all(), "cpu"))))

@@ -15,6 +15,7 @@ from mflux.models.flux.model.flux_transformer.transformer import Transformer
 from mflux.models.flux.model.flux_vae.vae import VAE
 from mflux.models.flux.weights.flux_weight_mapping import FluxWeightMapping
 
+from benchmarks.bench.devices import choose_for_mlx
 from benchmarks.bench.job import Contender, Job
 from benchmarks.bench.peak import peak_memory
 from benchmarks.bench.works import Work, latent_sides
@@ -24,7 +25,7 @@ WIDTH = 3072
 
 def job(contender: Contender, work: Work, folder: Path, device: str) -> Job:
     """Load the weights, and bind the function that the work is."""
-    mx.set_default_device(mx.Device(getattr(mx, device)))
+    choose_for_mlx(device)
     ModelConfig.precision = dtype = getattr(mx, contender.dtype)
     (part,) = work.parts
     compute = {"transformer": transformer, "vae": vae}[part](work, weights(folder / part, dtype), dtype)

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.bench.devices import choose_for_mlx
 from benchmarks.bench.job import Contender, Job
 from benchmarks.bench.peak import peak_memory
 from benchmarks.bench.works import STEPS_COMPARED, Work, latent_sides, of_training
 from minflux.backend import Backend, blas, get_backend
 from minflux.backend.malloc import keep_freed_memory
 from minflux.checkpoints.read import load_component
+from minflux.inference.compiled import block_runner
 from minflux.model.clip import clip_encoder
 from minflux.model.flux import flux
 from minflux.model.latents import image_ids, text_ids
@@ -39,12 +41,10 @@ def job(contender: Contender, work: Work, folder: Path, device: str) -> Job:
 
 
 def backend(library: str, device: str) -> Backend:
-    """Make the backend on the device that is asked for; MLX takes its choice on import."""
+    """Make the backend on the device that is asked for."""
     if library == "mlx":
         blas.load_fast_blas()
-        import mlx.core as mx
-
-        mx.set_default_device(mx.Device(getattr(mx, device)))
+        choose_for_mlx(device)
     return get_backend(library)
 
 
@@ -58,7 +58,8 @@ def transformer(nx, work, dtype, model, img, txt, y, timesteps):
     """The velocity, from tokens and conditioning."""
     cfg, p = model
     sides = latent_sides(work)
-    return lambda: flux(p, cfg, img, image_ids(img, *sides), txt, text_ids(txt), timesteps, y)
+    run = block_runner(nx)
+    return lambda: flux(p, cfg, img, image_ids(img, *sides), txt, text_ids(txt), timesteps, y, run_block=run)
 
 
 def vae(nx, work, dtype, model, latents):

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from diffusers.utils import logging
 from transformers import CLIPTextModel, T5EncoderModel
 
+from benchmarks.bench.devices import of_torch
 from benchmarks.bench.job import Contender, Job
 from benchmarks.bench.peak import peak_memory
 from benchmarks.bench.works import STEPS_COMPARED, Work, latent_sides, of_training
@@ -25,7 +26,7 @@ logging.disable_progress_bar()
 
 def job(contender: Contender, work: Work, folder: Path, device: str) -> Job:
     """Load the modules, and bind the function that the work is."""
-    where = {"cpu": "cpu", "gpu": "cuda" if torch.cuda.is_available() else "mps"}[device]
+    where = of_torch(device)
     dtype = getattr(torch, contender.dtype)
     tensors = {name: torch.from_numpy(x).to(where) for name, x in work.inputs().items()}
     modules = [load(folder, part, dtype, where) for part in work.parts]
@@ -38,8 +39,7 @@ def job(contender: Contender, work: Work, folder: Path, device: str) -> Job:
     @torch.no_grad
     def run() -> torch.Tensor:
         result = compute()
-        if where != "cpu":
-            getattr(torch, where).synchronize()
+        getattr(torch, where).synchronize()
         return result
 
     peak = torch.cuda.max_memory_allocated if where == "cuda" else peak_memory

@@ -14,7 +14,7 @@ from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.open import open_component
 from minflux.inference.text import Tokenizer
 from minflux.model.clip import CLIP_L
-from minflux.model.flux import SCHNELL, FluxConfig
+from minflux.model.flux import SCHNELL, TINY, FluxConfig
 from minflux.model.t5 import T5_XXL
 from minflux.model.vae import FLUX_VAE
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of
@@ -72,7 +72,7 @@ def step(name: str, cfg: FluxConfig, text: int, image: int, batch: int = 1) -> W
     """One step of the transformer on so many text and image tokens."""
     title = (
         f"one transformer step: width {cfg.hidden_size}, {cfg.num_heads} heads, {cfg.depth} + {cfg.depth_single_blocks}"
-        f" blocks, {text} text and {image} image tokens"
+        f" blocks, {text} text and {image} image tokens" + (f", {batch} at once" if batch > 1 else "")
     )
     return Work(name, title, "transformer", {"transformer": cfg}, {"text": text, "image": image, "batch": batch})
 
@@ -246,6 +246,7 @@ def on_cpu() -> list[Work]:
         step("S", sized(256, 4, 2, 4), 32, 256),
         step("M", sized(1024, 8, 2, 4), 256, 1024),
         step("L", sized(3072, 24, 1, 2), 256, 1024),
+        step("tiny", TINY, 20, 16, batch=2),
         decoding(256),
         decoding(512),
         *text_encoders(),

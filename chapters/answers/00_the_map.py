@@ -71,3 +71,32 @@ shape_of_noise, shape_of_tokens, shape_of_ids = (1, 64, 96, 16), (1, 1536, 64), 
 
 # %% 3 right: lists in place of tuples
 shape_of_noise, shape_of_tokens, shape_of_ids = [1, 64, 96, 16], [1, 1536, 64], [1, 2048, 3]
+
+
+# %% 4 wrong: the empty prompt first
+def guided(v, scale):
+    empty, prompt = np.split(v, 2)
+    return empty + scale * (prompt - empty)
+
+
+# %% 4 wrong: away from the prompt
+def guided(v, scale):
+    prompt, empty = np.split(v, 2)
+    return prompt + scale * (prompt - empty)
+
+
+# %% 4 wrong: the scale times the prompt's
+def guided(v, scale):
+    prompt, empty = np.split(v, 2)
+    return scale * prompt - empty
+
+
+# %% 4 wrong: prompts and empty ones by turns
+def guided(v, scale):
+    return v[1::2] + scale * (v[::2] - v[1::2])
+
+
+# %% 4 right: as a mixture
+def guided(v, scale):
+    half = len(v) // 2
+    return scale * v[:half] + (1 - scale) * v[half:]

@@ -97,3 +97,39 @@ order = np.concatenate([np.arange(0, 48, 2), np.arange(0, 48, 2)])
 
 # %% 3 right: as a list
 order = [*range(0, 48, 2), *range(1, 48, 2)]
+
+
+# %% 4 wrong: halves for neighbours
+def turn(x, pe):
+    cos, sin = pe
+    a, b = np.split(x, 2, axis=-1)
+    return np.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+# %% 4 wrong: backwards
+def turn(x, pe):
+    cos, sin = pe
+    a, b = x[..., 0::2], x[..., 1::2]
+    return np.stack([a * cos + b * sin, b * cos - a * sin], axis=-1).reshape(x.shape)
+
+
+# %% 4 wrong: put back as halves
+def turn(x, pe):
+    cos, sin = pe
+    a, b = x[..., 0::2], x[..., 1::2]
+    return np.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+# %% 4 wrong: the turned a is used for b
+def turn(x, pe):
+    cos, sin = pe
+    a, b = x[..., 0::2], x[..., 1::2]
+    a = a * cos - b * sin
+    return np.stack([a, a * sin + b * cos], axis=-1).reshape(x.shape)
+
+
+# %% 4 right: as complex numbers
+def turn(x, pe):
+    cos, sin = pe
+    turned = (x[..., 0::2] + 1j * x[..., 1::2]) * (cos + 1j * sin)
+    return np.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)

@@ -69,3 +69,68 @@ def fourth(time1_prompt1, time2_prompt1, time1_prompt2):
 # %% 3 wrong: the mean of two
 def fourth(time1_prompt1, time2_prompt1, time1_prompt2):
     return (time2_prompt1 + time1_prompt2) / 2
+
+
+# %% 4 wrong: no SiLU
+def modulation(p, vec, count):
+    return np.split(linear(vec, **p)[:, None], count, axis=-1)
+
+
+def modulate(x, shift, scale):
+    return (1 + scale) * layer_norm(x) + shift
+
+
+# %% 4 wrong: SiLU of the result
+def modulation(p, vec, count):
+    return np.split(silu(linear(vec, **p))[:, None], count, axis=-1)
+
+
+def modulate(x, shift, scale):
+    return (1 + scale) * layer_norm(x) + shift
+
+
+# %% 4 wrong: no axis for the tokens
+def modulation(p, vec, count):
+    return np.split(linear(silu(vec), **p), count, axis=-1)
+
+
+def modulate(x, shift, scale):
+    return (1 + scale) * layer_norm(x) + shift
+
+
+# %% 4 wrong: scale without the 1
+def modulation(p, vec, count):
+    return np.split(linear(silu(vec), **p)[:, None], count, axis=-1)
+
+
+def modulate(x, shift, scale):
+    return scale * layer_norm(x) + shift
+
+
+# %% 4 wrong: shifted before it is scaled
+def modulation(p, vec, count):
+    return np.split(linear(silu(vec), **p)[:, None], count, axis=-1)
+
+
+def modulate(x, shift, scale):
+    return (1 + scale) * (layer_norm(x) + shift)
+
+
+# %% 4 wrong: not normed
+def modulation(p, vec, count):
+    return np.split(linear(silu(vec), **p)[:, None], count, axis=-1)
+
+
+def modulate(x, shift, scale):
+    return (1 + scale) * x + shift
+
+
+# %% 4 right: by reshape
+def modulation(p, vec, count):
+    made = silu(vec) @ p["weight"].T + p["bias"]
+    return list(made.reshape(len(vec), count, 1, -1).swapaxes(0, 1))
+
+
+def modulate(x, shift, scale):
+    normed = layer_norm(x)
+    return normed + scale * normed + shift

@@ -100,3 +100,72 @@ def single_blocks_for(n, d):
 # %% 3 right: without d
 def single_blocks_for(n, d):
     return round(2.4 * n)
+
+
+# %% 4 wrong: the MLP's part before attention's
+def single_block(p, x, vec, pe):
+    shift, scale, gate = modulation(p["modulation"]["lin"], vec, 3)
+    first = linear(modulate(x, shift, scale), **p["linear1"])
+    qkv, hidden = np.split(first, [3 * x.shape[-1]], axis=-1)
+    q, k, v = queries_keys_values(p["norm"], qkv)
+    mixed = merge_heads(attention(turn(q, pe), turn(k, pe), v))
+    return x + gate * linear(np.concatenate([gelu(hidden), mixed], axis=-1), **p["linear2"])
+
+
+# %% 4 wrong: GELU on both
+def single_block(p, x, vec, pe):
+    shift, scale, gate = modulation(p["modulation"]["lin"], vec, 3)
+    first = linear(modulate(x, shift, scale), **p["linear1"])
+    qkv, hidden = np.split(first, [3 * x.shape[-1]], axis=-1)
+    q, k, v = queries_keys_values(p["norm"], qkv)
+    mixed = merge_heads(attention(turn(q, pe), turn(k, pe), v))
+    return x + gate * linear(gelu(np.concatenate([mixed, hidden], axis=-1)), **p["linear2"])
+
+
+# %% 4 wrong: no GELU
+def single_block(p, x, vec, pe):
+    shift, scale, gate = modulation(p["modulation"]["lin"], vec, 3)
+    first = linear(modulate(x, shift, scale), **p["linear1"])
+    qkv, hidden = np.split(first, [3 * x.shape[-1]], axis=-1)
+    q, k, v = queries_keys_values(p["norm"], qkv)
+    mixed = merge_heads(attention(turn(q, pe), turn(k, pe), v))
+    return x + gate * linear(np.concatenate([mixed, hidden], axis=-1), **p["linear2"])
+
+
+# %% 4 wrong: nothing is turned
+def single_block(p, x, vec, pe):
+    shift, scale, gate = modulation(p["modulation"]["lin"], vec, 3)
+    first = linear(modulate(x, shift, scale), **p["linear1"])
+    qkv, hidden = np.split(first, [3 * x.shape[-1]], axis=-1)
+    mixed = merge_heads(attention(*queries_keys_values(p["norm"], qkv)))
+    return x + gate * linear(np.concatenate([mixed, gelu(hidden)], axis=-1), **p["linear2"])
+
+
+# %% 4 wrong: without the stream itself
+def single_block(p, x, vec, pe):
+    shift, scale, gate = modulation(p["modulation"]["lin"], vec, 3)
+    first = linear(modulate(x, shift, scale), **p["linear1"])
+    qkv, hidden = np.split(first, [3 * x.shape[-1]], axis=-1)
+    q, k, v = queries_keys_values(p["norm"], qkv)
+    mixed = merge_heads(attention(turn(q, pe), turn(k, pe), v))
+    return gate * linear(np.concatenate([mixed, gelu(hidden)], axis=-1), **p["linear2"])
+
+
+# %% 4 wrong: gate, scale, shift
+def single_block(p, x, vec, pe):
+    gate, scale, shift = modulation(p["modulation"]["lin"], vec, 3)
+    first = linear(modulate(x, shift, scale), **p["linear1"])
+    qkv, hidden = np.split(first, [3 * x.shape[-1]], axis=-1)
+    q, k, v = queries_keys_values(p["norm"], qkv)
+    mixed = merge_heads(attention(turn(q, pe), turn(k, pe), v))
+    return x + gate * linear(np.concatenate([mixed, gelu(hidden)], axis=-1), **p["linear2"])
+
+
+# %% 4 right: as two corrections
+def single_block(p, x, vec, pe):
+    shift, scale, gate = modulation(p["modulation"]["lin"], vec, 3)
+    width, out = x.shape[-1], p["linear2"]
+    first = linear(modulate(x, shift, scale), **p["linear1"])
+    q, k, v = queries_keys_values(p["norm"], first[..., : 3 * width])
+    heard = merge_heads(attention(turn(q, pe), turn(k, pe), v)) @ out["weight"][:, :width].T
+    return x + gate * (heard + gelu(first[..., 3 * width :]) @ out["weight"][:, width:].T + out["bias"])

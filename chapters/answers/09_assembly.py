@@ -102,3 +102,92 @@ def first_wrong(ours, theirs):
 def first_wrong(ours, theirs):
     errors = [1e-6] + [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours, theirs, strict=True)]
     return next((i for i in range(len(errors) - 1) if errors[i + 1] > 100 * errors[i]), None)
+
+
+# %% 4 wrong: the picture first in the joint list
+def flux(p, img, txt, vec, pe):
+    img, txt = linear(img, **p["img_in"]), linear(txt, **p["txt_in"])
+    for block in p["double_blocks"]:
+        img, txt = double_block(block, img, txt, vec, pe)
+    x = np.concatenate([img, txt], axis=1)
+    for block in p["single_blocks"]:
+        x = single_block(block, x, vec, pe)
+    last = p["final_layer"]
+    shift, scale = modulation(last["adaLN_modulation"]["1"], vec, 2)
+    return linear(modulate(x[:, : img.shape[1]], shift, scale), **last["linear"])
+
+
+# %% 4 wrong: the first tokens are kept, which are words
+def flux(p, img, txt, vec, pe):
+    img, txt = linear(img, **p["img_in"]), linear(txt, **p["txt_in"])
+    for block in p["double_blocks"]:
+        img, txt = double_block(block, img, txt, vec, pe)
+    x = np.concatenate([txt, img], axis=1)
+    for block in p["single_blocks"]:
+        x = single_block(block, x, vec, pe)
+    last = p["final_layer"]
+    shift, scale = modulation(last["adaLN_modulation"]["1"], vec, 2)
+    return linear(modulate(x[:, : img.shape[1]], shift, scale), **last["linear"])
+
+
+# %% 4 wrong: the text is never cut off
+def flux(p, img, txt, vec, pe):
+    img, txt = linear(img, **p["img_in"]), linear(txt, **p["txt_in"])
+    for block in p["double_blocks"]:
+        img, txt = double_block(block, img, txt, vec, pe)
+    x = np.concatenate([txt, img], axis=1)
+    for block in p["single_blocks"]:
+        x = single_block(block, x, vec, pe)
+    last = p["final_layer"]
+    shift, scale = modulation(last["adaLN_modulation"]["1"], vec, 2)
+    return linear(modulate(x, shift, scale), **last["linear"])
+
+
+# %% 4 wrong: diffusers' order, scale and shift
+def flux(p, img, txt, vec, pe):
+    img, txt = linear(img, **p["img_in"]), linear(txt, **p["txt_in"])
+    for block in p["double_blocks"]:
+        img, txt = double_block(block, img, txt, vec, pe)
+    x = np.concatenate([txt, img], axis=1)
+    for block in p["single_blocks"]:
+        x = single_block(block, x, vec, pe)
+    last = p["final_layer"]
+    scale, shift = modulation(last["adaLN_modulation"]["1"], vec, 2)
+    return linear(modulate(x[:, txt.shape[1] :], shift, scale), **last["linear"])
+
+
+# %% 4 wrong: the last norm forgotten
+def flux(p, img, txt, vec, pe):
+    img, txt = linear(img, **p["img_in"]), linear(txt, **p["txt_in"])
+    for block in p["double_blocks"]:
+        img, txt = double_block(block, img, txt, vec, pe)
+    x = np.concatenate([txt, img], axis=1)
+    for block in p["single_blocks"]:
+        x = single_block(block, x, vec, pe)
+    return linear(x[:, txt.shape[1] :], **p["final_layer"]["linear"])
+
+
+# %% 4 wrong: the second double block gets the first one's input
+def flux(p, img, txt, vec, pe):
+    img, txt = linear(img, **p["img_in"]), linear(txt, **p["txt_in"])
+    for block in p["double_blocks"]:
+        new_img, new_txt = double_block(block, img, txt, vec, pe)
+    x = np.concatenate([new_txt, new_img], axis=1)
+    for block in p["single_blocks"]:
+        x = single_block(block, x, vec, pe)
+    last = p["final_layer"]
+    shift, scale = modulation(last["adaLN_modulation"]["1"], vec, 2)
+    return linear(modulate(x[:, txt.shape[1] :], shift, scale), **last["linear"])
+
+
+# %% 4 right: cut off after the last norm
+def flux(p, img, txt, vec, pe):
+    words = txt.shape[1]
+    img, txt = linear(img, **p["img_in"]), linear(txt, **p["txt_in"])
+    for block in p["double_blocks"]:
+        img, txt = double_block(block, img, txt, vec, pe)
+    x = np.concatenate([txt, img], axis=1)
+    for block in p["single_blocks"]:
+        x = single_block(block, x, vec, pe)
+    shift, scale = modulation(p["final_layer"]["adaLN_modulation"]["1"], vec, 2)
+    return linear(modulate(x, shift, scale), **p["final_layer"]["linear"])[:, words:]

@@ -48,7 +48,7 @@ def origins() -> dict[str, str]:
 
 def notebooks() -> list[str]:
     """List the chapters, then their solutions."""
-    paths = [*sorted(ROOT.glob("chapters/[0-9]*.ipynb")), *sorted(ROOT.glob("chapters/solutions/[0-9]*.ipynb"))]
+    paths = [*sorted(ROOT.glob("chapters/[0-9A]*.ipynb")), *sorted(ROOT.glob("chapters/solutions/[0-9A]*.ipynb"))]
     return [path.relative_to(ROOT).as_posix() for path in paths]
 
 
@@ -78,12 +78,17 @@ def linked_files(path: str) -> dict[str, bytes]:
     """Return the files that a page links to and that are no pages themselves, under their path in the project."""
     texts = [part for part in FENCE.split((ROOT / path).read_text()) if not part.startswith("```")]
     links = {target for text in texts for _, target, _ in LINK.findall(text)}
-    targets = {resolved(path, link) for link in links if not link.endswith(".py")} - origins().keys()
+    targets = {resolved(path, link) for link in links} - origins().keys()
     return {
         target: (ROOT / target).read_bytes()
         for target in targets
-        if (ROOT / target).is_file() and not target.startswith("docs/")
+        if (ROOT / target).is_file() and not target.startswith("docs/") and not is_example(target)
     }
+
+
+def is_example(target: str) -> bool:
+    """Return whether a file is a script of examples/, which are all on one page."""
+    return target.startswith("examples/") and target.endswith(".py")
 
 
 # -- links ---------------------------------------------------------------------------------------------------------
@@ -117,7 +122,7 @@ def _moved(match: re.Match, path: str, name: str) -> str:
     if ":" in link:
         return match[0]
     target = resolved(path, link)
-    if target.startswith("examples/") and target.endswith(".py"):  # its place on the page of all of them
+    if is_example(target):  # its place on the page of all of them
         target, after = "examples/README.md", f"#{posixpath.basename(target).replace('.', '')}{after}"
     there = origins().get(target, target.removeprefix("docs/"))
     return before + posixpath.relpath(there, posixpath.dirname(name) or ".") + after

@@ -107,7 +107,7 @@ class LinuxCPUBackend(MLXBackend):
     exp = staticmethod(polynomial.exp)
     sigmoid = staticmethod(polynomial.sigmoid)
     tanh = staticmethod(polynomial.tanh)
-    softmax = Backend.softmax
+    linear = Backend.linear
     group_norm = by_numpy(Backend.group_norm)
     attention = by_numpy(Backend.attention)
     quantized_matmul = Backend.quantized_matmul  # the kernel takes 30 times as long here (docs/log.md)

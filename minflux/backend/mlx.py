@@ -55,7 +55,7 @@ class ReadableMLXBackend(Backend):
         """Return the function with its elementwise ops fused, or unchanged on a CPU without g++."""
         from minflux.backend.polynomial import can_compile
 
-        return mx.compile(function) if can_compile() else function
+        return mx.compile(function) if self.on_gpu or can_compile() else function
 
     def cos_sin(self, positions, frequencies):
         """Return cos and sin of position · frequency: whole turns are taken off in float64, the rest is float32.
@@ -72,9 +72,9 @@ class ReadableMLXBackend(Backend):
 class MLXBackend(ReadableMLXBackend):
     """MLX with its fused kernels, for Metal and CUDA."""
 
-    def softmax(self, x):
-        """Compute softmax over the last axis in one kernel, with statistics in float32."""
-        return mx.softmax(x, axis=-1, precise=True)
+    def linear(self, x, weight, bias=None):
+        """Compute x Wᵀ + b in one kernel, which adds the bias before anything is rounded."""
+        return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 
     def sigmoid(self, x):
         """Compute 1 / (1 + exp(-x)) in one kernel."""
@@ -83,11 +83,12 @@ class MLXBackend(ReadableMLXBackend):
     def layer_norm(self, x, scale=None, bias=None, eps=1e-6):
         """Normalise the last axis in one kernel, with statistics in float32.
 
-        The kernel takes a scale and bias of one row (D,); others are applied after it.
+        The kernel takes a scale and bias of one row (D,), as those of a batch of one are; others are applied after it.
         """
-        if scale is None or scale.ndim == 1:
+        if all(y is None or y.size == x.shape[-1] for y in (scale, bias)):
+            scale, bias = (None if y is None else y.reshape(-1) for y in (scale, bias))
             return mx.fast.layer_norm(x, scale, bias, eps)
-        y = mx.fast.layer_norm(x, None, None, eps) * scale
+        y = mx.fast.layer_norm(x, None, None, eps) * (1 if scale is None else scale)
         return y if bias is None else y + bias
 
     def rms_norm(self, x, scale, eps=1e-6):

@@ -5,6 +5,8 @@
     models/vae                                VAEs
     models/checkpoints                        several parts in one file
     models/loras                              LoRAs
+    models/style_models                       Redux
+    models/clip_vision                        the vision encoder in front of it
 
 Headers are read, no weights. Files of other models lie beside FLUX.1's there, and are passed over.
 """
@@ -13,11 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minflux.checkpoints.components import CLIP, COMPONENTS, T5, TRANSFORMER, VAE
+from minflux.checkpoints import hub
+from minflux.checkpoints.adapters import file_contents
+from minflux.checkpoints.components import CLIP, COMPONENTS, REDUX, SIGLIP, T5, TRANSFORMER, VAE, Component
 from minflux.checkpoints.fit import misfit
 from minflux.checkpoints.loose import TOKENIZER, Files, named_files, option
 from minflux.checkpoints.lora_files import parse, repository_of, split
 from minflux.checkpoints.open import READ_SUFFIXES, Checkpoint, open_file
+from minflux.checkpoints.redux import adapter_in
 from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import ArgumentError, CheckpointError
 
@@ -30,6 +35,7 @@ FOLDERS = {  # which parts are looked for in which folder
     "checkpoints": tuple(COMPONENTS),
 }
 LORAS = "loras"
+ADAPTERS = {"redux": ("style_models", REDUX), "image_encoder": ("clip_vision", SIGLIP)}  # by their options
 
 
 @dataclass(frozen=True)
@@ -141,17 +147,22 @@ def is_called(folder: Path, file: Path, name: Path) -> bool:
 def the_only(comfy: ComfyFolder, name: str, candidates: list[StoredComponent]) -> Path:
     """Return the only candidate's file; raises `ArgumentError` where there is none, or several."""
     paths = list(dict.fromkeys(stored.path for stored in candidates))
-    if len(paths) == 1:
-        return paths[0]
     title = COMPONENTS[name].title
     if paths:
-        several = listing(comfy.path, paths)
-        raise ArgumentError(f"{comfy.path}: has several files of {title}, {several}: name one by {option(name)}")
+        return one_of(comfy.path, name, title, paths)
     others = [f"; of its other files the first: {error}" for error in comfy.others.values()]
     raise ArgumentError(f"{comfy.path}: has no {title} of FLUX.1" + "".join(others[:1]))
 
 
-def listing(folder: Path, paths: list[Path]) -> str:
+def one_of(folder: Path, name: str, title: str, paths: Sequence[Path]) -> Path:
+    """Return the one path that there is; raises `ArgumentError` where there are several."""
+    if len(paths) > 1:
+        several = listing(folder, paths)
+        raise ArgumentError(f"{folder}: has several files of {title}, {several}: name one by {option(name)}")
+    return paths[0]
+
+
+def listing(folder: Path, paths: Sequence[Path]) -> str:
     """List files by their paths inside of the folder."""
     return ", ".join(str(path.relative_to(folder)) for path in paths)
 
@@ -175,6 +186,58 @@ def lora_in(folder: str | Path, lora: str) -> str:
     return f"{matching[0]}:{scale:g}"
 
 
+# -- Redux ---------------------------------------------------------------------------------------------------
+
+
+def redux_in(
+    folder: str | Path, redux: str | Path | None, image_encoder: str | Path | None
+) -> tuple[str | Path, str | Path | None]:
+    """Return Redux and its vision encoder, each where it was named, or the only one that ComfyUI's folder has.
+
+    The encoder is None where it lies beside Redux, in a folder or in a repository on the Hub. Raises `ArgumentError`
+    where a name is not there, and where one of several files, or none, could be meant.
+    """
+    models = models_in(folder)
+    found = named_adapter(models, "redux", redux)
+    if found is None:
+        raise ArgumentError(f"{models}: has no {REDUX.title} of FLUX.1 in style_models: name it by --redux")
+    is_alone = Path(found).is_file() and not (Path(found).parent / SIGLIP.name).exists()
+    if image_encoder is None and not is_alone:
+        return found, None
+    return found, named_adapter(models, "image_encoder", image_encoder)
+
+
+def named_adapter(models: Path, name: str, value: str | Path | None) -> str | Path | None:
+    """Return what an option names, a path, or a name in ComfyUI's folder or on the Hub; None: the only one there."""
+    paths = adapters_in(models, *ADAPTERS[name])
+    if value is None:
+        return one_of(models, name, ADAPTERS[name][1].title, paths) if paths else None
+    if Path(value).exists():
+        return value
+    matching = [file for file in paths if is_called(models, file, Path(value))]
+    if not matching and name == "redux" and hub.repository(str(value)) is not None:
+        return value
+    if len(matching) != 1:
+        known = listing(models, matching or paths) or "none"
+        raise ArgumentError(
+            f"{option(name)}: {str(value)!r} is no file, and not one alone in {models}, which has {known}"
+        )
+    return matching[0]
+
+
+def adapters_in(models: Path, place: str, component: Component) -> list[Path]:
+    """List the files of a folder that hold Redux, or its vision encoder."""
+    return [file for file in weights_in(models / place) if holds(file, component)]
+
+
+def holds(file: Path, component: Component) -> bool:
+    """Return whether a file holds one of Redux's two networks; one that can't be read does not."""
+    try:
+        return adapter_in(file_contents(file)) is component
+    except CheckpointError:
+        return False
+
+
 # -- for a look at it ----------------------------------------------------------------------------------------
 
 
@@ -185,4 +248,6 @@ def checkpoint_of(comfy: ComfyFolder) -> Checkpoint:
         for path, error in comfy.others.items()
     ]
     notes += [f"{path.relative_to(comfy.path)}: in the folder of LoRAs" for path in comfy.loras]
+    adapters = [(file, kind) for place, kind in ADAPTERS.values() for file in adapters_in(comfy.path, place, kind)]
+    notes += [f"{file.relative_to(comfy.path)}: {kind.title}, for image prompts" for file, kind in adapters]
     return Checkpoint(comfy.path, comfy.path, comfy.found, notes=notes)

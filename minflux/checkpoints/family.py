@@ -14,7 +14,8 @@ PIPELINES = {  # what a model is by the class that its model_index.json names
     "FluxControlPipeline": "FLUX.1 Canny or Depth, which takes a control image beside the latents",
     "FluxPriorReduxPipeline": "FLUX.1 Redux, an adapter for image prompts",
 }
-REDUX_TITLE = PIPELINES["FluxPriorReduxPipeline"]
+REDUX_BESIDE = f"{PIPELINES['FluxPriorReduxPipeline']}: give it beside a model, by --redux"
+CONTROLNET_BESIDE = "a ControlNet for FLUX.1, which is shown a control image: give it beside a model, by --controlnet"
 NAMED = {"krea": "Krea-dev", "kontext": "Kontext"}  # dev's shapes under another name
 
 

@@ -13,6 +13,12 @@ USUAL = {  # which files a transformer of FLUX.1's sizes takes
     T5.name: "T5-XXL's encoder (t5xxl_fp16.safetensors)",
     VAE.name: "FLUX.1's own VAE (ae.safetensors)",
 }
+SHARED = {  # what a ControlNet has as its transformer has it
+    "hidden_size": "a width of",
+    "in_channels": "tokens of length",
+    "context_in_dim": "text of width",
+    "vec_in_dim": "pooled text of width",
+}
 
 
 def misfit(flux: FluxConfig, name: str, config: Any) -> str | None:
@@ -42,3 +48,13 @@ def check_fit(components: Mapping[str, StoredComponent]) -> None:
         reason = misfit(flux, name, stored.config)
         if reason:
             raise CheckpointError(f"{stored.path}: {reason}")
+
+
+def check_controlnet(flux: FluxConfig, stored: StoredComponent) -> None:
+    """Raise `CheckpointError` for a ControlNet whose inputs are not the transformer's, or whose width is another."""
+    for name, what in SHARED.items():
+        wanted, found = getattr(flux, name), getattr(stored.config, name)
+        if wanted != found:
+            raise CheckpointError(
+                f"{stored.path}: expected a ControlNet with {what} {wanted}, as the transformer has, found {found}"
+            )

@@ -26,11 +26,10 @@ REDUX_FILES = (  # of FLUX.1-Redux-dev
       for file in ("config.json", "*.safetensors", "*.safetensors.index.json")),
 )  # fmt: skip
 
-SETTINGS = (
-    "minflux.json",
-    "transformer/config.json",
-    "unet/config.json",
-)  # enough to know which settings of an image a model can honour
+CONTROLNET_FILES = "config.json", "diffusion_pytorch_model*.safetensors*"
+
+# enough to know which settings of an image a model can honour
+SETTINGS = "minflux.json", "transformer/config.json", "unet/config.json"
 
 
 def repository(model: str) -> str | None:

@@ -77,6 +77,13 @@ def for_steps(p: Tree, progress: Progress = no_progress) -> Tree:
     return read(p) if total else p
 
 
+def loaded(p: Any) -> Tree:
+    """Read all that a tree has left in its files, and return a plain one."""
+    if isinstance(p, Branch):
+        return {key: loaded(p[key]) for key in p}
+    return [loaded(block) for block in p.blocks] if isinstance(p, Blocks) else p
+
+
 @dataclass
 class Leaf:
     """One weight: in which component it is stored, how it is read, and what LoRAs change of its module."""

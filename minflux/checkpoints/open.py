@@ -15,6 +15,7 @@ from typing import Any
 from minflux import zoo
 from minflux.checkpoints import hub
 from minflux.checkpoints.components import COMPONENTS, FAMILIES, Component, Family, network
+from minflux.checkpoints.controlnet import describe_controlnet, is_controlnet, is_controlnet_config
 from minflux.checkpoints.detect import as_component, find_components
 from minflux.checkpoints.family import PIPELINES, likely_variant
 from minflux.checkpoints.folder import CONFIG, MFLUX_INDEX, OWN_FILE, folder_contents, read_config, shards_of
@@ -48,6 +49,7 @@ class Checkpoint:
     index: dict = field(default_factory=dict)  # model_index.json
     loose: dict[str, Path] = field(default_factory=dict)  # files that were named for single components
     tokenizers: dict[str, Path] = field(default_factory=dict)  # folders of tokenizers that were named
+    beside: str = ""  # what it is, where it is no model but goes beside one
 
     @cached_property
     def components(self) -> dict[str, StoredComponent]:
@@ -126,8 +128,9 @@ def open_file(path: Path, configs: Mapping[str, Any] | None = None) -> Checkpoin
     """
     tensors = join_quantised(path, contents(path))
     if adapter_in(tensors):
-        notes, broken = describe_adapters(path)
-        return Checkpoint(path, path.parent, [], broken, notes=notes)
+        return no_model(path, *describe_adapters(path))
+    if is_controlnet(tensors):
+        return no_model(path, *describe_controlnet(path))
     found, unexpected = find_components(path, tensors)
     if shards_of(path) not in (None, 1):
         raise CheckpointError(
@@ -137,6 +140,13 @@ def open_file(path: Path, configs: Mapping[str, Any] | None = None) -> Checkpoin
         raise CheckpointError(f"{path}: holds no part of FLUX.1; its first names are {', '.join(sorted(tensors)[:3])}")
     found = [with_sizes(stored, (configs or {}).get(stored.name)) for stored in found]
     return Checkpoint(path, path.parent, found, {}, {path: unexpected}, likely_variant(path, found))
+
+
+def no_model(path: Path, notes: list[str], broken: dict[str, CheckpointError], index: dict | None = None) -> Checkpoint:
+    """Return what was found of a network that goes beside a model; the first of the notes says what it is."""
+    folder = path if path.is_dir() else path.parent
+    index = index or {}
+    return Checkpoint(path, folder, [], broken, notes=index_notes(index) + notes, index=index, beside=notes[0])
 
 
 def with_sizes(stored: StoredComponent, replaced: Any = None) -> StoredComponent:
@@ -168,6 +178,8 @@ def sizes_like(stored: StoredComponent, known: Any) -> Any:
 
 def open_component_folder(path: Path) -> Checkpoint:
     """Open a component's folder as it is downloaded alone: its config, and its weights in one piece or in shards."""
+    if is_controlnet_config(path / CONFIG):
+        return no_model(path, *describe_controlnet(path))
     component = component_in(path) or recognise(path)
     stored, unexpected = read_component(path, component)
     return Checkpoint(path, path.parent, [stored], {}, {stored.path: unexpected}, likely_variant(path, [stored]))
@@ -235,8 +247,7 @@ def open_folder(folder: Path) -> Checkpoint:
     """Open a model's folder: every component in diffusers' layout, and every single file beside them."""
     index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
     if is_redux(folder):
-        notes, wrong = describe_adapters(folder)
-        return Checkpoint(folder, folder, [], wrong, notes=index_notes(index) + notes, index=index)
+        return no_model(folder, *describe_adapters(folder), index)
     found: list[StoredComponent] = []
     broken: dict[str, CheckpointError] = {}
     unexpected: dict[Path, list[str]] = {}

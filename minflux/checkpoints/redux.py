@@ -12,16 +12,15 @@ A model has none of these as its part: they are opened by themselves, and loaded
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from minflux.checkpoints import hub
+from minflux.checkpoints.adapters import described, file_contents, sizes_of
 from minflux.checkpoints.components import ADAPTERS, REDUX, SIGLIP, Component
 from minflux.checkpoints.detect import as_component
-from minflux.checkpoints.family import REDUX_TITLE
+from minflux.checkpoints.family import REDUX_BESIDE
 from minflux.checkpoints.folder import CONFIG, folder_contents, read_config
-from minflux.checkpoints.foreign import join_quantised
 from minflux.checkpoints.formats.atomic import is_there
 from minflux.checkpoints.formats.json_files import read_json
 from minflux.checkpoints.formats.safetensors import Stored, contents
@@ -106,19 +105,6 @@ def read_adapter(path: Path, component: Component) -> StoredComponent:
     return replace(stored, config=read_config(config, component) if is_said else sizes_of(stored))
 
 
-def file_contents(path: Path) -> dict[str, Stored]:
-    """Return what a file holds, matrices that other programs quantised as one entry each."""
-    return join_quantised(path, contents(path))
-
-
-def sizes_of(stored: StoredComponent) -> Any:
-    """Read a network's config off its shapes; an error names the file."""
-    try:
-        return stored.read_sizes()
-    except CheckpointError as error:
-        raise CheckpointError(f"{stored.path}: {error}") from error
-
-
 def adapter_in(tensors: dict[str, Stored]) -> Component | None:
     """Return which of the two networks a file holds, if any; CLIP's vision encoder has a token for the class."""
     if any(name.endswith("class_embedding") for name in tensors):
@@ -137,7 +123,7 @@ def is_redux(folder: Path) -> bool:
 
 def describe_adapters(path: Path) -> tuple[list[str], dict[str, CheckpointError]]:
     """Describe Redux's folder, or a file of either network; return lines, and errors by the network's name."""
-    lines, broken = [f"{REDUX_TITLE}: give it beside a model, by --redux"], {}
+    lines, broken = [REDUX_BESIDE], {}
     for place, component in places(path):
         try:
             stored = read_adapter(place, component)
@@ -154,14 +140,6 @@ def places(path: Path) -> list[tuple[Path, Component]]:
         return [(path / name, component) for name, component in ADAPTERS.items()]
     found = adapter_in(contents(path))
     return [] if found is None else [(path, found)]
-
-
-def described(stored: StoredComponent) -> str:
-    """Describe one of the two networks in a line: its numbers, dtypes and sizes."""
-    numbers = sum(map(stored.numbers, stored.tensors))
-    dtypes = ", ".join(sorted({tensor.dtype for tensor in stored.tensors.values()}))
-    held = f"{numbers:,} numbers in {len(stored.tensors)} weights, {dtypes}"
-    return f"{stored.component.title}: {held}; {stored.component.describe(stored.config)}"
 
 
 # -- preprocessing -------------------------------------------------------------------------------------------

@@ -11,20 +11,23 @@ import click
 from click.core import ParameterSource
 
 from minflux.checkpoints import hub
-from minflux.checkpoints.components import COMPONENTS
+from minflux.checkpoints.components import COMPONENTS, CONTROLNET
+from minflux.checkpoints.controlnet import files_of, on_hub
 from minflux.checkpoints.formats.atomic import is_there
 from minflux.checkpoints.hashes import hash_components, hash_file, hash_model
 from minflux.checkpoints.loose import TOKENIZER
 from minflux.checkpoints.lora_files import locate_lora, repository_of
 from minflux.checkpoints.open import Checkpoint, locate_here
 from minflux.checkpoints.redux import ReduxFiles
+from minflux.checkpoints.stored import StoredComponent
 from minflux.commands.options import print_note
 from minflux.commands.png import ImageSettings
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import take_components
 
-PICTURES = ("image", "mask", "control")  # that an image may be made with, one of each
-SEVERAL = ("reference", "image_prompt")  # and any number of each
+PICTURES = ("image", "mask")  # that an image may be made with, one of each
+CONTROL = "control"  # and any number of each, of which one alone has no number
+SEVERAL = (CONTROL, "reference", "image_prompt")
 # what may be given with --from
 BESIDE_FROM = ("source", "out", "preview", "control_out", "memory", "cache", "anyway", "yes")
 
@@ -51,6 +54,15 @@ def ask_before_fetching(source: Path, png: ImageSettings, yes: bool) -> None:
     redux = None if png.redux is None or is_there(Path(png.redux)) else hub.repository(png.redux)
     if redux is not None:
         ask_unless_cached(source, "Redux", redux, hub.REDUX_FILES)
+    ask_for_controlnets(source, png)
+
+
+def ask_for_controlnets(source: Path, png: ImageSettings) -> None:
+    """Ask before fetching the ControlNets that a PNG names; raises `ArgumentError` at a no."""
+    for name in png.controlnet:
+        repository, _ = (None, None) if is_there(Path(name)) else on_hub(name)
+        if repository is not None:
+            ask_unless_cached(source, "ControlNet", repository, files_of(name))
 
 
 def ask_unless_cached(source: Path, what: str, repository: str, files: Sequence[str] = hub.FILES) -> None:
@@ -66,9 +78,13 @@ def ask_unless_cached(source: Path, what: str, repository: str, files: Sequence[
 
 
 def hash_inputs(
-    checkpoint: Checkpoint, lora: Sequence[str], pictures: Mapping[str, Path], redux: ReduxFiles | None = None
+    checkpoint: Checkpoint,
+    lora: Sequence[str],
+    pictures: Mapping[str, Path],
+    redux: ReduxFiles | None = None,
+    controlnets: Sequence[StoredComponent] = (),
 ) -> dict[str, str]:
-    """Hash the model, each LoRA, Redux, and the pictures by their roles, as an image's settings hold them.
+    """Hash the model, each LoRA, Redux, ControlNets, and the pictures by their roles, as an image's settings hold them.
 
     A LoRA that only the Hub has is fetched.
     """
@@ -78,21 +94,32 @@ def hash_inputs(
     of_pictures = {role: hash_file(path) for role, path in pictures.items()}
     of_redux = {} if redux is None else {"redux": hash_components(redux.components, str(redux.preprocessing))}
     of_model = {"model": hash_model(checkpoint.folder, components, checkpoint.tokenizers)}
-    return of_model | hashes | of_redux | of_pictures
+    of_nets = {
+        f"{CONTROLNET.name} {number}": hash_components({CONTROLNET.name: net}, str(net.config))
+        for number, net in enumerate(controlnets, start=1)
+    }
+    return of_model | hashes | of_redux | of_nets | of_pictures
 
 
 def key_of(lora: str) -> str:
     """Return what a LoRA's hash is under: its name, but for one that a model's or a picture's hash is under."""
-    numbered = tuple(f"{words(role)} " for role in SEVERAL)
-    taken = lora in ("model", "redux", *PICTURES) or lora.startswith((*numbered, "LoRA "))
+    numbered = tuple(f"{words(role)} " for role in (*SEVERAL, CONTROLNET.name))
+    taken = lora in ("model", "redux", CONTROL, *PICTURES) or lora.startswith((*numbered, "LoRA "))
     return f"LoRA {lora}" if taken else lora
 
 
 def pictures_in(given: Mapping[str, Any]) -> dict[str, Path]:
     """Return the images that settings name, by what they are there: "image", …, "reference 1"."""
     single = {role: given[role] for role in PICTURES if given[role] is not None}
-    several = {f"{words(role)} {i}": path for role in SEVERAL for i, path in enumerate(given[role], start=1)}
+    several = {called: path for role in SEVERAL for called, path in numbered(role, given[role]).items()}
     return single | several
+
+
+def numbered(role: str, paths: Sequence[Any]) -> dict[str, Any]:
+    """Return files of one role by what they are called: "reference 1", …; a control image alone has no number."""
+    if role == CONTROL and len(paths) == 1:
+        return {role: paths[0]}
+    return {f"{words(role)} {number}": path for number, path in enumerate(paths, start=1)}
 
 
 def moved(given: Mapping[str, Any], move: Callable[[Any], Any]) -> dict[str, Any]:
@@ -144,4 +171,5 @@ def check_unchanged(source: Path, png: ImageSettings, hashes: dict[str, str], an
 def called(name: str, png: ImageSettings) -> str:
     """Return how an error calls what has a hash: the model, an image by what it is, or a LoRA by its name."""
     known = {"model": png.model, "redux": png.redux} | pictures_in(vars(png))
+    known |= numbered(CONTROLNET.name, png.controlnet)
     return f"the {name} {str(known[name])!a}" if name in known else f"the LoRA {name.removeprefix('LoRA ')!a}"

@@ -1,6 +1,6 @@
 """`minflux generate`: a prompt to a PNG, under a progress bar, with previews of the way."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,9 @@ from minflux.commands.again import (
     pictures_in,
     seen_from,
 )
+from minflux.commands.controlnet import as_in_a_call, check_controlnets, controlnet_options
+from minflux.commands.flowedit import FLOW_EDIT, flow_edit_options, with_flow_edit
+from minflux.commands.headings import WithHeadings
 from minflux.commands.options import (
     BACKEND,
     FILE,
@@ -43,23 +46,60 @@ from minflux.commands.options import (
     with_files,
 )
 from minflux.commands.png import ImageSettings, read_png_settings, save_png
-from minflux.edit.base import Edit
-from minflux.edit.canvas import Canvas
+from minflux.edit.canvas import Canvas, grow
+from minflux.edit.flowedit import check_counts
 from minflux.edit.image_to_image import check_share
 from minflux.edit.kontext import Reference
-from minflux.errors import ArgumentError
+from minflux.errors import ArgumentError, quoted
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
 from minflux.inference.cache_files import default_folder
-from minflux.inference.edits import ImageInput, check_image_input, check_references, check_taken, strength_of
+from minflux.inference.edits import (
+    CONTROL,
+    ImageInput,
+    check_image_input,
+    check_references,
+    check_taken,
+    strength_of,
+    uses_of,
+)
 from minflux.inference.flux1 import Flux1
-from minflux.inference.image_prompts import ImagePrompts, read_image_prompts
-from minflux.inference.load import choose_files, find_loras, find_redux, load_checkpoint, traits_of
+from minflux.inference.image_prompts import ImagePrompts, read_image_prompts, usual_guidance
+from minflux.inference.load import (
+    choose_files,
+    choose_redux,
+    find_controlnets,
+    find_loras,
+    find_redux,
+    load_checkpoint,
+    traits_of,
+)
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning, finished
+from minflux.inference.step_cache import StepCache, check_step_cache, check_usable
 from minflux.model.flux import FluxConfig
 from minflux.sampling.noise import check_seed
-from minflux.sampling.solvers import SOLVERS
+from minflux.sampling.solvers import SOLVERS, Step
+
+HEADINGS = {
+    "The image": ("seeds", "size", "steps", "solver", "guidance", "true_cfg_scale", "negative_prompt", "step_cache"),
+    "Output": ("out", "preview", "source", "anyway", "yes"),
+    "Model": ("model", "lora", "transformer", "text_encoder", "text_encoder_2", "vae", "tokenizer", "comfy"),
+    "Backend and memory": ("backend", "memory", "cache"),
+    "Begin with an image": ("image", "strength", "posterior"),
+    "Redraw a part of it, or beyond it": ("mask", "mask_blur", "mask_crop", "paste", "grow"),
+    "Change what a sentence says of it (FlowEdit)": FLOW_EDIT,
+    "FLUX.1 Canny and Depth": ("control", "canny", "control_out"),
+    "ControlNets, which take --control too": (
+        "controlnet",
+        "control_scale",
+        "control_start",
+        "control_end",
+        "control_mode",
+    ),
+    "FLUX.1 Kontext": ("reference", "reference_layout"),
+    "FLUX.1 Redux": ("image_prompt", "image_prompt_strength", "image_prompt_mix", "redux", "image_encoder"),
+}
 
 
 def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
@@ -72,7 +112,7 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     return int(width), int(height)
 
 
-@click.command("generate", short_help="Generate an image of a prompt.")
+@click.command("generate", cls=WithHeadings, headings=HEADINGS, short_help="Generate an image of a prompt.")
 @click.argument("prompt", required=False)
 @MODEL
 @BACKEND
@@ -80,7 +120,11 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
 @click.option(
     "--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Repeat for several images."
 )
-@click.option("--guidance", type=float, help="How strongly to follow the prompt; unless given, what suits the model.")
+@click.option(
+    "--guidance",
+    type=float,
+    help="How strongly to follow the prompt; unless given, what suits the model, for dev with --image-prompt 2.5.",
+)
 @click.option("--true-cfg-scale", type=float, help="Classifier-free guidance on models with built-in guidance.")
 @click.option("--negative-prompt", help="What classifier-free guidance leads away from.")
 @click.option("--size", callback=parse_size, metavar="WxH", help="In pixels; unless given, what suits the model.")
@@ -91,7 +135,12 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
     show_default=True,
     help="How steps follow the velocity; heun and midpoint evaluate it twice a step.",
 )
+@click.option(
+    "--step-cache", metavar="RULE[:N]", help="first-block or teacache: skip what hardly changes from step to step."
+)
 @image_options
+@flow_edit_options
+@controlnet_options
 @click.option("--out", type=FILE, default="minflux.png", show_default=True, help="Of several seeds, each adds its own.")
 @click.option("--preview", type=FILE, help="Each step's denoised image: a .gif, or a .png strip.")
 @click.option("--from", "source", type=FILE, help="Generate an image of minflux again from its PNG, to the bit.")
@@ -116,6 +165,7 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     minflux generate --from cat.png --out again.png
     minflux generate "a lighthouse at dusk" --model schnell --size 768x512
     minflux generate "a dog on a blue background" --image cat.png --strength 0.8
+    minflux generate "a frog" --image cat.png --source-prompt "a cat"
     minflux generate "a lighthouse at dusk" --comfy ComfyUI/models --transformer flux1-dev-fp8
     """
     named, control_out = take_files(given), given.pop("control_out")
@@ -138,22 +188,27 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     check_pictures(pictures)
     check_control_out(control_out, pictures, (out, preview))
     check_settings(seeds, given)
+    given = with_flow_edit(given)
     images = image_input(given)
+    given |= redux_of(named["comfy"], given)
     check_image_prompts(given)
+    check_controlnets(given)
     lora = find_loras(named["comfy"], lora)
     model, files = choose_files(model, named.pop("comfy"), named, print_note)
     if TRANSFORMER.name not in files:
-        check_ahead_of_fetching(model, given, lora)
+        check_ahead_of_fetching(model, given, images, lora)
     redux = find_redux(given["redux"], given["image_encoder"], fetch=True)
+    controlnets = find_controlnets(given["controlnet"], fetch=True)
+    uses_of(images, [stored.config for stored in controlnets])
     checkpoint = open_with_files(model, files, fetch=True)
     wanted = given["width"], given["height"]  # of an image's, what isn't given is the image's own
-    given = complete(checkpoint, given, lora)
-    hashes = hash_inputs(checkpoint, lora, pictures, redux)
+    given = complete(checkpoint, given, images, lora)
+    hashes = hash_inputs(checkpoint, lora, pictures, redux, controlnets)
     if png is not None:
         check_unchanged(source, png, hashes, anyway)
     folder = default_folder() if cache else None
     how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
-    how |= {"redux": redux}
+    how |= {"redux": redux, "controlnets": controlnets}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
     canvas = pipe.open_canvas(images, *wanted)
     save_control(canvas, control_out)
@@ -161,8 +216,9 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     references = pipe.encode_references(given["reference"], given["reference_layout"])
     width, height = pipe.size_of(canvas, references, *wanted)
     given |= {"width": width or given["width"], "height": height or given["height"]}
-    if images.image is not None:
+    if images.image is not None and given["source_prompt"] is None:
         given["strength"] = strength_of(images, pipe.takes)
+    given["step_cache"] = None if given["step_cache"] is None else str(check_step_cache(given["step_cache"]))
     given = moved(given, lambda path: seen_from(path, out))
     given |= {"lora": pipe.lora, "files": {name: str(path) for name, path in files.items()}, "hashes": hashes}
     jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given) for seed in seeds]
@@ -194,28 +250,43 @@ def check_control_out(path: Path | None, pictures: Mapping[str, Path], written: 
     if path is None:
         return
     if "control" not in pictures:
-        raise ArgumentError("--control-out goes with --control")
+        raise ArgumentError("--control-out goes with one --control")
     check_output(path, "--control-out", (".png",))
     others = [other.resolve() for other in (*pictures.values(), *written) if other is not None]
     if path.resolve() in others:
         raise ArgumentError(f"--control-out must be another file than those read and written, got {str(path)!r}")
 
 
-def image_input(given: Mapping[str, Any]) -> ImageInput:
+def image_input(given: dict[str, Any]) -> ImageInput:
     """Return what is said of images; raises `ArgumentError` for settings without the image that they are about."""
-    images = ImageInput(**{field.name: given[field.name] for field in fields(ImageInput)})
+    called = {name: as_in_a_call(given[name]) for name in ("control", *CONTROL)}
+    images = ImageInput(**{field.name: (given | called)[field.name] for field in fields(ImageInput)})
+    images = images if given["grow"] is None else grown(images, given["grow"])
     check_image_input(images)
     return images
 
 
+def grown(images: ImageInput, margins: Sequence[int]) -> ImageInput:
+    """Return what is said of images with the image grown, and the mask of what is new."""
+    if images.image is None or images.mask is not None:
+        raise ArgumentError("grow goes with an image, and makes its mask: give image, and no mask")
+    if not isinstance(margins, Sequence) or len(margins) != 4:
+        raise ArgumentError(f"grow must be four numbers of pixels, left, top, right and bottom, got {quoted(margins)}")
+    image, mask = grow(images.image, *margins)
+    return replace(images, image=image, mask=mask)
+
+
 def image_prompts_of(given: Mapping[str, Any]) -> tuple[list[Path], list[float] | float | None, str]:
     """Return image prompts, their strengths and their mix as a call takes them; a single strength is for all."""
-    strengths = list(given["image_prompt_strength"])
-    return (
-        list(given["image_prompt"]),
-        strengths if len(strengths) > 1 else next(iter(strengths), None),
-        given["image_prompt_mix"],
-    )
+    strengths = as_in_a_call(given["image_prompt_strength"])
+    return list(given["image_prompt"]), strengths, given["image_prompt_mix"]
+
+
+def redux_of(comfy: str | None, given: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return Redux and its vision encoder as a PNG names them, by their paths where ComfyUI's folder has them."""
+    named = given["redux"], given["image_encoder"]
+    found = choose_redux(comfy, *named, print_note, is_wanted=bool(given["image_prompt"]))
+    return dict(zip(("redux", "image_encoder"), (None if path is None else str(path) for path in found), strict=True))
 
 
 def check_image_prompts(given: Mapping[str, Any]) -> None:
@@ -235,6 +306,9 @@ def check_settings(seeds: Sequence[int], given: dict) -> None:
         "height": lambda value: check_side("height", value),
         "solver": check_solver,
         "strength": lambda value: check_share("strength", value),
+        "step_cache": lambda value: check_usable(
+            check_step_cache(value), given["solver"], 1, False, bool(given["controlnet"])
+        ),
     }
     for seed in seeds:
         check_seed(seed)
@@ -243,7 +317,7 @@ def check_settings(seeds: Sequence[int], given: dict) -> None:
             check(given[name])
 
 
-def check_ahead_of_fetching(model: str, given: dict[str, Any], lora: Sequence[str]) -> None:
+def check_ahead_of_fetching(model: str, given: dict[str, Any], images: ImageInput, lora: Sequence[str]) -> None:
     """Fetch the settings of a model on the Hub, two small files, and raise what `complete` would raise of them.
 
     So that nobody waits for gigabytes to be told that they can't be used in this way.
@@ -254,24 +328,29 @@ def check_ahead_of_fetching(model: str, given: dict[str, Any], lora: Sequence[st
         for path in {folder / network(family).name for family in FAMILIES.values()}:
             component = component_in(path)
             if path.exists() and component is not None:
-                complete_for(folder, read_config(path / CONFIG, component), given, lora)
+                complete_for(folder, read_config(path / CONFIG, component), given, images, lora)
 
 
-def complete(checkpoint: Checkpoint, given: dict[str, Any], lora: Sequence[str]) -> dict[str, Any]:
+def complete(checkpoint: Checkpoint, given: dict[str, Any], images: ImageInput, lora: Sequence[str]) -> dict[str, Any]:
     """Return an image's settings, completed with the model's defaults; `ArgumentError` if it can't honour them."""
     stored = checkpoint.components.get(network(checkpoint.family).name)
     if stored is None:
         return given  # loading says what is missing
-    return complete_for(checkpoint.folder, stored.config, given, lora)
+    return complete_for(checkpoint.folder, stored.config, given, images, lora)
 
 
-def complete_for(folder: Path, cfg: Any, given: dict[str, Any], lora: Sequence[str]) -> dict[str, Any]:
+def complete_for(
+    folder: Path, cfg: Any, given: dict[str, Any], images: ImageInput, lora: Sequence[str]
+) -> dict[str, Any]:
     """Do as `complete` does for a model whose defaults lie in `folder`; cfg: its network's config without the LoRAs."""
     cfg = with_loras(lora, cfg) if isinstance(cfg, FluxConfig) else cfg
     traits = traits_of(folder, cfg)
     defaults, built_in = traits.defaults, traits.built_in_guidance
     check_references(given["reference"], traits.takes_references)
-    check_taken(image_input(given), traits.takes)
+    check_taken(images, traits.takes, len(given["controlnet"]))
+    if given["guidance"] is None:
+        is_dev_like = built_in and not traits.takes
+        given = given | {"guidance": usual_guidance(defaults.guidance, is_dev_like, given["image_prompt"])}
     guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, built_in)
     effective(given["negative_prompt"], guidance)
     names = ["steps", "width", "height"]
@@ -295,14 +374,16 @@ class Shown(NamedTuple):
 
 def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Path | None, shown: Shown) -> None:
     """Generate and write images that differ in their seeds alone, and print where they are."""
-    text = None
+    texts = None
     for job in jobs:
         with tqdm(total=job.steps, desc="reading the prompt", unit="step") as bar:
-            text = text or encode_prompt(pipe, job, shown)
+            texts = texts or encode_prompts(pipe, job, shown)
             bar.set_description(f"seed {job.seed}")
-            edit = pipe.edit_of(shown.images, shown.canvas, [job.seed])
-            bar.reset(len(edit.timesteps(np.zeros(job.steps + 1))) - 1)
-            pixels, frames = sample_image(pipe, job, text, edit, bar, previews=preview is not None)
+            cache = check_step_cache(job.step_cache)
+            steps = steps_of(pipe, job, texts, shown, bar, cache)
+            pixels, frames = sample_image(pipe, steps, bar, previews=preview is not None)
+            if cache is not None:
+                print_note(f"step cache {cache}: {len(cache.skipped)} steps skipped")
             image = finished(shown.canvas, pixels)
         path = numbered(out, job.seed, len(jobs))
         save_png(image, path, job)
@@ -322,22 +403,42 @@ def save_control(canvas: Canvas | None, path: Path | None) -> None:
     click.echo(path)
 
 
-def encode_prompt(pipe: Flux1, job: ImageSettings, shown: Shown) -> Conditioning:
-    """Encode an image's prompt, its image prompts, and its negative prompt where guidance needs one."""
+def encode_prompts(pipe: Flux1, job: ImageSettings, shown: Shown) -> tuple[Conditioning | None, Conditioning]:
+    """Encode FlowEdit's source prompt where there is one, and the prompt with its image prompts and its negative."""
+    source = None if job.source_prompt is None else pipe.encode(job.source_prompt, guidance=job.source_guidance)
     strength = {"guidance": job.guidance, "true_cfg_scale": job.true_cfg_scale}
     text = pipe.encode(job.prompt, job.negative_prompt, **strength)
-    return replace(pipe.with_image_prompts(text, shown.image_prompts), references=shown.references)
+    return source, replace(pipe.with_image_prompts(text, shown.image_prompts), references=shown.references)
 
 
-def sample_image(
-    pipe: Flux1, job: ImageSettings, text: Conditioning, edit: Edit, bar: tqdm, previews: bool
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Sample one image; return its pixels (H, W, 3), and those of each step's denoised image when asked for."""
-    frames = []
-    for step in pipe.sample(
+def steps_of(
+    pipe: Flux1,
+    job: ImageSettings,
+    texts: tuple[Conditioning | None, Conditioning],
+    shown: Shown,
+    bar: tqdm,
+    cache: StepCache | None,
+) -> Iterator[Step]:
+    """Return an iterator over an image's steps, FlowEdit's or the usual ones, and tell the bar how many there are."""
+    source, text = texts
+    if source is not None and shown.canvas is not None:
+        counts = check_counts(job.n_max, job.n_min, job.n_avg, job.steps)
+        bar.reset(counts[0])
+        guidances = job.source_guidance, job.guidance
+        return pipe.sample_edit(shown.canvas, (source, text), job.seed, job.steps, guidances=guidances, counts=counts)
+    edit = pipe.edit_of(shown.images, shown.canvas, [job.seed])
+    text = replace(text, controls=pipe.controls_of(shown.images, shown.canvas, [job.seed]))
+    bar.reset(len(edit.timesteps(np.zeros(job.steps + 1))) - 1)
+    return pipe.sample(
         text, job.seed, job.steps, guidance=job.guidance, true_cfg_scale=job.true_cfg_scale, width=job.width,
-        height=job.height, solver=job.solver, edit=edit,
-    ):  # fmt: skip
+        height=job.height, solver=job.solver, edit=edit, step_cache=cache,
+    )  # fmt: skip
+
+
+def sample_image(pipe: Flux1, steps: Iterator[Step], bar: tqdm, previews: bool) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Take an image's steps; return its pixels (H, W, 3), and those of each step's denoised image when asked for."""
+    frames = []
+    for step in steps:
         if previews:
             frames.append(pipe.decode(step.denoised)[0])
         bar.update()

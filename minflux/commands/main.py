@@ -12,6 +12,7 @@ import click
 from minflux.errors import MinfluxError, shown
 from minflux.version import __version__
 
+WIDEST = 120  # columns of help on a wide terminal
 COMMANDS = ("generate", "inspect", "convert", "cache", "doctor", "evaluate", "train")
 
 
@@ -53,7 +54,7 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
     tqdm.write(f"minflux: warning: {shown(message)}", file=sys.stderr)  # on a line of its own, above a progress bar
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST})
 @click.version_option(__version__)
 def main():
     """FLUX.1 from scratch: generate images with it, look into it, measure it, train it.

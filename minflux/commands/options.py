@@ -43,11 +43,26 @@ def parse_thresholds(ctx, param, value: str | None) -> tuple[float, float] | Non
     return low, high
 
 
+def parse_margins(ctx, param, value: str | None) -> tuple[int, ...] | None:
+    """Read LEFT,TOP,RIGHT,BOTTOM."""
+    if value is None:
+        return None
+    sides = value.split(",")
+    if len(sides) != 4 or not all(side.isdecimal() for side in sides):
+        raise ArgumentError(f"--grow must be LEFT,TOP,RIGHT,BOTTOM in pixels, like 0,0,256,0, got {value!r}")
+    return tuple(map(int, sides))
+
+
 IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
     click.option("--image", type=FILE, help="Begin with this image; the result has its size unless --size is given."),
     click.option("--strength", type=float, help="How much is drawn anew, above 0 and at most 1.  [0.6; 1 for Fill]"),
     click.option("--mask", type=FILE, help="Redraw what is white in this image, and keep the rest."),
-    click.option("--control", type=FILE, help="Draw along this image: edges for FLUX.1 Canny, depth for Depth."),
+    click.option(
+        "--control",
+        type=FILE,
+        multiple=True,
+        help="Draw along this image: edges for FLUX.1 Canny, depth for Depth, or what a ControlNet takes; repeatable.",
+    ),
     click.option(
         "--canny", callback=parse_thresholds, metavar="LOW,HIGH", help="Draw along the edges of --control, a photo."
     ),
@@ -64,6 +79,12 @@ IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
     click.option("--image-prompt-mix", type=click.Choice(MIXES), default=MIXES[0], help="sum: as diffusers.  [append]"),
     click.option("--redux", metavar="REDUX", help="FLUX.1 Redux, for image prompts: a folder, a file or OWNER/NAME."),
     click.option("--image-encoder", metavar="FILE", help="SigLIP's file or folder, where Redux has none beside it."),
+    click.option(
+        "--grow",
+        callback=parse_margins,
+        metavar="L,T,R,B",
+        help="Draw beyond --image, so many pixels at its left, top, right and bottom; in place of --mask.",
+    ),
     click.option("--mask-blur", type=float, default=0.0, help="Soften the mask's edge by so many pixels."),
     click.option("--mask-crop", type=int, help="See the mask's surroundings alone, with so many pixels around it."),
     click.option("--paste/--no-paste", default=True, help="Keep the original's pixels outside the mask.  [paste]"),

@@ -12,6 +12,8 @@ from minflux.errors import ArgumentError, CheckpointError, quoted
 from minflux.version import __version__
 
 KEY = "minflux"  # of the PNG's text chunk
+TEXTS = ("reference", "image_prompt", "control", "controlnet", "control_mode")  # settings that are lists of them
+NUMBERS = ("image_prompt_strength", "control_scale", "control_start", "control_end")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,13 @@ class ImageSettings:
     hashes: dict[str, str] = field(default_factory=dict)  # of the model, each LoRA as `lora` names it, and each image
     image: str | None = None  # a path, and mask too, from the PNG's folder where both are under one
     mask: str | None = None
-    control: str | None = None
+    control: tuple[str, ...] = ()  # one path, and not in a list, in older PNGs
     canny: tuple[float, float] | None = None
+    controlnet: tuple[str, ...] = ()
+    control_scale: tuple[float, ...] = ()
+    control_start: tuple[float, ...] = ()
+    control_end: tuple[float, ...] = ()
+    control_mode: tuple[str, ...] = ()
     reference: tuple[str, ...] = ()
     reference_layout: str = "offset"
     image_prompt: tuple[str, ...] = ()
@@ -48,6 +55,13 @@ class ImageSettings:
     mask_crop: int | None = None
     paste: bool = True
     posterior: str = "mode"
+    grow: tuple[int, int, int, int] | None = None
+    source_prompt: str | None = None
+    source_guidance: float | None = None
+    n_max: int | None = None
+    n_min: int | None = None
+    n_avg: int | None = None
+    step_cache: str | None = None  # "RULE:THRESHOLD"
 
 
 def save_png(image: Image.Image, path: Path, settings: ImageSettings) -> None:
@@ -83,13 +97,14 @@ def parse_settings(values: dict) -> ImageSettings:
         if not isinstance(text, str):
             raise TypeError(f"expected a text, got {quoted(text)}")
     texts = {name: as_texts(given.get(name, {})) for name in ("files", "hashes")}
-    lists = {name: as_list(name, given.get(name, [])) for name in ("reference", "image_prompt")}
-    strengths = tuple(map(float, as_list("image_prompt_strength", given.get("image_prompt_strength", []))))
-    return ImageSettings(**given | {"lora": tuple(lora), "image_prompt_strength": strengths} | lists | texts)
+    lists = {name: as_list(name, given.get(name) or []) for name in TEXTS}
+    numbers = {name: tuple(map(float, as_list(name, given.get(name, [])))) for name in NUMBERS}
+    return ImageSettings(**given | {"lora": tuple(lora)} | lists | numbers | texts)
 
 
-def as_list(name: str, values: list) -> tuple[str, ...]:
-    """Return a JSON list as texts."""
+def as_list(name: str, values: list | str) -> tuple[str, ...]:
+    """Return a JSON list as texts, a single text as a list of it."""
+    values = [values] if isinstance(values, str) else values
     if not isinstance(values, list):
         raise TypeError(f"{name} must be a list, got {quoted(values)}")
     return tuple(map(str, values))

@@ -7,7 +7,9 @@ Read the files in this order:
 `inpaint`         outside a mask, go straight back to the image
 `beside`          show the model a masked image or a control image beside the latents
 `kontext`         reference images, as tokens beside the image's
+`controlnet`      control images for ControlNets, as references are for Kontext
 `flowedit`        follow the difference of two prompts' velocities, from the image itself
+`rf_inversion`    find the noise that an image comes from, and draw anew from there
 `canny`           the edges of a photo, to be shown beside the latents
 `canvas`          which part of an image a model sees, and where its answer goes
 

@@ -6,6 +6,7 @@ that is given: outside the mask the result is the original, to the bit and at it
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image, ImageFilter
 
 from minflux.edit.canny import drawn, edges
 from minflux.errors import ArgumentError, quoted
-from minflux.images import ImageFitted, read_image, read_mask
+from minflux.images import MOST_PIXELS, ImageFitted, read_image, read_mask
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 SMOOTH = Image.Resampling.LANCZOS
@@ -23,15 +24,15 @@ SMOOTH = Image.Resampling.LANCZOS
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """An image to edit: the original, the box that the model sees, its size there, mask and control of the original."""
+    """An image to edit: the original, the box that the model sees, its size there, its mask and control images."""
 
     original: Image.Image
     box: Box
     size: tuple[int, int]
     mask: Image.Image | None = None
     paste: bool = True
-    control: Image.Image | None = None
-    canny: tuple[float, float] | None = None  # thresholds, where the control image is a photo whose edges are seen
+    controls: tuple[Image.Image, ...] = ()
+    canny: tuple[float, float] | None = None  # thresholds, where a control image is a photo whose edges are seen
 
     def pixels(self) -> np.ndarray:
         """Return what the model sees: uint8 (H, W, 3)."""
@@ -43,11 +44,11 @@ class Canvas:
             raise ArgumentError("mask: there is none on this canvas")
         return np.asarray(self.mask.resize(self.size, SMOOTH, box=self.box)) >= 128
 
-    def control_pixels(self) -> np.ndarray:
-        """Return the control image as the model sees it: uint8 (H, W, 3)."""
-        if self.control is None:
-            raise ArgumentError("control: there is none on this canvas")
-        seen = np.asarray(self.control.resize(self.size, SMOOTH, box=self.box))
+    def control_pixels(self, number: int = 0) -> np.ndarray:
+        """Return the control image of this number as the model sees it: uint8 (H, W, 3)."""
+        if number >= len(self.controls):
+            raise ArgumentError(f"control: there is no image {number} on this canvas")
+        seen = np.asarray(self.controls[number].resize(self.size, SMOOTH, box=self.box))
         return seen if self.canny is None else drawn(edges(seen, *self.canny))
 
     def finish(self, generated: np.ndarray) -> Image.Image:
@@ -71,20 +72,20 @@ def open_canvas(
     blur: float = 0,
     crop: int | None = None,
     paste: bool = True,
-    control: Any = None,
+    controls: Sequence[Any] = (),
     canny: tuple[float, float] | None = None,
 ) -> Canvas:
     """Read an image and a mask, and choose the box and the size; warns with `ImageFitted` of what is scaled or cut.
 
     wanted: width and height asked for, each may be None (see `fitting_size`). usual: the model's own. unit: what both
     are multiples of. blur: radius in pixels by which the mask's edge is softened. crop: see the mask's surroundings
-    alone, with so many pixels around it. paste: whether the answer goes back into the original. control: an image that
-    lies over the original, and takes its place where that is None. canny: thresholds, to see its edges.
+    alone, with so many pixels around it. paste: whether the answer goes back into the original. controls: images that
+    lie over the original; where that is None, the first takes its place. canny: thresholds, to see their edges.
     """
-    drawn_along = None if control is None else read_image(control, "control", "black")
-    original = read_image(image) if drawn_along is None or image is not None else drawn_along
-    if drawn_along is not None and drawn_along.size != original.size:
-        raise ArgumentError(f"control must have the image's {label(original)} pixels, got {label(drawn_along)}")
+    drawn_along = tuple(read_image(control, "control", "black") for control in controls)
+    original = read_image(image) if image is not None or not drawn_along else drawn_along[0]
+    for control in drawn_along:
+        check_control_size(control, original, "the image's" if image is not None else "the first one's")
     size = fitting_size(original.size, wanted, usual, unit)
     box = centred_box(original.size, size)
     if mask is None:
@@ -92,9 +93,15 @@ def open_canvas(
             raise ArgumentError("mask_blur and mask_crop go with a mask")
     else:
         mask = fitted_mask(mask, original.size, blur)
-        box = box if crop is None else box_around(mask, crop, size)
+        box = box_of(mask, box) if crop is None else box_around(mask, crop, size)
     tell(original.size, box, size, crop is None)
     return Canvas(original, box, size, mask, paste, drawn_along, canny)
+
+
+def check_control_size(control: Image.Image, original: Image.Image, whose: str) -> None:
+    """Raise `ArgumentError` for a control image of another size than what it lies over."""
+    if control.size != original.size:
+        raise ArgumentError(f"control must have {whose} {label(original)} pixels, got {label(control)}")
 
 
 def label(image: Image.Image) -> str:
@@ -112,6 +119,10 @@ def grow(image: Any, left: int = 0, top: int = 0, right: int = 0, bottom: int = 
         if not isinstance(margin, Integral) or margin < 0:
             raise ArgumentError(f"{name} must be a whole number of pixels of at least 0, got {quoted(margin)}")
     pixels = np.asarray(read_image(image))
+    height, width = pixels.shape[0] + top + bottom, pixels.shape[1] + left + right
+    if width * height > MOST_PIXELS:
+        size = f"{quoted(width)} × {quoted(height)}"
+        raise ArgumentError(f"grow: {size} pixels are more than {MOST_PIXELS:,}; grow it less")
     around = ((top, bottom), (left, right))
     grown = np.pad(pixels, (*around, (0, 0)), mode="edge")
     mask = np.pad(np.zeros(pixels.shape[:2], np.uint8), around, constant_values=255)
@@ -162,6 +173,13 @@ def centred_box(size: tuple[int, int], aspect: tuple[int, int]) -> Box:
     width, height = (max(1, round(part * scale)) for part in aspect)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     return left, top, left + width, top + height
+
+
+def box_of(mask: Image.Image, box: Box) -> Box:
+    """Return the box if all of the mask is in it, or else the whole image, which is stretched: none is left undrawn."""
+    left, top, right, bottom = mask.getbbox() or box
+    is_inside = left >= box[0] and top >= box[1] and right <= box[2] and bottom <= box[3]
+    return box if is_inside else (0, 0, *mask.size)
 
 
 def box_around(mask: Image.Image, margin: Any, aspect: tuple[int, int]) -> Box:

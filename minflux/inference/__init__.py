@@ -7,6 +7,7 @@
 `unet`       Stable Diffusion 1's side
 `neighbour`  how models of other families than FLUX.1's are loaded
 `edits`      from a call's images to the edit that they ask for
+`regions`    a prompt for each part of the image
 `text`       prompts to token ids
 `load`       a name, a folder or a file to a pipeline
 `settings`   what lies beside the weights as JSON, checked

@@ -6,6 +6,7 @@ what it must be and what it is. None of them needs a model.
 
 import math
 import os
+from collections.abc import Callable
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,15 @@ def check_strength(name: str, value: Any) -> float:
     return float(value)
 
 
+def one_for_each(name: str, given: Any, count: int, default: Any, check: Callable[[str, Any], Any]) -> tuple:
+    """Return a checked value for each of `count` images: a single one is for all of them, and None is the default."""
+    if not isinstance(given, list | tuple):
+        given = [default if given is None else given] * count
+    if len(given) != count:
+        raise ArgumentError(f"{name}: got {len(given)} for {count} images; give one for each, or one for all")
+    return tuple(check(name, one) for one in given)
+
+
 def check_guidance(guidance: Any, true_cfg_scale: Any, default: float, built_in: bool) -> Guidance:
     """Return what `guidance` and `true_cfg_scale` mean for a model; None stands for `default`, and for no scale.
 
@@ -126,6 +136,13 @@ def without_effect(guidance: Guidance) -> str:
     if guidance.embedded is None:
         return "at guidance 1: raise guidance"
     return "at true_cfg_scale 1, for this model has its guidance built in: raise true_cfg_scale"
+
+
+def check_part(name: str, value: Any) -> float:
+    """Return a share of something, a number from 0 to 1."""
+    if not is_finite(value) or not 0 <= value <= 1:
+        raise ArgumentError(f"{name} must be a number from 0 to 1, got {quoted(value)}")
+    return float(value)
 
 
 def check_solver(solver: Any) -> str:

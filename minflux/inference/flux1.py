@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,15 +15,18 @@ from minflux.checkpoints.components.flux import flux_shapes, takes
 from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.lazy import for_steps
-from minflux.checkpoints.tree import tree_map
 from minflux.edit.kontext import Reference
 from minflux.errors import ArgumentError
+from minflux.inference.compiled import block_runner
+from minflux.inference.controlnets import Controlled, held_nets
 from minflux.inference.image_prompts import ImagePrompts, Redux, mixed
+from minflux.inference.modulated import Modulated
 from minflux.inference.pipeline import Conditioning, check_finite
+from minflux.inference.step_cache import StepCache
 from minflux.inference.text import PromptTruncated, Tokenizer
 from minflux.inference.with_vae import VAEPipeline
 from minflux.model.clip import CLIPConfig, clip_encoder
-from minflux.model.flux import FluxConfig, condition, velocity
+from minflux.model.flux import NONE, FluxConfig, Residuals, velocity
 from minflux.model.hooks import OnBlock
 from minflux.model.latents import image_ids, pack, text_ids, unpack
 from minflux.model.modulation import modulations
@@ -32,6 +35,8 @@ from minflux.model.t5 import T5Config, t5_encoder
 from minflux.sampling.guidance import Guidance, guided
 from minflux.sampling.solvers import Velocity
 from minflux.sampling.timesteps import Schedule
+
+Prediction = Callable[[Array, float, Residuals], Array]  # a velocity, with what ControlNets add
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -148,75 +153,93 @@ class Flux1(VAEPipeline):
         guidance: Guidance,
         timesteps: Sequence[float] = (),
         on_block: OnBlock | None = None,
+        step_cache: StepCache | None = None,
     ) -> Velocity:
         """Return v(x, t) on latents x (B, h, w, C) of `size` (h, w), defined for every t in [0, 1].
 
         The modulations of all `timesteps` are computed at once, for which a quarter of the weights is read once. At
         another t they are computed when v is called. A negative prompt of another length, for image prompts go with
-        the prompt alone, is asked for by itself.
+        the prompt alone, is asked for by itself. With a `step_cache`, v is to be called once for each of `timesteps`.
         """
-        if guidance.needs_negative and text.negative and text.negative.txt.shape != text.txt.shape:
-            return self.held()._velocity_apart(text, text.negative, size, guidance, timesteps, on_block)
+        predict = self._prediction(text, size, guidance, timesteps, on_block, step_cache)
+        if not text.controls:
+            return lambda x, t: predict(x, t, NONE)
+        residuals = self._residuals(text, size, guidance, timesteps)
+        return lambda x, t: predict(x, t, residuals(x, t))
+
+    def _prediction(
+        self,
+        text: Conditioning,
+        size: tuple[int, int],
+        guidance: Guidance,
+        timesteps: Sequence[float],
+        on_block: OnBlock | None,
+        step_cache: StepCache | None,
+    ) -> Prediction:
+        """Return v(x, t, residuals), the velocity with what ControlNets add."""
+        negative = negative_apart(text, guidance)
+        if negative is not None:
+            return self.held()._prediction_apart(text, negative, size, guidance, timesteps, on_block, step_cache)
         cfg, nx, is_guided = self.flux[0], self.nx, guidance.needs_negative
         txt, y = both_signs(text) if is_guided else (text.txt, text.y)
         ids = nx.concatenate([text_ids(txt), image_ids(txt, *size), *reference_ids(txt, text.references)], axis=1)
         references = [pack(nx.broadcast_to(r.latents, (len(txt), *r.latents.shape[1:]))) for r in text.references]
         pe = rope(ids, cfg.axes_dim, cfg.theta)  # the same in every step
-        ahead = self._modulations(y, guidance, timesteps) if len(timesteps) else {}
+        mod = self._modulated(y, guidance).ahead(timesteps)
         p = for_steps(self.flux[1], self.progress)
         listen = self._compute if on_block is None else self._computed_for(on_block)
+        run_block = block_runner(nx)
+        if step_cache is not None:
+            run_block = step_cache.runner(run_block, cfg.depth + cfg.depth_single_blocks, len(timesteps))
 
-        def v(x: Array, t: float) -> Array:
-            mod = ahead.get(float(t)) or self._modulations(y, guidance, [t])[float(t)]
+        def v(x: Array, t: float, residuals: Residuals) -> Array:
             tokens = pack(nx.concatenate([x, x], axis=0) if is_guided else x)
             count = tokens.shape[1]
             tokens = nx.concatenate([tokens, *references], axis=1)
-            tokens = velocity(p, tokens, txt, mod, pe, listen, keep_qkv=on_block is not None)
+            tokens = velocity(p, tokens, txt, mod(t), pe, listen, on_block is not None, run_block, residuals, text.bias)
             out = unpack(tokens[:, :count], *size)
             return guided(nx.as_float32(out), guidance.scale) if is_guided else out
 
         return v
 
-    def _velocity_apart(
+    def _prediction_apart(
         self, text: Conditioning, negative: Conditioning, size: tuple[int, int], guidance: Guidance, *how: Any
-    ) -> Velocity:
-        """Return the velocity guided away from a negative prompt's, with a pass for each of the two."""
+    ) -> Prediction:
+        """Return the prediction guided away from a negative prompt's, with a pass for each of the two."""
         alone = Guidance(guidance.embedded)
         signs = text, replace(negative, references=text.references)
-        positive, away = (self.velocity(replace(sign, negative=None), size, alone, *how) for sign in signs)
+        positive, away = (self._prediction(replace(sign, negative=None), size, alone, *how) for sign in signs)
 
-        def v(x: Array, t: float) -> Array:
-            both = self.nx.concatenate([positive(x, t), away(x, t)], axis=0)
+        def v(x: Array, t: float, residuals: Residuals) -> Array:
+            both = self.nx.concatenate([positive(x, t, residuals), away(x, t, residuals)], axis=0)
             return guided(self.nx.as_float32(both), guidance.scale)
 
         return v
+
+    def _residuals(
+        self, text: Conditioning, size: tuple[int, int], guidance: Guidance, timesteps: Sequence[float]
+    ) -> Callable[[Array, float], Residuals]:
+        """Return r(x, t), what ControlNets add of the prompt's control images (see `inference/controlnets.py`)."""
+        copies = 2 if guidance.needs_negative and negative_apart(text, guidance) is None else 1
+        asked = Controlled(
+            self.nx, self.flux[0], text.txt, text.y, size, guidance.embedded, timesteps, copies, self._compute
+        )
+        return asked.residuals(text.controls, held_nets(self.controlnets, self.progress))
 
     def held(self) -> Self:
         """Return the pipeline with the transformer's weights read that its steps use; freed with that pipeline."""
         cfg, p = self.flux
         return replace(self, flux=(cfg, for_steps(p, self.progress)))
 
-    def _modulations(self, y: Array, guidance: Guidance, timesteps: Sequence[float]) -> dict[float, Tree]:
-        """Compute the modulations of every timestep in one pass: {t: modulations}."""
+    def _modulated(self, y: Array, guidance: Guidance) -> Modulated:
+        """Return what modulates the transformer's blocks for prompts whose pooled text is y."""
         strength = guidance.embedded if self.built_in_guidance else None
-        return modulations_at(self.flux[1], y, timesteps, strength, self._compute)
+        return Modulated(lambda p, vec: modulations(p, vec, self._compute), self.flux[1], y, strength, self.nx)
 
 
-def modulations_at(
-    p: Tree, y: Array, timesteps: Sequence[float], strength: float | None, on_block: OnBlock
-) -> dict[float, Tree]:
-    """Compute a transformer's modulations at every timestep in one pass: {t: modulations}; strength: the guidance's."""
-    nx, steps, batch = backend_of(y), len(timesteps), len(y)
-    t = nx.array(np.repeat(np.array(timesteps, np.float32), batch))  # (steps · B,)
-    strengths = None if strength is None else nx.array(np.full(steps * batch, strength, np.float32))
-    vec = condition(p, t, nx.concatenate([y] * steps, axis=0), strengths)  # (steps · B, D)
-    every = modulations(p, vec, on_block)
-
-    def at(step: int) -> Tree:
-        rows = slice(step * batch, (step + 1) * batch)
-        return tree_map(lambda x: x[rows], every)
-
-    return {float(t): at(step) for step, t in enumerate(timesteps)}
+def is_unlike(text: Conditioning, negative: Conditioning) -> bool:
+    """Return whether a negative prompt can't be in a batch with the prompt: of another length, or without its bias."""
+    return negative.txt.shape != text.txt.shape or text.bias is not None
 
 
 def both_signs(text: Conditioning) -> tuple[Array, Array]:
@@ -226,6 +249,12 @@ def both_signs(text: Conditioning) -> tuple[Array, Array]:
     nx = backend_of(text.txt)
     txt = nx.concatenate([text.txt, text.negative.txt], axis=0)
     return txt, nx.concatenate([text.y, text.negative.y], axis=0)
+
+
+def negative_apart(text: Conditioning, guidance: Guidance) -> Conditioning | None:
+    """Return the negative prompt where guidance needs a pass of its own for it, None where both go in one batch."""
+    negative = text.negative if guidance.needs_negative else None
+    return negative if negative is not None and is_unlike(text, negative) else None
 
 
 def reference_ids(like: Array, references: Sequence[Reference]) -> list[Array]:

@@ -2,7 +2,7 @@
 
 A model says what it was trained on in its `minflux.json`, under "trained", as far as it wants to:
 
-    {"trained": {"words": ["a", "cat", …], "sizes": [[64, 64]], "text_lengths": [20]}}
+    {"trained": {"words": ["a", "cat", …], "sizes": [[64, 64]], "text_lengths": [20], "references": true}}
 """
 
 import re
@@ -40,7 +40,8 @@ class Trained:
 
     words: all that its prompts had, in lower case. spelled: how many letters the words had that it was trained to
     write, which prompts have in capitals or in quotes. sizes: of images in pixels, (width, height). megapixels: the
-    least and the most that an image had. text_lengths: how many tokens T5 was given.
+    least and the most that an image had. text_lengths: how many tokens T5 was given. references: whether reference
+    images were shown, as to Kontext.
     """
 
     words: tuple[str, ...] = ()
@@ -48,6 +49,7 @@ class Trained:
     sizes: tuple[tuple[int, int], ...] = ()
     megapixels: tuple[float, ...] = ()
     text_lengths: tuple[int, ...] = ()
+    references: bool = False
 
     def unknown_words(self, prompt: str) -> list[str]:
         """List a prompt's words that the model was not trained on, each once, in their order.
@@ -104,6 +106,15 @@ def hint_at_size(trained: Trained, width: int, height: int) -> None:
             )
 
 
+def hint_at_references(trained: Trained) -> None:
+    """Warn of references on a model that was not trained with any, as far as can be told."""
+    if not trained.references:
+        warn(
+            "reference: neither the model's name nor its minflux.json says that it was trained with references, as "
+            "FLUX.1 Kontext was, whose weights look like dev's; others take little note of them"
+        )
+
+
 def listed(sizes: Sequence[tuple[int, int]]) -> str:
     """List sizes: each, or of many the least and the most."""
     texts = [f"{width}x{height}" for width, height in sorted(sizes)]
@@ -137,8 +148,8 @@ def parse_trained(values: Any, path: Path) -> Trained:
         check_trained(trained)
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: trained: expected words, spelled, sizes, megapixels and text_lengths as in the model that ships; "
-            f"can't read it ({error})"
+            f"{path}: trained: expected words, spelled, sizes, megapixels, text_lengths and references as in the model "
+            f"that ships; can't read it ({error})"
         ) from None
     return trained
 
@@ -154,6 +165,8 @@ def check_trained(trained: Trained) -> None:
         raise ValueError("a size is no pair")
     if not all(type(number) in (int, float) for number in trained.megapixels):
         raise ValueError("megapixels are no numbers")
+    if type(trained.references) is not bool:
+        raise ValueError("references is neither true nor false")
 
 
 def frozen(value: Any) -> Any:

@@ -19,12 +19,13 @@ from minflux.backend import Backend, backend_of
 from minflux.edit.canvas import tell_stretched
 from minflux.errors import ArgumentError, check_choice
 from minflux.images import Preprocessing, read_image
-from minflux.inference.arguments import check_strength
+from minflux.inference.arguments import check_strength, one_for_each
 from minflux.model.hooks import OnBlock
 from minflux.model.redux import redux
 from minflux.model.siglip import SiglipConfig, siglip_encoder
 
 MIXES = ("append", "sum")
+GUIDANCE = 2.5  # BFL's and diffusers' with Redux, where FLUX.1-dev alone has 3.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +44,17 @@ def read_image_prompts(given: Any, strength: Any, mix: Any) -> ImagePrompts:
     check_choice("image_prompt_mix", mix, MIXES)
     if not images and (strength is not None or mix != MIXES[0]):
         raise ArgumentError("image_prompt_strength and image_prompt_mix go with an image_prompt")
-    return ImagePrompts(images, strengths_of(strength, len(images)), mix)
+    strengths = one_for_each("image_prompt_strength", strength, len(images), 1.0, check_strength)
+    return ImagePrompts(images, strengths, mix)
 
 
-def strengths_of(strength: Any, count: int) -> tuple[float, ...]:
-    """Return a strength for each image: one number is for all of them, and None is 1."""
-    if not isinstance(strength, list | tuple):
-        strength = [1.0 if strength is None else strength] * count
-    if len(strength) != count:
-        raise ArgumentError(
-            f"image_prompt_strength: got {len(strength)} numbers for {count} images; give one for each, or one number"
-        )
-    return tuple(check_strength("image_prompt_strength", one) for one in strength)
+def usual_guidance(alone: float, is_dev_like: bool, prompts: Sequence) -> float | None:
+    """Return the guidance that image prompts bring unless one is given, at most 2.5; None where they bring none.
+
+    alone: the model's own without them. is_dev_like: whether that is built in, and the model takes nothing beside the
+    latents; Fill stays at 30.
+    """
+    return min(alone, GUIDANCE) if is_dev_like and prompts else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,18 +11,20 @@ beside the weights is FLUX.1's own (`beside.py`).
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from minflux.arrays import Tree
 from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
-from minflux.checkpoints.comfy import choose_from_comfy, lora_in
+from minflux.backend.metal import set_limits
+from minflux.checkpoints.comfy import choose_from_comfy, lora_in, redux_in
 from minflux.checkpoints.components import (
     ADAPTERS,
     CLIP,
     COMPONENTS,
+    CONTROLNET,
     REDUX,
     SIGLIP,
     T5,
@@ -32,9 +34,9 @@ from minflux.checkpoints.components import (
     network,
 )
 from minflux.checkpoints.components.flux import takes, variant
+from minflux.checkpoints.controlnet import locate_controlnet, open_controlnet
 from minflux.checkpoints.diffusionkit import what_is_lost
-from minflux.checkpoints.family import REDUX_TITLE
-from minflux.checkpoints.fit import check_fit
+from minflux.checkpoints.fit import check_controlnet, check_fit
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.entry import Coded
 from minflux.checkpoints.formats.json_files import read_json, write_json
@@ -47,12 +49,13 @@ from minflux.checkpoints.redux import ReduxFiles, locate_redux, open_redux
 from minflux.checkpoints.relaid import relaid
 from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import flatten, tree
-from minflux.errors import ArgumentError, CheckpointError
-from minflux.inference.arguments import check_loading, check_paths
+from minflux.errors import ArgumentError, CheckpointError, quoted
+from minflux.inference.arguments import check_loading, check_path, check_paths
 from minflux.inference.beside import read_tokenizers, usual_schedule
 from minflux.inference.cache import identity, open_cache
+from minflux.inference.controlnets import GUIDANCE, ControlNet
 from minflux.inference.flux1 import Flux1
-from minflux.inference.hints import FLUX1_TRAINED, Report, Trained, parse_trained, trained_content
+from minflux.inference.hints import FLUX1_TRAINED, Report, Trained, parse_trained, tell, trained_content
 from minflux.inference.image_prompts import Redux
 from minflux.inference.memory import choose, when_read
 from minflux.inference.neighbour import Neighbour
@@ -93,6 +96,7 @@ def load(
     comfy: str | Path | None = None,
     redux: str | Path | None = None,
     image_encoder: str | Path | None = None,
+    controlnet: str | Path | Sequence[str | Path] = (),
 ) -> Flux1:
     """Load a model by name ("tiny"), from a folder or from files, onto "numpy", "mlx" or "auto".
 
@@ -111,7 +115,9 @@ def load(
     there are several, name one, by its name there.
 
     redux: FLUX.1 Redux, which makes image prompts of images: its folder, its file, or OWNER/NAME on the Hub.
-    image_encoder: a folder or a file with SigLIP's vision encoder, where Redux has none beside it.
+    image_encoder: a folder or a file with SigLIP's vision encoder, where Redux has none beside it. With `comfy` both
+    may be named as they are there. controlnet: a ControlNet or several, each a folder, a file or OWNER/NAME[:FILE] on
+    the Hub.
 
     Raises `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model, a weight that is
     missing or wrong, or a LoRA of another model, `BackendError` for a backend that isn't installed.
@@ -124,8 +130,9 @@ def load(
     loras = find_loras(comfy, loras)
     name, files = choose_files(model, comfy, parts | {"tokenizer": tokenizer}, report)
     checkpoint = open_with_files(name, files, fetch=True)
-    adapter = find_redux(redux, image_encoder, fetch=True)
-    return load_checkpoint(checkpoint, nx, name, dtype, loras, memory, report, cache, progress, adapter)
+    adapter = find_redux(*choose_redux(comfy, redux, image_encoder, report), fetch=True)
+    nets = find_controlnets(controlnet, fetch=True)
+    return load_checkpoint(checkpoint, nx, name, dtype, loras, memory, report, cache, progress, adapter, nets)
 
 
 def choose_files(
@@ -146,6 +153,27 @@ def find_loras(comfy: str | Path | None, loras: Sequence[str]) -> list[str]:
     return list(loras) if comfy is None else [lora_in(comfy, lora) for lora in loras]
 
 
+def choose_redux(
+    comfy: str | Path | None,
+    redux: str | Path | None,
+    image_encoder: str | Path | None,
+    report: Report | None,
+    is_wanted: bool = False,
+) -> tuple[str | Path | None, str | Path | None]:
+    """Return Redux and its vision encoder, by their paths where ComfyUI's folder has them.
+
+    is_wanted: whether the only one there is taken where none was named.
+    """
+    if comfy is None or (redux is None and not is_wanted):
+        return redux, image_encoder
+    found = redux_in(comfy, redux, image_encoder)
+    if report is not None:
+        for name, path in zip(("redux", "image_encoder"), found, strict=True):
+            if path is not None:
+                report(f"{name}: {path}")
+    return found
+
+
 def find_redux(redux: str | Path | None, image_encoder: str | Path | None, fetch: bool = False) -> ReduxFiles | None:
     """Open Redux and its vision encoder where they were named; raises `ArgumentError` for the encoder alone."""
     if redux is None:
@@ -154,6 +182,14 @@ def find_redux(redux: str | Path | None, image_encoder: str | Path | None, fetch
         return None
     encoder = named_files({"image_encoder": image_encoder}).get("image_encoder")
     return open_redux(locate_redux(redux, fetch), encoder)
+
+
+def find_controlnets(given: str | Path | Sequence[str | Path], fetch: bool = False) -> list[StoredComponent]:
+    """Open ControlNets where they were named, one or several; raises `ArgumentError` for what is no name."""
+    listed = [given] if isinstance(given, str | Path) else given
+    if not isinstance(listed, list | tuple):
+        raise ArgumentError(f"controlnet must be a path or a list of paths, got {quoted(given)}")
+    return [open_controlnet(locate_controlnet(check_path("controlnet", one), fetch)) for one in listed]
 
 
 def load_checkpoint(
@@ -167,11 +203,12 @@ def load_checkpoint(
     cache: str | Path | None = None,
     progress: Progress = no_progress,
     redux: ReduxFiles | None = None,
+    controlnets: Sequence[StoredComponent] = (),
 ) -> Flux1:
     """Read the weights of a model that was opened; `name` is what it is called, and the rest as for `load`."""
     neighbour = neighbour_of(checkpoint.family)
     if neighbour is not None:  # which no type tells: for type checkers it is a FLUX.1, whose methods it has
-        neighbour.check_alone(checkpoint, lora, redux)
+        neighbour.check_alone(checkpoint, lora, redux, controlnets)
         return cast(Flux1, load_neighbour(neighbour, checkpoint, nx, name, dtype, memory, report, cache, progress))
     dtype = dtype or (None if nx.on_gpu else "float32")
     components = take_components(checkpoint)
@@ -181,7 +218,9 @@ def load_checkpoint(
     components = {name: as_laid_for(nx, dtype, stored, changes) for name, stored in components.items()}
     clip_tokenizer, t5_tokenizer = read_tokenizers(checkpoint, configs[CLIP.name], configs[T5.name], report)
     schedule = find_schedule(checkpoint, configs[TRANSFORMER.name], report)
-    components |= adapters(redux, components[TRANSFORMER.name])
+    beside = adapters(redux, components[TRANSFORMER.name]) | named_controlnets(controlnets, configs[TRANSFORMER.name])
+    components |= {name: as_laid_for(nx, dtype, stored, ()) for name, stored in beside.items()}
+    tell_guidance(controlnets, configs[TRANSFORMER.name], report)
     mode = choose(memory, nx, components, dtype, report, widened(changes))
     trees = read_trees(components, nx, dtype, changes, mode)
     settings = checkpoint.folder / DEFAULTS
@@ -195,10 +234,11 @@ def load_checkpoint(
         t5_tokenizer=t5_tokenizer,
         schedule=schedule,
         defaults=read_defaults(settings, configs[TRANSFORMER.name]),
-        trained=read_trained(settings, configs[TRANSFORMER.name]),
+        trained=read_trained(settings, configs[TRANSFORMER.name], is_called_kontext(name, checkpoint)),
         name=name,
         lora=tuple(lora),
         redux=None if redux is None else made_of(redux, trees),
+        controlnets=controlnets_of(components, trees),
         cache=open_cache(cache, text_identity(components, changes, nx, dtype), nx, report) if cache else None,
         progress=progress,
     )
@@ -245,6 +285,7 @@ def read_trees(
     """Read the weights of every component in a memory mode."""
     if mode == "resident" and not nx.on_gpu:
         keep_freed_memory()
+    set_limits(nx)
     return {
         name: read_in_mode(stored, nx, dtype, of_component(changes, name), mode) for name, stored in components.items()
     }
@@ -293,6 +334,28 @@ def adapters(redux: ReduxFiles | None, transformer: StoredComponent) -> dict[str
     return redux.components
 
 
+def named_controlnets(nets: Sequence[StoredComponent], flux: FluxConfig) -> dict[str, StoredComponent]:
+    """Map names of their own to ControlNets, in their order; raises `CheckpointError` for one that doesn't fit."""
+    for stored in nets:
+        check_controlnet(flux, stored)
+    return {f"{CONTROLNET.name} {number}": stored for number, stored in enumerate(nets, start=1)}
+
+
+def tell_guidance(nets: Sequence[StoredComponent], flux: FluxConfig, report: Report | None) -> None:
+    """Say which guidance ControlNets get that take one beside a transformer that takes none."""
+    for stored in nets:
+        if stored.config.guidance_embed and not flux.guidance_embed:
+            tell(
+                f"{stored.path}: takes a guidance, and the model none: it gets {GUIDANCE:g}, as with FLUX.1-dev", report
+            )
+
+
+def controlnets_of(components: Mapping[str, StoredComponent], trees: Mapping[str, Tree]) -> tuple[ControlNet, ...]:
+    """Return the ControlNets among the components with their weights, in their order."""
+    found = (name for name, stored in components.items() if stored.component is CONTROLNET)
+    return tuple(ControlNet(components[name].config, trees[name]) for name in found)
+
+
 def made_of(redux: ReduxFiles, trees: Mapping[str, Tree]) -> Redux:
     """Return Redux with its weights."""
     encoder = redux.encoder.config, trees[SIGLIP.name]
@@ -327,7 +390,7 @@ def check_pipeline(checkpoint: Checkpoint) -> None:
     """Raise `CheckpointError` for what is no FLUX.1 model."""
     path, pipeline = checkpoint.path, str(checkpoint.index.get("_class_name"))
     if not checkpoint.found:
-        raise CheckpointError(f"{path}: is {REDUX_TITLE}: name a model, and give it beside that, by --redux")
+        raise CheckpointError(f"{path}: is no model but {checkpoint.beside}")
     if checkpoint.path != checkpoint.folder:
         return
     if not checkpoint.index and checkpoint.missing:
@@ -423,11 +486,23 @@ def is_kontext(folder: Path) -> bool:
     return index.exists() and read_json(index).get("_class_name") == KONTEXT
 
 
-def read_trained(path: Path, cfg: FluxConfig) -> Trained:
-    """Read what a model was trained on; without a file, FLUX.1's own for a transformer of its sizes."""
+def is_called_kontext(name: str, checkpoint: Checkpoint) -> bool:
+    """Return whether a model's name, its transformer's file or its index tells that it is Kontext."""
+    path = checkpoint.components[TRANSFORMER.name].path
+    names = name, checkpoint.folder.name, path.name, str(checkpoint.index.get("_class_name"))
+    return any("kontext" in name.lower() for name in names)
+
+
+def read_trained(path: Path, cfg: FluxConfig, is_kontext: bool = False) -> Trained:
+    """Read what a model was trained on; without a file, FLUX.1's own for a transformer of its sizes.
+
+    is_kontext: whether its name tells that it was trained with references, though the file does not.
+    """
     if path.exists():
-        return parse_trained(read_json(path).get(TRAINED, {}), path)
-    return Trained() if variant(cfg).startswith("of its own size") else FLUX1_TRAINED
+        trained = parse_trained(read_json(path).get(TRAINED, {}), path)
+    else:
+        trained = Trained() if variant(cfg).startswith("of its own size") else FLUX1_TRAINED
+    return replace(trained, references=trained.references or is_kontext)
 
 
 # -- saving --------------------------------------------------------------------------------------------------

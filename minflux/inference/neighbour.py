@@ -12,7 +12,8 @@ from minflux.checkpoints.open import Checkpoint, warn_of_unexpected
 from minflux.checkpoints.redux import ReduxFiles
 from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.inference.pipeline import Defaults
+from minflux.inference.pipeline import Conditioning, Defaults
+from minflux.inference.step_cache import StepCache
 from minflux.inference.text import Tokenizer
 from minflux.inference.with_vae import VAEPipeline
 
@@ -36,10 +37,16 @@ class Neighbour:
     sizes: Callable[[Configs], Sequence[Size]]
     make: Callable[..., VAEPipeline]
 
-    def check_alone(self, checkpoint: Checkpoint, lora: Sequence[str], redux: ReduxFiles | None) -> None:
+    def check_alone(
+        self,
+        checkpoint: Checkpoint,
+        lora: Sequence[str],
+        redux: ReduxFiles | None,
+        controlnets: Sequence[StoredComponent],
+    ) -> None:
         """Raise `ArgumentError` for what only a FLUX.1 can be loaded with."""
         loose = sorted((checkpoint.loose.keys() | checkpoint.tokenizers.keys()) - {"transformer"})
-        given = ["lora"] * bool(lora) + ["redux"] * (redux is not None) + loose
+        given = ["lora"] * bool(lora) + ["redux"] * (redux is not None) + ["controlnet"] * bool(controlnets) + loose
         if given:
             raise ArgumentError(
                 f"{given[0]}: minflux loads {self.title} without; its own parts belong in {checkpoint.folder}"
@@ -65,3 +72,11 @@ class Neighbour:
         """Read the tokenizers of a model."""
         sizes = {name: configs[encoder].vocab_size for name, encoder in self.tokenizers.items()}
         return [Tokenizer.from_folder(folder / name, size) for name, size in sizes.items()]
+
+
+def check_plain(text: Conditioning, step_cache: StepCache | None) -> None:
+    """Raise `ArgumentError` for what FLUX.1 alone can be sampled with."""
+    given = {"step_cache": step_cache, "regions": text.bias, "references": text.references or None}
+    for name, value in given.items():
+        if value is not None:
+            raise ArgumentError(f"{name}: FLUX.1 alone takes them, and this is another model")

@@ -20,6 +20,7 @@ from minflux.arrays import Array
 from minflux.backend import Backend
 from minflux.edit.base import TEXT_TO_IMAGE, Edit
 from minflux.edit.canvas import Canvas, open_canvas, tell_stretched
+from minflux.edit.controlnet import Control
 from minflux.edit.flowedit import FlowEdit, check_counts
 from minflux.edit.kontext import Reference, places, reference_size
 from minflux.errors import ArgumentError, MinfluxError, quoted
@@ -40,9 +41,19 @@ from minflux.inference.arguments import (
     effective,
     without_effect,
 )
-from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_references, check_taken
-from minflux.inference.hints import Trained, hint_at_guidance, hint_at_size, hint_at_text_length, hint_at_words
-from minflux.inference.image_prompts import ImagePrompts, read_image_prompts
+from minflux.inference.controlnets import ControlNet, check_controls, memory_of_controls
+from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_references, check_taken, uses_of
+from minflux.inference.hints import (
+    Trained,
+    hint_at_guidance,
+    hint_at_references,
+    hint_at_size,
+    hint_at_text_length,
+    hint_at_words,
+)
+from minflux.inference.image_prompts import ImagePrompts, read_image_prompts, usual_guidance
+from minflux.inference.step_cache import StepCache, check_step_cache, check_usable
+from minflux.model.controlnet import ControlNetConfig
 from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
@@ -68,13 +79,16 @@ class Conditioning:
     """What prompts say, ready for the transformer: `txt` (B, T, E) from T5, `y` (B, P) from CLIP.
 
     negative: the same of the negative prompt, B times, which classifier-free guidance leads away from. references: the
-    images that FLUX.1 Kontext looks at beside its prompt.
+    images that FLUX.1 Kontext looks at beside its prompt. controls: the control images that ControlNets look at. bias:
+    what is added to the logits of attention between all tokens, text first (see `minflux.inference.regions`).
     """
 
     txt: Array
     y: Array
     negative: "Conditioning | None" = None
     references: tuple[Reference, ...] = ()
+    controls: tuple[Control, ...] = ()
+    bias: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,10 @@ class CallSettings(TypedDict, total=False):
     mask_crop: int | None
     paste: bool
     control: Any
+    control_scale: float | Sequence[float] | None
+    control_start: float | Sequence[float] | None
+    control_end: float | Sequence[float] | None
+    control_mode: Any
     canny: tuple[float, float] | None
     reference: Any
     reference_layout: str
@@ -115,6 +133,7 @@ class CallSettings(TypedDict, total=False):
     image_prompt_strength: float | Sequence[float] | None
     image_prompt_mix: str
     posterior: str
+    step_cache: str | StepCache | None
     on_step: OnStep | None
     on_block: OnBlock | None
 
@@ -124,7 +143,8 @@ class Pipeline(ABC):
     """A model ready to generate images: call it, or take its steps `encode`, `sample` and `decode` one by one.
 
     nx: the backend that computes. schedule: how steps are spread over time. lora: the LoRAs added to the weights.
-    trained: what the model was trained on; a `Hint`, which is a warning, tells of anything else that is asked for.
+    controlnets: those that are shown control images. trained: what the model was trained on; a `Hint`, which is a
+    warning, tells of anything else that is asked for.
     """
 
     nx: Backend
@@ -133,6 +153,7 @@ class Pipeline(ABC):
     trained: Trained = field(default_factory=Trained)
     name: str = ""
     lora: tuple[str, ...] = ()
+    controlnets: tuple[ControlNet, ...] = ()
 
     def __repr__(self) -> str:
         """Return one line: the model's name, its size and its backend."""
@@ -166,6 +187,10 @@ class Pipeline(ABC):
         mask_crop: int | None = None,
         paste: bool = True,
         control: Any = None,
+        control_scale: float | Sequence[float] | None = None,
+        control_start: float | Sequence[float] | None = None,
+        control_end: float | Sequence[float] | None = None,
+        control_mode: Any = None,
         canny: tuple[float, float] | None = None,
         reference: Any = None,
         reference_layout: str = "offset",
@@ -173,6 +198,7 @@ class Pipeline(ABC):
         image_prompt_strength: float | Sequence[float] | None = None,
         image_prompt_mix: str = "append",
         posterior: str = "mode",
+        step_cache: str | StepCache | None = None,
         on_step: OnStep | None = None,
         on_block: OnBlock | None = None,
     ) -> Image.Image | list[Image.Image]:
@@ -183,8 +209,9 @@ class Pipeline(ABC):
         seed: one number, or one for each prompt; a single number n stands for n, n + 1, … Each image depends on its own
         seed alone, not on the batch, but for rounding (a level of 255 here and there).
         steps: the denoising steps.
-        guidance: how strongly to follow the prompt. Models like FLUX.1-dev take it as an input. On others it is the
-        scale of classifier-free guidance away from `negative_prompt`; 0 and 1 are none.
+        guidance: how strongly to follow the prompt. Models like FLUX.1-dev take it as an input, and with an image
+        prompt 2.5 of it unless given. On others it is the scale of classifier-free guidance away from
+        `negative_prompt`; 0 and 1 are none.
         true_cfg_scale: the scale of classifier-free guidance on models like FLUX.1-dev, beside their `guidance`.
         negative_prompt: what classifier-free guidance leads away from, "" unless given.
         width, height: of the image in pixels, multiples of 16.
@@ -200,8 +227,14 @@ class Pipeline(ABC):
         mask_crop: see the surroundings of the mask alone, with so many pixels around it, at the size of a whole image.
         paste: whether the result is the original image with what was redrawn pasted into it, rather than what the
         model made of all of it.
-        control: an image to draw along, of edges for FLUX.1 Canny and of depth for Depth; where there is an image too,
-        of its size.
+        control: an image to draw along, of edges for FLUX.1 Canny and of depth for Depth, or of what a ControlNet takes
+        (`load(…, controlnet=…)`); where there is an image too, of its size. A list for several ControlNets, in their
+        order, or for one that is shown several.
+        control_scale: how strongly a ControlNet acts, 1 unless given; one number for all control images, or a list with
+        one for each, as the next three.
+        control_start, control_end: during which share of the steps it does, from 0 to 1 unless given.
+        control_mode: what a Union ControlNet is shown, by its number or as "canny", "tile", "depth", "blur", "pose",
+        "gray" or "lq".
         canny: two thresholds, (50, 200) for FLUX.1 Canny, where `control` is a photo along whose edges to draw (see
         `minflux.edit.canny`).
         reference: an image that FLUX.1 Kontext looks at, or a list of them; the result has the first one's aspect
@@ -212,6 +245,8 @@ class Pipeline(ABC):
         image_prompt_mix: "append" several, or "sum" them as diffusers does (see `minflux.inference.image_prompts`).
         posterior: "mode" takes the middle of the VAE's distribution for the image's latents, "sample" draws them with
         the seed's first numbers, before the noise, as diffusers does.
+        step_cache: "first-block" or "teacache", with ":THRESHOLD" after it or not, to skip what hardly changes from
+        step to step, for one image at a time (see `minflux.inference.step_cache`); it changes the image.
         on_step: a function that is called with each `Step` after it.
         on_block: a function that is called after each block of the transformer with its name, "double_blocks.3", and a
         dict of its arrays: the streams "img" and "txt", its modulations "mod", and "q", "k", "v" (see
@@ -222,8 +257,16 @@ class Pipeline(ABC):
         prompts = check_prompts(prompt)
         check_listener("on_step", on_step)
         check_listener("on_block", on_block)
-        given = ImageInput(image, strength, mask, mask_blur, mask_crop, paste, control, canny, posterior)
+        cache = check_step_cache(step_cache)
+        check_usable(cache, solver, len(prompts), on_block is not None, bool(self.controlnets) and control is not None)
+        given = ImageInput(
+            image, strength, mask, mask_blur, mask_crop, paste, control, canny, posterior, control_scale, control_start,
+            control_end, control_mode,
+        )  # fmt: skip
         image_prompts = self.image_prompts(image_prompt, image_prompt_strength, image_prompt_mix)
+        if guidance is None:
+            is_dev_like = self.built_in_guidance and not self.takes
+            guidance = usual_guidance(self.defaults.guidance, is_dev_like, image_prompts.images)
         references = self.encode_references(reference, reference_layout)
         canvas = self.open_canvas(given, width, height)
         width, height = self.size_of(canvas, references, width, height)
@@ -234,10 +277,11 @@ class Pipeline(ABC):
         edit.timesteps(plan.timesteps)  # which raises for a strength that leaves no step
 
         text = self.encode(prompts, negative, guidance=guidance, true_cfg_scale=true_cfg_scale)
-        text = replace(self.with_image_prompts(text, image_prompts), references=references)
+        controls = self.controls_of(given, canvas, plan.seeds)
+        text = replace(self.with_image_prompts(text, image_prompts), references=references, controls=controls)
         for step in self.sample(
             text, seed, steps, guidance=guidance, true_cfg_scale=true_cfg_scale, width=plan.width, height=plan.height,
-            solver=solver, start=start, edit=edit, on_block=on_block,
+            solver=solver, start=start, edit=edit, on_block=on_block, step_cache=cache,
         ):  # fmt: skip
             if on_step is not None:
                 on_step(step)
@@ -272,26 +316,40 @@ class Pipeline(ABC):
         given = ImageInput(image)
         check_taken(given, self.takes)
         canvas = self._open_canvas(given, width, height)
-        source, target = (self.encode(p, guidance=g) for p, g in ((source_prompt, source_guidance), (prompt, guidance)))
-
-        def follow() -> Iterator[Step]:  # whose end frees the weights that it holds
-            latents = self.encode_image(canvas.pixels())
-            pipe = self.held()
-            source_velocity = partial(pipe.velocity, source, latents.shape[1:3], self._guidance(source_guidance, None))
-            edit = FlowEdit(latents, source_velocity, *counts)
-            yield from pipe.sample(target, seed, steps, guidance=guidance, edit=edit)
-
-        for step in follow():
+        guidances = source_guidance, guidance
+        texts = self.encode(source_prompt, guidance=source_guidance), self.encode(prompt, guidance=guidance)
+        for step in self.sample_edit(canvas, texts, seed, steps, guidances=guidances, counts=counts):
             if on_step is not None:
                 on_step(step)
         return canvas.finish(self.decode(step.x)[0])
+
+    def sample_edit(
+        self,
+        canvas: Canvas,
+        texts: tuple[Conditioning, Conditioning],
+        seed: int,
+        steps: int,
+        *,
+        guidances: tuple[float | None, float | None],
+        counts: tuple[int, int, int],
+    ) -> Iterator[Step]:
+        """Yield FlowEdit's steps from the image on a canvas; the weights that they share are freed after the last.
+
+        texts, guidances: of what the image shows, then of what it is to show. counts: n_max, n_min and n_avg.
+        """
+        latents = self.encode_image(canvas.pixels())
+        pipe = self.held()
+        source = partial(pipe.velocity, texts[0], latents.shape[1:3], self._guidance(guidances[0], None))
+        edit = FlowEdit(latents, source, *counts)
+        yield from pipe.sample(texts[1], seed, steps, guidance=guidances[1], edit=edit)
 
     # -- an image to begin with --------------------------------------------------------------------------------
 
     def open_canvas(self, given: ImageInput, width: int | None = None, height: int | None = None) -> Canvas | None:
         """Read the images of a call, None where there are none; raises `ArgumentError` for what is wrong."""
         check_image_input(given)
-        check_taken(given, self.takes)
+        check_taken(given, self.takes, controlnets=len(self.controlnets))
+        uses_of(given, self._controlnet_configs)
         return None if given.image is None and given.control is None else self._open_canvas(given, width, height)
 
     def _open_canvas(self, given: ImageInput, width: int | None, height: int | None) -> Canvas:
@@ -301,23 +359,36 @@ class Pipeline(ABC):
                 check_side(name, side, unit)
         return open_canvas(
             given.image, given.mask, wanted=(width, height), usual=(self.defaults.width, self.defaults.height),
-            unit=unit, blur=given.mask_blur, crop=given.mask_crop, paste=given.paste, control=given.control,
+            unit=unit, blur=given.mask_blur, crop=given.mask_crop, paste=given.paste, controls=given.controls,
             canny=given.canny,
         )  # fmt: skip
 
     def edit_of(self, given: ImageInput, canvas: Canvas | None, seeds: Sequence[int]) -> Edit:
         """Return the edit that a call asks for, which is text to image without a canvas."""
-        if canvas is None:
-            return TEXT_TO_IMAGE
+        return TEXT_TO_IMAGE if canvas is None else self._maker(given, canvas, seeds).make()
+
+    def controls_of(self, given: ImageInput, canvas: Canvas | None, seeds: Sequence[int]) -> tuple[Control, ...]:
+        """Return the control images of a call as its ControlNets see them, none for a model without."""
+        if canvas is None or not self.controlnets:
+            return ()
+        return tuple(self._maker(given, canvas, seeds).controls())
+
+    def _maker(self, given: ImageInput, canvas: Canvas, seeds: Sequence[int]) -> EditMaker:
         drawn_for = seeds if given.posterior == "sample" else None
         encode = partial(self._encode_image, drawn_for)
-        return EditMaker(given, canvas, self.takes, self.nx, self.downscale, encode).make()
+        return EditMaker(given, canvas, self.takes, self.nx, self.downscale, encode, self._controlnet_configs)
+
+    @property
+    def _controlnet_configs(self) -> list[ControlNetConfig]:
+        return [net.config for net in self.controlnets]
 
     def encode_references(self, reference: Any, layout: str = "offset") -> tuple[Reference, ...]:
         """Encode the reference images of a call, one or a list, each at the size that Kontext sees it."""
         listed = list(reference) if isinstance(reference, list | tuple) else [reference]
         images = [read_image(image, "reference") for image in listed if image is not None]
         check_references(images, self.takes_references)
+        if images:
+            hint_at_references(self.trained)
         unit, usual = 2 * self.downscale, (self.defaults.width, self.defaults.height)
         sizes = [reference_size(image.size, usual, unit) for image in images]
         for image, size in zip(images, sizes, strict=True):
@@ -393,6 +464,7 @@ class Pipeline(ABC):
         timesteps: Sequence[float] | np.ndarray | None = None,
         edit: Edit = TEXT_TO_IMAGE,
         on_block: OnBlock | None = None,
+        step_cache: str | StepCache | None = None,
     ) -> Iterator[Step]:
         """Return an iterator over the denoising steps, whose `x` and `denoised` are latents (B, h, w, C).
 
@@ -407,15 +479,22 @@ class Pipeline(ABC):
         if like is not None and width is None and height is None:
             height, width = (self.downscale * n for n in self._size_of(like))
         count = len(conditioning.txt)
+        cache = check_step_cache(step_cache)
+        check_usable(cache, solver, count, on_block is not None, bool(conditioning.controls))
+        if cache is not None and isinstance(edit, FlowEdit):
+            raise ArgumentError("step_cache goes without FlowEdit, whose steps ask for several velocities")
         plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
         self._check_edited(edit.image, plan)
         self._check_shown(edit.shown, plan)
+        check_bias(conditioning, plan.height // (2 * self.downscale), plan.width // (2 * self.downscale))
         noises = self._noises(plan, edit.draws) if start is None else [self._checked_start(start, plan)]
         plan = replace(plan, timesteps=edit.timesteps(plan.timesteps))
         scale = true_cfg_scale if self.built_in_guidance or guidance is None else guidance
         text = matching(conditioning, plan.guidance, asked=scale is not None)
+        self._check_controls(text.controls, plan)
+        text = replace(text, controls=tuple(control.during(plan.timesteps) for control in text.controls))
         hint_at_size(self.trained, plan.width, plan.height)
-        return self._follow(text, plan, edit, noises, on_block)
+        return self._follow(text, plan, edit, noises, on_block, cache)
 
     @abstractmethod
     def decode(self, latents: Array) -> np.ndarray:
@@ -449,6 +528,7 @@ class Pipeline(ABC):
         guidance: Guidance,
         timesteps: Sequence[float] = (),
         on_block: OnBlock | None = None,
+        step_cache: StepCache | None = None,
     ) -> Velocity:
         """Return v(x, t) on latents x (B, h, w, C) of `size` (h, w), defined for every t in [0, 1].
 
@@ -600,6 +680,14 @@ class Pipeline(ABC):
                 f"{shown or 'nothing'}: see minflux.edit.beside"
             )
 
+    def _check_controls(self, controls: Sequence[Control], plan: SamplingPlan) -> None:
+        """Raise `ArgumentError` unless control images are of the size, and what is added of them fits the memory."""
+        count, channels, height, width = self._shape(plan)
+        check_controls(controls, self.controlnets, (count, channels, height, width), self.downscale)
+        tokens = count * (2 if plan.guidance.needs_negative else 1) * height * width // 4
+        needed = memory_of_controls(controls, self.controlnets, tokens, itemsize=2 if self.nx.on_gpu else 4)
+        self._check_memory(f"{len(controls)} control images", needed)
+
     def _size_of(self, start: Any) -> tuple[int, int]:
         """Return height and width of latents that are given to begin with."""
         shape: tuple[int, ...] = getattr(start, "shape", ())
@@ -625,12 +713,18 @@ class Pipeline(ABC):
     # -- the loop ----------------------------------------------------------------------------------------------
 
     def _follow(
-        self, text: Conditioning, plan: SamplingPlan, edit: Edit, noises: list[Array], on_block: OnBlock | None
+        self,
+        text: Conditioning,
+        plan: SamplingPlan,
+        edit: Edit,
+        noises: list[Array],
+        on_block: OnBlock | None,
+        step_cache: StepCache | None,
     ) -> Iterator[Step]:
         """Follow an edit's velocity from its start; the weights it holds are freed with it, after the last step."""
         x = self._start(edit, noises, float(plan.timesteps[0]))
         ahead = visited_timesteps(plan.solver, plan.timesteps)
-        model = self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block)
+        model = self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block, step_cache)
         velocity = edit.velocity(model, noises, ahead)
         for number, step in enumerate(plan.solver(velocity, x, plan.timesteps), start=1):
             check_finite(self.nx, f"step {number} of {len(plan.timesteps) - 1}", step.x)
@@ -655,6 +749,16 @@ def check_conditioning(given: Any) -> None:
     """Raise `ArgumentError` for what `encode` can't have returned."""
     if not isinstance(given, Conditioning):
         raise ArgumentError(f"conditioning must be what pipe.encode(prompts) returns, got {quoted(given)}")
+
+
+def check_bias(text: Conditioning, rows: int, columns: int) -> None:
+    """Raise `ArgumentError` for a bias that was made for another number of tokens than text and image have."""
+    length = text.txt.shape[1] + rows * columns
+    if text.bias is not None and text.bias.shape[-2:] != (length, length):
+        raise ArgumentError(
+            f"the conditioning's bias is {quoted(tuple(text.bias.shape))}, for {length} tokens of text and image: make "
+            f"it of regions of {rows} × {columns} image tokens, as this image has"
+        )
 
 
 def matching(text: Conditioning, guidance: Guidance, asked: bool) -> Conditioning:

@@ -17,14 +17,17 @@ from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.lazy import for_steps
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.inference.flux1 import both_signs, modulations_at
-from minflux.inference.neighbour import Neighbour
+from minflux.inference.flux1 import both_signs
+from minflux.inference.modulated import Modulated
+from minflux.inference.neighbour import Neighbour, check_plain
 from minflux.inference.pipeline import Conditioning, Defaults, check_finite
 from minflux.inference.settings import read_schedule
+from minflux.inference.step_cache import StepCache
 from minflux.inference.text import PromptTruncated, Tokenizer
 from minflux.inference.with_vae import VAEPipeline
 from minflux.model.clip import CLIPConfig, projected_clip
 from minflux.model.hooks import OnBlock
+from minflux.model.modulation import modulations
 from minflux.model.sd3 import SD3Config, velocity
 from minflux.model.t5 import T5Config, t5_encoder
 from minflux.sampling.guidance import Guidance, guided
@@ -139,21 +142,23 @@ class SD3(VAEPipeline):
         guidance: Guidance,
         timesteps: Sequence[float] = (),
         on_block: OnBlock | None = None,
+        step_cache: StepCache | None = None,
     ) -> Velocity:
         """Return v(x, t) on latents x (B, h, w, C) of `size` (h, w), defined for every t in [0, 1].
 
         The modulations of all `timesteps` are computed at once; at another t they are computed when v is called.
         """
+        check_plain(text, step_cache)
         nx, cfg, is_guided = self.nx, self.mmdit[0], guidance.needs_negative
         txt, y = both_signs(text) if is_guided else (text.txt, text.y)
-        ahead = modulations_at(self.mmdit[1], y, timesteps, None, self._compute) if len(timesteps) else {}
+        made = Modulated(lambda p, vec: modulations(p, vec, self._compute), self.mmdit[1], y, None, nx)
+        mod = made.ahead(timesteps)
         p = for_steps(self.mmdit[1], self.progress)
         listen = self._compute if on_block is None else self._computed_for(on_block)
 
         def v(x: Array, t: float) -> Array:
-            mod = ahead.get(float(t)) or modulations_at(self.mmdit[1], y, [t], None, self._compute)[float(t)]
             latents = nx.concatenate([x, x], axis=0) if is_guided else x
-            out = velocity(p, cfg, latents, txt, mod, listen, keep_qkv=on_block is not None)
+            out = velocity(p, cfg, latents, txt, mod(t), listen, keep_qkv=on_block is not None)
             return guided(nx.as_float32(out), guidance.scale) if is_guided else out
 
         return v

@@ -23,9 +23,10 @@ from minflux.edit.base import Edit
 from minflux.errors import ArgumentError, CheckpointError, quoted
 from minflux.inference.arguments import check_steps
 from minflux.inference.flux1 import both_signs
-from minflux.inference.neighbour import Neighbour
+from minflux.inference.neighbour import Neighbour, check_plain
 from minflux.inference.pipeline import Conditioning, Defaults, SamplingPlan, check_finite
 from minflux.inference.settings import read_fields
+from minflux.inference.step_cache import StepCache
 from minflux.inference.text import Tokenizer
 from minflux.inference.with_vae import VAEPipeline
 from minflux.model.clip import CLIPConfig, clip_encoder
@@ -96,8 +97,10 @@ class StableDiffusion1(VAEPipeline):
         guidance: Guidance,
         timesteps: Sequence[float] = (),
         on_block: OnBlock | None = None,
+        step_cache: StepCache | None = None,
     ) -> Velocity:
         """Return v(z, t) on latents z (B, h, w, C) of `size` (h, w), defined for every t below 1."""
+        check_plain(text, step_cache)
         nx, (cfg, stored), is_guided = self.nx, self.unet, guidance.needs_negative
         txt, _ = both_signs(text) if is_guided else (text.txt, text.y)
         p = for_steps(stored, self.progress)
@@ -130,10 +133,16 @@ class StableDiffusion1(VAEPipeline):
         return z * radius(t) if edit.image is None else z
 
     def _follow(
-        self, text: Conditioning, plan: SamplingPlan, edit: Edit, noises: list[Array], on_block: OnBlock | None
+        self,
+        text: Conditioning,
+        plan: SamplingPlan,
+        edit: Edit,
+        noises: list[Array],
+        on_block: OnBlock | None,
+        step_cache: StepCache | None,
     ) -> Iterator[Step]:
         """Follow an edit's velocity, and show each step's x, z / r."""
-        for step in super()._follow(text, plan, edit, noises, on_block):
+        for step in super()._follow(text, plan, edit, noises, on_block, step_cache):
             yield replace(step, x=step.x / radius(step.t))
 
 

@@ -9,10 +9,12 @@
 `flux`        the whole transformer
 `sd3`         another one of the same parts
 `latents`     images as tokens: packing and position ids
+`controlnet`  a copy of the first blocks, which adds to the image what a control image shows
 `vae`         pixels to latents and back
 `vae_bands`   the way back again, for large images
 `t5`, `clip`  a prompt becomes `txt` and `y`
 `hooks`       listen to all of them while they run
+`concepts`    words that listen to the image: where is what they mean?
 
 Everything is a pure function of arrays and a weight tree `p`, whose keys are the checkpoint's own names. (Two things
 are said where they are so: `vae_bands` uses up its lists of bands, and a block writes what it has seen into a dict that

@@ -58,17 +58,23 @@ def normed_qkv(norm: Tree, qkv: Float[Array, "B L C"]) -> tuple[Array, Array, Ar
 
 @shaped
 def attention(
-    q: Float[Array, "B H L K"], k: Float[Array, "B H L K"], v: Float[Array, "B H L K"], pe: tuple | None, seen=None
+    q: Float[Array, "B H L K"],
+    k: Float[Array, "B H L K"],
+    v: Float[Array, "B H L K"],
+    pe: tuple | None,
+    seen=None,
+    bias=None,
 ) -> Float[Array, "B L C"]:
     """Rotate q and k by `pe`, unless it is None, attend, and put the heads side by side again.
 
-    The rotated q and k, and v, are written into the dict `seen` if there is one.
+    The rotated q and k, and v, are written into the dict `seen` if there is one. bias: what is added to the logits,
+    broadcast to (B, H, L, L), or None.
     """
     if pe is not None:
         q, k = apply_rope(q, pe), apply_rope(k, pe)
     if seen is not None:
         seen.update(q=q, k=k, v=v)
-    attended = backend_of(q).attention(q, k, v)  # (B, H, L, K)
+    attended = backend_of(q).attention(q, k, v, bias=bias)  # (B, H, L, K)
     return merge_heads(attended)
 
 

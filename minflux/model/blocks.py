@@ -22,26 +22,27 @@ def mlp(p: Tree, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
 
 @shaped
 def double_block(
-    p: Tree, img: Float[Array, "B I D"], txt: Float[Array, "B T D"], mod: Tree, pe: tuple, seen=None
+    p: Tree, img: Float[Array, "B I D"], txt: Float[Array, "B T D"], mod: Tree, pe: tuple, seen=None, bias=None
 ) -> tuple[Float[Array, "B I D"], Float[Array, "B T D"]]:
     """Let both streams attend to each other, then pass each through its own MLP: (img, txt) -> (img, txt).
 
     mod: the block's own of `modulations`, {"img", "txt"} of (B, 6 D). pe: the rotations of the joint sequence, in which
-    txt comes before img, (B, 1, T + I, K/2) each. seen: a dict to write the joint q, k and v into (see `attention`).
+    txt comes before img, (B, 1, T + I, K/2) each. seen: a dict to write the joint q, k and v into, and bias: what is
+    added to the joint attention's logits (see `attention`).
     """
     nx = backend_of(img, txt)
     img_mod = chunks(mod["img"], 6)  # shift, scale and gate of the attention, then of the MLP: (B, 1, D) each
     txt_mod = chunks(mod["txt"], 6)
 
     # prepare each stream for attention
-    img_q, img_k, img_v = _stream_qkv(p["img_attn"], img, img_mod)  # (B, H, I, K) each
-    txt_q, txt_k, txt_v = _stream_qkv(p["txt_attn"], txt, txt_mod)  # (B, H, T, K) each
+    img_q, img_k, img_v = stream_qkv(p["img_attn"], img, img_mod)  # (B, H, I, K) each
+    txt_q, txt_k, txt_v = stream_qkv(p["txt_attn"], txt, txt_mod)  # (B, H, T, K) each
 
     # one attention over both
     q = nx.concatenate([txt_q, img_q], axis=2)  # (B, H, T + I, K)
     k = nx.concatenate([txt_k, img_k], axis=2)
     v = nx.concatenate([txt_v, img_v], axis=2)
-    attended = attention(q, k, v, pe, seen)  # (B, T + I, D)
+    attended = attention(q, k, v, pe, seen, bias)  # (B, T + I, D)
     txt_attended, img_attended = nx.split(attended, [txt.shape[1]], axis=1)
 
     # each stream on its own again
@@ -50,7 +51,7 @@ def double_block(
     return img, txt
 
 
-def _stream_qkv(attn: Tree, x: Array, mod: list[Array]) -> tuple[Array, Array, Array]:
+def stream_qkv(attn: Tree, x: Array, mod: list[Array]) -> tuple[Array, Array, Array]:
     """Shift and scale a stream, and project it to q, k and v."""
     shift, scale, *_ = mod
     x = modulate(x, shift, scale)
@@ -68,12 +69,12 @@ def finish_stream(attn: Tree, mlp_weights: Tree, x: Array, attended: Array, mod:
 
 @shaped
 def single_block(
-    p: Tree, x: Float[Array, "B L D"], mod: Float[Array, "B O"], pe: tuple, seen=None
+    p: Tree, x: Float[Array, "B L D"], mod: Float[Array, "B O"], pe: tuple, seen=None, bias=None
 ) -> Float[Array, "B L D"]:
     """Compute attention and MLP from one projection, and join them by another: x + gate · linear2(attention ‖ mlp).
 
     linear1 gives (q, k, v, mlp) of widths D, D, D and 4 D; linear2 takes 5 D. Running them side by side is due to
-    Dehghani et al. 2023 (arXiv 2302.05442). mod: (B, 3 D); pe, seen: see `double_block`.
+    Dehghani et al. 2023 (arXiv 2302.05442). mod: (B, 3 D); pe, seen, bias: see `double_block`.
     """
     nx = backend_of(x, mod)
     shift, scale, gate = chunks(mod, 3)
@@ -81,7 +82,7 @@ def single_block(
     qkv, hidden = nx.split(projected, [3 * x.shape[-1]], axis=-1)  # (B, L, 3 D), (B, L, 4 D)
 
     # attention and MLP side by side
-    attended = attention(*normed_qkv(p["norm"], qkv), pe, seen)  # (B, L, D)
+    attended = attention(*normed_qkv(p["norm"], qkv), pe, seen, bias)  # (B, L, D)
     both = nx.concatenate([attended, nx.gelu(hidden)], axis=-1)  # (B, L, 5 D)
     return x + gate * linear(both, **p["linear2"])
 

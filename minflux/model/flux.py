@@ -3,6 +3,7 @@
 embed img, txt, and (t, guidance, pooled text) -> double blocks -> join -> single blocks -> keep img -> final layer
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from minflux.arrays import Array, Float, Int, Tree, shaped
@@ -14,6 +15,8 @@ from minflux.model.linear import linear
 from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 
+Residuals = Mapping[str, Sequence[Array]]  # (B, R, D) each, by the block after which they are added
+NONE: Residuals = {}
 TIME_DIM = 256  # sinusoids of the timestep and guidance embeddings
 
 
@@ -81,8 +84,8 @@ def flux(
 
     img: packed latents at time t; txt: T5's output; y: CLIP's pooled output; timesteps in [0, 1], 1 for pure noise;
     guidance: the strength for guidance-distilled models (cfg.guidance_embed), about 1 to 10; on_block, keep_qkv,
-    run_block: see `velocity`. Computed in the weights' dtype; the result has it too. Raises ValueError when guidance is
-    missing, or given to a model without it. Source: BFL `flux/model.py`.
+    run_block: see `through_blocks`. Computed in the weights' dtype; the result has it too. Raises ValueError when
+    guidance is missing, or given to a model without it. Source: BFL `flux/model.py`.
     """
     if cfg.guidance_embed != (guidance is not None):
         raise ValueError(f"this model takes {'a' if cfg.guidance_embed else 'no'} guidance strength")
@@ -104,24 +107,61 @@ def velocity(
     on_block: OnBlock = ignore,
     keep_qkv: bool = False,
     run_block: RunBlock = run,
+    residuals: Residuals = NONE,
+    bias: Array | None = None,
 ) -> Float[Array, "B I O"]:
     """Run the blocks, given their modulations `mod` and the rotations `pe` (which are the same in every block).
 
-    on_block: called after each block with its name and {"img", "txt", "mod"}: both streams and its modulations (see
-    `hooks`). With keep_qkv there are "q", "k" and "v" too, normalised and rotated, of the joint sequence (B, H, T + I,
-    K); they are then held until the block is done. run_block: how a block is run (see `hooks`).
+    For the rest see `through_blocks`.
     """
-    nx, dtype = backend_of(img, txt, mod["final"]), mod["final"].dtype
+    dtype = mod["final"].dtype
     img = linear(img.astype(dtype), **p["img_in"])  # (B, I, D)
     txt = linear(txt.astype(dtype), **p["txt_in"])  # (B, T, D)
-    for i, (block, block_mod) in enumerate(zip(p["double_blocks"], mod["double"], strict=True)):
-        seen = {"mod": block_mod}
-        img, txt = run_block(double_block, block, img, txt, block_mod, pe, seen if keep_qkv else None)
-        on_block(f"double_blocks.{i}", {"img": img, "txt": txt, **seen})
-    x = nx.concatenate([txt, img], axis=1)  # (B, T + I, D)
-    for i, (block, block_mod) in enumerate(zip(p["single_blocks"], mod["single"], strict=True)):
-        seen = {"mod": block_mod}
-        x = run_block(single_block, block, x, block_mod, pe, seen if keep_qkv else None)
-        txt, img = nx.split(x, [txt.shape[1]], axis=1)  # (B, T, D), (B, I, D)
-        on_block(f"single_blocks.{i}", {"img": img, "txt": txt, **seen})
+    img = through_blocks(p, img, txt, mod, pe, on_block, keep_qkv, run_block, residuals, bias)
     return final_layer(p["final_layer"], img, mod["final"])
+
+
+@shaped
+def through_blocks(
+    p: Tree,
+    img: Float[Array, "B I D"],
+    txt: Float[Array, "B T D"],
+    mod: Tree,
+    pe: tuple,
+    on_block: OnBlock = ignore,
+    keep_qkv: bool = False,
+    run_block: RunBlock = run,
+    residuals: Residuals = NONE,
+    bias: Array | None = None,
+) -> Float[Array, "B I D"]:
+    """Run both kinds of block on the streams, and return the image's.
+
+    on_block: called after each block with its name and {"img", "txt", "mod"}: both streams and its modulations (see
+    `hooks`). With keep_qkv there are "q", "k" and "v" too, normalised and rotated, of the joint sequence (B, H, T + I,
+    K); they are then held until the block is done. run_block: how a block is run (see `hooks`). residuals: what
+    ControlNets add to the image after a block, by its name (see `controlnet`). bias: what is added to the logits of
+    every attention, broadcast to (B, H, T + I, T + I): -inf where a token is not to hear another one.
+    """
+    nx = backend_of(img, txt)
+    for i, (block, block_mod) in enumerate(zip(p.get("double_blocks", ()), mod["double"], strict=True)):
+        name, seen = f"double_blocks.{i}", {"mod": block_mod}
+        img, txt = run_block(double_block, block, img, txt, block_mod, pe, seen if keep_qkv else None, bias)
+        img = with_residuals(img, residuals.get(name, ()))
+        on_block(name, {"img": img, "txt": txt, **seen})
+    x = nx.concatenate([txt, img], axis=1)  # (B, T + I, D)
+    for i, (block, block_mod) in enumerate(zip(p.get("single_blocks", ()), mod["single"], strict=True)):
+        name, seen = f"single_blocks.{i}", {"mod": block_mod}
+        x = run_block(single_block, block, x, block_mod, pe, seen if keep_qkv else None, bias)
+        x = with_residuals(x, residuals.get(name, ()), first=txt.shape[1])
+        txt, img = nx.split(x, [txt.shape[1]], axis=1)  # (B, T, D), (B, I, D)
+        on_block(name, {"img": img, "txt": txt, **seen})
+    return img
+
+
+def with_residuals(x: Array, residuals: Sequence[Array], first: int = 0) -> Array:
+    """Add each residual (B, R, D) to R of the tokens of x (B, L, D), from the token `first` on."""
+    nx = backend_of(x)
+    for residual in residuals:
+        before, at, after = nx.split(x, [first, first + residual.shape[1]], axis=1)
+        x = nx.concatenate([before, at + residual, after], axis=1)
+    return x

@@ -23,8 +23,17 @@ def modulations(p: Tree, vec: Float[Array, "B D"], on_block: OnBlock = ignore) -
     these matrices, more than a quarter of all weights, are read once an image in place of once a step. on_block: called
     with each block's {"mod": …} (see `hooks`), the final layer's too.
     """
+    mod = block_modulations(p, vec, on_block)
+    mod["final"] = modulation(p["final_layer"]["adaLN_modulation"], vec)
+    on_block("final_layer", {"mod": mod["final"]})
+    return mod
+
+
+@shaped
+def block_modulations(p: Tree, vec: Float[Array, "B D"], on_block: OnBlock = ignore) -> Tree:
+    """Compute the modulations of the blocks alone, {"double": …, "single": …} as in `modulations`."""
     mod: dict[str, Any] = {"double": [], "single": []}
-    for i, block in _without_prefetch(p["double_blocks"]):
+    for i, block in _without_prefetch(p.get("double_blocks", ())):
         img = modulation(block["img_mod"], vec)
         txt = modulation(block["txt_mod"], vec)
         mod["double"].append({"img": img, "txt": txt})
@@ -32,8 +41,6 @@ def modulations(p: Tree, vec: Float[Array, "B D"], on_block: OnBlock = ignore) -
     for i, block in _without_prefetch(p.get("single_blocks", ())):
         mod["single"].append(modulation(block["modulation"], vec))
         on_block(f"single_blocks.{i}", {"mod": mod["single"][i]})
-    mod["final"] = modulation(p["final_layer"]["adaLN_modulation"], vec)
-    on_block("final_layer", {"mod": mod["final"]})
     return mod
 
 

@@ -1,7 +1,6 @@
 """The benchmark: its counts against PyTorch's own, its tables, and a whole race of two that is very small."""
 
 import doctest
-import json
 import re
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5EncoderModel
 from transformers import T5Config as TheirT5Config
 
 from benchmarks.bench import __main__ as bench
-from benchmarks.bench import commands, flops, growth, report, works
+from benchmarks.bench import commands, devices, flops, growth, kinds, records, report, works
 from benchmarks.bench.contenders import CONTENDERS, REFERENCE
 from benchmarks.bench.peak import peak_memory
 from benchmarks.bench.race import Interrupted, Lap, RaceError, Worker, agree, go_round, race, relative_error
@@ -158,8 +157,36 @@ def test_tables():
 
 
 def test_the_readme_has_the_ratios_of_steps_and_decoding():
-    assert report.briefly(record(name="M"))[:2] == [["", "width 1024"], ["ours", "0.50"]]
-    assert report.briefly(record()) == [[""]]  # "small" is none of them
+    found = report.briefly({"zen5": record(name="M")})
+    assert found[:2] == [["", "processor", "width 1024"], ["ours", "zen5", "0.50"]]
+    assert report.briefly({"zen5": record()})[0] == ["", "processor"]  # "small" is none of them
+
+
+def test_kinds_of_processors_are_side_by_side():
+    slower = [Lap("ours", [0.005]), Lap("torch", [0.004]), Lap("theirs", [0.001])]
+    other = record(name="S") | {"works": [report.entry(replace(SMALL, name="S"), slower), *record()["works"]]}
+    heading, *rows = report.compared({"zen3": record(), "zen5": other})
+    assert heading == ["time against torch's", "processor", "small", "S"]
+    assert rows == [
+        ["ours", "zen3", "0.50", "–"],
+        ["ours", "zen5", "0.50", "1.25"],
+        ["late", "zen3", "–", "–"],
+        ["late", "zen5", "–", "–"],
+        ["theirs", "zen5", "–", "0.25"],
+    ]
+
+
+def test_each_kind_of_processor_has_a_name(tmp_path, monkeypatch):
+    def cpuinfo(vendor: str, family: int, model: int) -> Path:
+        path = tmp_path / "cpuinfo"
+        path.write_text(f"vendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: {model}\n")
+        return path
+
+    assert kinds.processor_kind(cpuinfo("AuthenticAMD", 0x1A, 2)) == "amd-zen5"
+    assert kinds.processor_kind(cpuinfo("GenuineIntel", 6, 0x8F)) == "intel-sapphire-rapids"
+    monkeypatch.setattr(kinds, "processor", lambda: "Some (R) Processor 9")
+    assert kinds.processor_kind(cpuinfo("GenuineIntel", 6, 1)) == "some-r-processor-9"
+    assert kinds.processor_kind(tmp_path / "none") == "some-r-processor-9"
 
 
 def test_a_work_without_a_count_or_a_reference_has_dashes():
@@ -178,28 +205,33 @@ def test_the_peak_is_the_best_product_in_the_reference_s_precision():
     assert found["peak"] == 2e6
 
 
-def test_figures_of_another_device_stay_on_the_page(tmp_path):
-    page = tmp_path / "page.md"
+def test_a_record_joins_those_of_other_kinds_and_devices(tmp_path):
+    page, folder = tmp_path / "page.md", tmp_path / "page"
     page.write_text("<!-- cpu: begin --><!-- cpu: end --> and <!-- gpu: begin -->kept<!-- gpu: end -->")
-    page.with_suffix(".json").write_text('{"gpu": 1, "cpu": 2}')
-    bench.keep(record() | {"device": "cpu"}, page)
-    assert "| ours |" in page.read_text()
-    assert "kept" in page.read_text()
-    figures = json.loads(page.with_suffix(".json").read_text())
-    assert figures["gpu"] == 1
-    assert figures["cpu"]["works"][0]["laps"][0]["seconds"] == [0.002, 0.001, 0.004]
+    records.write("zen3", "gpu", 1, folder)
+    records.keep("zen3", record() | {"device": "cpu"}, page)
+    records.keep("zen5", record() | {"device": "cpu"}, page)
+    text = page.read_text()
+    assert "| ours | zen3 | 0.50 |\n| ours | zen5 | 0.50 |" in text
+    assert text.index("### On zen3") < text.index("### On zen5") < text.index("kept")
+    found = records.read_all(folder)
+    assert found["zen3"]["gpu"] == 1
+    assert found["zen5"]["cpu"]["works"][0]["laps"][0]["seconds"] == [0.002, 0.001, 0.004]
 
 
-def test_the_committed_page_has_its_figures():
-    page = bench.PAGE.read_text()
-    found = json.loads(bench.PAGE.with_suffix(".json").read_text())
-    assert all(growth.explain(name, of) in page for name, of in found.pop("growth").items())
-    assert all(report.markdown(of) in page for of in found.values())
-    assert not [lap for of in found.values() for work in of["works"] for lap in work["laps"] if lap["wrong"]]
+def test_the_committed_page_has_the_figures_of_every_kind():
+    page, found = report.PAGE.read_text(), records.read_all()
+    assert found
+    assert growth.side_by_side(records.part(found, "growth")) in page
+    for device in ("cpu", "gpu"):
+        of_device = records.part(found, device)
+        assert not of_device or report.side_by_side(of_device) in page
+        laps = [lap for of in of_device.values() for work in of["works"] for lap in work["laps"]]
+        assert not [lap for lap in laps if lap["wrong"]]
 
 
 def test_examples():
-    assert sum(doctest.testmod(module).attempted for module in (flops, report, works)) == 3
+    assert sum(doctest.testmod(module).attempted for module in (flops, kinds, report, works)) == 5
 
 
 # -- agreement ---------------------------------------------------------------------------------------------------
@@ -288,6 +320,46 @@ def test_ctrl_c_leaves_what_was_measured(monkeypatch, capsys):
     assert found.value.laps == []
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops processes")
+def test_a_gpu_s_way_is_gone_by_a_stand_in(tmp_path, monkeypatch, capsys):
+    """From the command line to the page; the work is small, and the CPU computes what a GPU would."""
+    pytest.importorskip("mlx.core")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- gpu: begin --><!-- gpu: end -->")
+    rooms = []
+    monkeypatch.setenv(devices.STAND_IN, "cpu")
+    monkeypatch.setattr(works, "on_gpu", lambda room: rooms.append(room) or [SMALL])
+    monkeypatch.setattr(bench, "keep", lambda kind, record: records.keep(kind, record, page))
+    monkeypatch.setattr(bench, "stop_on_sigterm", lambda: None)
+    monkeypatch.setitem(CONTENDERS, "gpu", CONTENDERS["gpu"][:2])  # minflux and PyTorch, not compiled
+    assert bench.main(["--device", "gpu", "--rounds", "1"]) == 0
+    text = page.read_text()
+    assert rooms[0] > 0
+    assert "| minflux MLX | " in text
+    assert re.search(r"\| minflux MLX \| [\d.]+ \|", text[text.index("**small**") :])
+    assert "packages" in text
+    (kind,) = records.read_all(tmp_path / "page")
+    assert kind == kinds.gpu_kind()
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_without_a_stand_in_each_library_is_asked_for_the_device_itself(device, monkeypatch):
+    mx, chosen = pytest.importorskip("mlx.core"), []
+    monkeypatch.delenv(devices.STAND_IN, raising=False)
+    monkeypatch.setattr(mx, "set_default_device", chosen.append)
+    devices.choose_for_mlx(device)
+    assert chosen == [getattr(mx, device)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices.of_torch(device) == {"cpu": "cpu", "gpu": "cuda"}[device]
+
+
+def test_the_small_model_s_own_step_is_measured_and_mflux_leaves_it_out():
+    (work,) = [work for work in works.on_cpu() if work.name == "tiny"]
+    assert (work.cfg.hidden_size, work.sizes) == (192, {"text": 20, "image": 16, "batch": 2})
+    assert ON_CPU["minflux NumPy"].can(work)
+    assert not ON_CPU["mflux"].can(work)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system ends them on Linux")
 def test_workers_that_stand_still_end_with_the_race(tmp_path):
     code = (
@@ -297,7 +369,7 @@ def test_workers_that_stand_still_end_with_the_race(tmp_path):
         "w.get_ready(); print(w.process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=bench.PAGE.parent.parent, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, str(tmp_path)], cwd=report.PAGE.parent.parent, stdout=subprocess.PIPE
     ) as parent:
         worker = int(parent.stdout.readline())
         stopped = comes_to(worker, "T")

@@ -18,14 +18,17 @@ import minflux
 from minflux.checkpoints import hub
 from minflux.checkpoints.formats.safetensors import write_safetensors
 from minflux.commands import png
+from minflux.edit.canvas import grow
 from tests import tiny_model
 from tests.commands.runner import assert_refused, pixels, run
 
 IMAGE = {
-    "image": None, "mask": None, "control": None, "reference": [], "reference_layout": "offset",
+    "image": None, "mask": None, "control": [], "controlnet": [], "control_scale": [], "control_start": [],
+    "control_end": [], "control_mode": [], "reference": [], "reference_layout": "offset",
     "canny": None, "redux": None, "image_encoder": None, "image_prompt": [], "image_prompt_strength": [],
     "image_prompt_mix": "append", "strength": None, "mask_blur": 0.0, "mask_crop": None, "paste": True,
-    "posterior": "mode",
+    "posterior": "mode", "grow": None, "source_prompt": None, "source_guidance": None, "n_max": None, "n_min": None,
+    "n_avg": None,
 }  # fmt: skip
 NEWER = ("true_cfg_scale", "solver", "files", "hashes", *IMAGE)  # settings that older PNGs lack
 
@@ -398,6 +401,51 @@ def test_a_lora_that_is_called_image_has_a_hash_beside_the_images(pictures, mode
         Image.fromarray(255 - pixels("in/cat.png")).save("in/cat.png")
     what = {"lora": "the LoRA 'image'", "picture": "the image 'in/cat.png'"}[changes]
     assert_refused(run("generate", "--from", "minflux.png"), f"{what} is no longer the one")
+
+
+def test_an_image_that_is_grown_is_one_with_a_mask_and_the_same_again(pictures, model):
+    Image.fromarray(pixels("in/cat.png")[:32, :32]).save("in/cat.png")
+    draw(model, "--image", "in/cat.png", "--grow", "16,0,0,32", "--mask-blur", 1)
+    image, mask = grow("in/cat.png", left=16, bottom=32)
+    expected = minflux.load(model)("a cat", steps=2, image=image, mask=mask, mask_blur=1)
+    np.testing.assert_array_equal(pixels("minflux.png"), np.asarray(expected), strict=True)
+    assert pixels("minflux.png").shape == (64, 48, 3)
+    assert settings("minflux.png")["hashes"].keys() == {"model", "image"}
+    assert run("generate", "--from", "minflux.png", "--out", "again.png").exit_code == 0
+    np.testing.assert_array_equal(pixels("again.png"), pixels("minflux.png"), strict=True)
+
+
+GROWN = {
+    "--grow 16,0,0,0": "grow goes with an image, and makes its mask",
+    "--image in/cat.png --mask in/mask.png --grow 16,0,0,0": "grow goes with an image, and makes its mask",
+    "--image in/cat.png --grow 16,0,0": "--grow must be LEFT,TOP,RIGHT,BOTTOM in pixels, like 0,0,256,0, got '16,0,0'",
+    "--image in/cat.png --grow 16,0,0,-16": "--grow must be LEFT,TOP,RIGHT,BOTTOM",
+    "--image in/cat.png --grow 0,0,0,9999999": "grow: 80 × 10000047 pixels are more than 200,000,000; grow it less",
+}
+
+
+@pytest.mark.parametrize(("args", "words"), GROWN.items())
+def test_growing_that_makes_no_sense_is_refused(pictures, model, args, words):
+    assert_refused(run("generate", "a cat", "--model", model, *args.split()), words)
+
+
+@pytest.mark.parametrize("margins", [[1, 2], [1, 2, 3, "4"], 5, [0, 0, 0, 10**12]])
+def test_a_stranger_s_margins_are_refused_before_anything_is_allocated(pictures, model, margins):
+    draw(model)
+    with Image.open("minflux.png") as image:
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt(
+            "minflux", json.dumps(json.loads(image.info["minflux"]) | {"image": "in/cat.png", "grow": margins})
+        )
+        image.save("theirs.png", pnginfo=info)
+    assert_refused(run("generate", "--from", "theirs.png"), "pixels")
+
+
+def test_fill_draws_what_is_grown_without_a_mask(pictures, tmp_path_factory):
+    fill = str(tiny_model.make(tmp_path_factory.mktemp("fill") / "model", guidance=True, beside=16 + 256))
+    Image.fromarray(pixels("in/cat.png")[:, :48]).save("in/cat.png")
+    draw(fill, "--image", "in/cat.png", "--grow", "0,0,16,0", "--steps", 1)
+    np.testing.assert_array_equal(pixels("minflux.png")[:, :48], pixels("in/cat.png"))
 
 
 @pytest.mark.filterwarnings("default")

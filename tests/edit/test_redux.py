@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from minflux.backend import available, get_backend
 from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.images import ImageFitted
+from minflux.inference.hints import Trained
 from minflux.inference.load import load
 from minflux.inference.memory import MODES
 from tests import compare
@@ -118,15 +120,31 @@ def test_a_batch_is_its_images(dev_model, redux_folder, scale):
 
 def test_it_goes_with_an_image_and_with_references(dev_model, redux_folder):
     pipe = minflux.load(dev_model, redux=redux_folder)
+    pipe = replace(pipe, trained=Trained(references=True))
     how = {"steps": 2, "image": CAT.resize((64, 64)), "reference": CAT.resize((64, 64))}
     assert pipe("a cat", **how) != pipe("a cat", image_prompt=APPLE, **how)
+
+
+def test_guidance_is_two_and_a_half_unless_given_where_it_is_built_in(dev_model, model, redux_folder, monkeypatch):
+    pipe = minflux.load(dev_model, redux=redux_folder)
+    strong = replace(pipe, defaults=replace(pipe.defaults, guidance=3.5))
+    expected = pipe("a cat", image_prompt=CAT, steps=2, guidance=2.5)
+    assert strong("a cat", image_prompt=CAT, steps=2) == expected
+    assert strong("a cat", image_prompt=CAT, steps=2, guidance=3.5) != expected
+    assert strong("a cat", steps=2) == pipe("a cat", steps=2, guidance=3.5)  # without an image prompt
+    assert pipe("a cat", image_prompt=CAT, steps=2) != expected  # its own is 2, which is less
+    plain = minflux.load(model, redux=redux_folder)  # the scale of classifier-free guidance, which stays
+    plain = replace(plain, defaults=replace(plain.defaults, guidance=3.5))
+    expected = plain("a cat", image_prompt=CAT, steps=2, guidance=3.5)
+    assert plain("a cat", image_prompt=CAT, steps=2) == expected
+    assert plain("a cat", image_prompt=CAT, steps=2, true_cfg_scale=3.5) == expected
 
 
 def test_what_a_call_refuses(dev_model, redux_folder):
     with pytest.raises(ArgumentError, match="image_prompt: the model was loaded without Redux; load it with redux"):
         minflux.load(dev_model)("a cat", image_prompt=CAT)
     pipe = minflux.load(dev_model, redux=redux_folder)
-    with pytest.raises(ArgumentError, match="image_prompt_strength: got 1 numbers for 2 images"):
+    with pytest.raises(ArgumentError, match="image_prompt_strength: got 1 for 2 images"):
         pipe("a cat", image_prompt=[CAT, APPLE], image_prompt_strength=[1.0])
     with pytest.raises(ArgumentError, match="image_prompt_strength must be a number of at least 0, got -1"):
         pipe("a cat", image_prompt=CAT, image_prompt_strength=-1)
@@ -172,6 +190,61 @@ def test_the_encoder_under_older_names_in_a_whole_siglip(dev_model, redux_copy):
     config = path.with_name("config.json")
     config.write_text(json.dumps({"vision_config": json.loads(config.read_text())}))
     assert draw(dev_model, redux=redux_copy) == expected
+
+
+@pytest.fixture
+def comfy(redux_folder, tmp_path):
+    """ComfyUI's folder with Redux and its vision encoder, and files of other kinds beside them."""
+    models = tmp_path / "ComfyUI" / "models"
+    for place in ("vae", "style_models", "clip_vision"):
+        (models / place).mkdir(parents=True)
+    file = redux_folder / "image_embedder" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(file, models / "style_models" / "redux-dev.safetensors")
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(redux_folder / "image_encoder" / name, models / "clip_vision" / name.replace("model", "sigclip"))
+    other = {"vision_model.embeddings.class_embedding": np.ones(3, np.float32)}
+    write_safetensors(models / "clip_vision" / "clip_h.safetensors", other)
+    (models / "style_models" / "broken.safetensors").write_text("nothing")
+    return models
+
+
+def test_comfyui_s_folder_has_redux_and_its_encoder_by_name_or_as_the_only_one(dev_model, redux_folder, comfy):
+    file, encoder = comfy / "style_models/redux-dev.safetensors", comfy / "clip_vision/sigclip.safetensors"
+    expected = draw(dev_model, redux=file, image_encoder=encoder)
+    lines = []
+    assert draw(dev_model, comfy=comfy, redux="redux-dev", report=lines.append) == expected
+    assert lines[-2:] == [f"redux: {file}", f"image_encoder: {encoder}"]
+    assert draw(dev_model, comfy=comfy, redux=file, image_encoder="sigclip.safetensors") == expected
+    assert draw(dev_model, comfy=comfy, redux=redux_folder) == draw(dev_model, redux=redux_folder)
+    assert minflux.load(dev_model, comfy=comfy).redux is None  # which nobody asked for
+    with pytest.raises(ArgumentError, match=r"--redux: 'broken' is no file, .* which has style_models/redux-dev"):
+        minflux.load(dev_model, comfy=comfy, redux="broken")
+    shutil.copy(encoder, encoder.with_name("b.safetensors"))
+    with pytest.raises(ArgumentError, match=r"several files of SigLIP, clip_vision/b\.safetensors, .*--image-encoder"):
+        minflux.load(dev_model, comfy=comfy, redux="redux-dev")
+    (encoder.unlink(), encoder.with_name("b.safetensors").unlink())
+    with pytest.raises(CheckpointError, match=r"expected the vision encoder in .*, found none: name SigLIP"):
+        minflux.load(dev_model, comfy=comfy, redux="redux-dev")
+
+
+def test_the_command_line_takes_comfyui_s_redux_for_an_image_prompt(here, dev_model, comfy):
+    given = ("--comfy", comfy, "--image-prompt", "cat.png")
+    result = run("generate", "a cat", "--model", dev_model, "--steps", 1, *given)
+    assert result.exit_code == 0, result.output
+    paths = comfy / "style_models/redux-dev.safetensors", comfy / "clip_vision/sigclip.safetensors"
+    pipe = minflux.load(dev_model, redux=paths[0], image_encoder=paths[1])
+    np.testing.assert_array_equal(pixels("minflux.png"), np.asarray(pipe("a cat", steps=1, image_prompt=CAT)))
+    with Image.open("minflux.png") as image:
+        found = json.loads(image.info["minflux"])
+    assert (found["redux"], found["image_encoder"]) == tuple(map(str, paths))
+    assert run("generate", "--from", "minflux.png", "--out", "again.png").exit_code == 0
+    np.testing.assert_array_equal(pixels("again.png"), pixels("minflux.png"))
+    listed = run("inspect", "--comfy", comfy).output
+    assert "style_models/redux-dev.safetensors: Redux, for image prompts" in listed
+    assert "clip_vision/sigclip.safetensors: SigLIP, for image prompts" in listed
+    paths[0].unlink()
+    refused = run("generate", "a cat", "--model", dev_model, *given)
+    assert_refused(refused, "has no Redux of FLUX.1 in style_models: name it by --redux")
 
 
 def changed(path, **values):
@@ -252,6 +325,16 @@ def test_the_command_line_and_the_same_again(here, dev_model, redux_copy):
     assert_refused(run(*again), "the redux 'redux' is no longer the one that minflux.png was made with")
     os.remove("cat.png")
     assert_refused(run(*again), "was made with the image prompt 1 'cat.png', which is not there")
+
+
+@pytest.mark.parametrize(("given", "expected"), [(("--image-prompt", "cat.png"), 2.5), ((), 3.5)])
+def test_the_png_has_the_guidance_that_an_image_prompt_brings(here, dev_model, redux_copy, given, expected):
+    folder = shutil.copytree(dev_model, here / "dev")
+    changed(folder / "minflux.json", guidance=3.5)
+    given = (*given, *(("--redux", "redux") if given else ()))
+    assert run("generate", "a cat", "--model", "dev", "--steps", 1, *given).exit_code == 0
+    with Image.open("minflux.png") as image:
+        assert json.loads(image.info["minflux"])["guidance"] == expected
 
 
 @pytest.mark.parametrize("given", [("--image-prompt", "cat.png"), ("--redux", "redux")])

@@ -65,10 +65,12 @@ PICTURES = st.sampled_from(
 )
 PARTS = (
     "transformer", "text_encoder", "text_encoder_2", "vae", "tokenizer", "comfy", "redux", "image_encoder",
+    "controlnet",
 )  # fmt: skip
 INPUTS = (
     "image", "mask", "mask_blur", "mask_crop", "paste", "strength", "control", "canny", "reference", "reference_layout",
-    "image_prompt", "image_prompt_strength", "image_prompt_mix", "posterior",
+    "image_prompt", "image_prompt_strength", "image_prompt_mix", "posterior", "control_scale",
+    "control_start", "control_end", "control_mode",
 )  # fmt: skip
 EDITED = {"image": Image.new("RGB", (16, 16)), "source_prompt": "a cat", "prompt": "a dog"}
 FLOWEDIT = ("source_guidance", "n_max", "n_min", "n_avg")

@@ -159,7 +159,7 @@ def test_what_is_written_is_read_again(tmp_path):
     [
         [], {"words": 3}, {"words": [3]}, {"sizes": [64, 64]}, {"sizes": [[64]]}, {"sizes": [[64, "64"]]},
         {"megapixels": [1]}, {"megapixels": ["a", "b"]}, {"text_lengths": [1.5]}, {"spelled": True}, {"spelled": -1},
-        {"words": "cat"},
+        {"words": "cat"}, {"references": 1}, {"references": "no"},
     ],
 )  # fmt: skip
 def test_damaged_settings_are_told(values, tmp_path):

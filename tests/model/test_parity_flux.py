@@ -54,6 +54,26 @@ def test_flux(trial, guided, data, batch, rows, cols, text_tokens):
     trial.close("FLUX transformer", got, expected, MODEL)
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+@given(data=st.data(), batch=batches, rows=sides, cols=sides, text_tokens=tokens)
+def test_a_bias_of_attention(trial, hidden, data, batch, rows, cols, text_tokens):
+    """Random numbers, or -inf for all pairs of tokens but a few; scaled_dot_product_attention takes them as a mask."""
+    cfg = data.draw(flux_configs(wide=True, guidance_embed=False))
+    module, p = oracle(trial, cfg)
+    img, txt, t, y = inputs(trial, cfg, batch, rows, cols, text_tokens)
+    length = text_tokens + rows * cols
+    bias = trial.randn(1, 1, length, length)
+    if hidden:
+        bias = torch.where((bias > 1) | torch.eye(length, dtype=bool), 0, -torch.inf)
+    ids = image_ids(trial.array(img), 2 * rows, 2 * cols), text_ids(trial.array(txt))
+    theirs = [trial.tensor(i)[0] for i in ids]
+    expected = module(img, txt, y, t, *theirs, joint_attention_kwargs={"attention_mask": bias}, return_dict=False)[0]
+    pe = rope(trial.nx.concatenate(ids[::-1], axis=1), cfg.axes_dim, cfg.theta)
+    mod = modulations(p, condition(p, trial.array(t, "float32"), trial.array(y)))
+    got = velocity(p, trial.array(img), trial.array(txt), mod, pe, bias=trial.array(bias))
+    trial.close("FLUX transformer, attention with a bias", got, expected, MODEL)
+
+
 @given(data=st.data(), batch=batches, guided=st.booleans())
 def test_conditioning(trial, data, batch, guided):
     cfg = data.draw(flux_configs(wide=True, guidance_embed=guided))

@@ -168,6 +168,18 @@ def test_an_exercise_without_its_solution_is_caught():
     assert "no exercise" in next(check.exercise_problems(solved, solved))
 
 
+# -- the way through the course --------------------------------------------------------------------------------------
+
+
+def test_a_chapter_that_does_not_lead_to_the_next_one_is_told():
+    first, second = (new_notebook(cells=[new_markdown_cell(text)]) for text in ("# 00 A\n\nWhy?", "# 01 B\n\nHow\nso?"))
+    chapters = {"00_a.ipynb": first, "01_b.ipynb": second, "A1_c.ipynb": second}
+    (problem,) = check.next_problems(chapters)
+    assert "00_a.ipynb: its last cell has not the title and question of 01_b.ipynb" in problem
+    first.cells.append(new_markdown_cell("**Next.** [01 B](01_b.ipynb). How so?\n\n**Read further.** C."))
+    assert list(check.next_problems(chapters)) == []
+
+
 # -- the table -------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from tests.project.test_docs import ROOT, needs_weights
 FOLDER = ROOT / "examples"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
 LONGEST = 40  # lines that are neither empty nor in the docstring at the top
+PAGE = "onefile.py"  # is a whole model on one page, and tests/project/test_mine.py says how long it may be
 
 each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 
@@ -18,6 +19,7 @@ each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: scri
 @each_script
 def test_an_example_runs(script, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(script)])
     runpy.run_path(str(script), run_name="__main__")
     printed = capsys.readouterr().out
     named = re.findall(r"[\w-]+\.(?:png|gif)", printed)
@@ -30,7 +32,7 @@ def test_an_example_runs(script, tmp_path, monkeypatch, capsys):
 def test_an_example_is_short_and_says_what_it_shows(script):
     docstring, code = re.fullmatch(r'"""(.*?)"""\n(.*)', script.read_text(), re.DOTALL).groups()
     assert docstring.partition("\n")[0]
-    assert len([line for line in code.splitlines() if line.strip()]) <= LONGEST
+    assert len([line for line in code.splitlines() if line.strip()]) <= LONGEST or script.name == PAGE
 
 
 def test_the_table_names_every_example():

@@ -2,13 +2,15 @@
 
 A family is one model's components, by name, in the order of a listing. `COMPONENTS` is FLUX.1's; `FAMILIES` has all of
 them, by how the class of their pipelines begins. Two families may have different networks of one name. `ADAPTERS` are
-those that a model has no part in: Redux and its vision encoder, which are loaded beside it.
+those that a model has no part in: Redux and its vision encoder, which are loaded beside it. So are ControlNets, of
+which there may be several.
 """
 
 from typing import Any
 
 from minflux.checkpoints.components.base import Component, Naming
 from minflux.checkpoints.components.clip import CLIP
+from minflux.checkpoints.components.controlnet import CONTROLNET
 from minflux.checkpoints.components.flux import TRANSFORMER
 from minflux.checkpoints.components.redux import REDUX
 from minflux.checkpoints.components.sd3 import SD3_CLIP_G, SD3_CLIP_L, SD3_T5, SD3_TRANSFORMER, SD3_VAE
@@ -18,8 +20,8 @@ from minflux.checkpoints.components.unet import UNET
 from minflux.checkpoints.components.vae import VAE
 
 __all__ = [
-    "ADAPTERS", "CLIP", "COMPONENTS", "FAMILIES", "REDUX", "SD1", "SD3", "SIGLIP", "T5", "TRANSFORMER", "UNET", "VAE",
-    "Component", "Family", "Naming", "component_of", "network",
+    "ADAPTERS", "CLIP", "COMPONENTS", "CONTROLNET", "FAMILIES", "REDUX", "SD1", "SD3", "SIGLIP", "T5", "TRANSFORMER",
+    "UNET", "VAE", "Component", "Family", "Naming", "component_of", "network",
 ]  # fmt: skip
 
 Family = dict[str, Component]

@@ -7,12 +7,15 @@ other order. Sources: BFL `flux/model.py`; diffusers `transformer_flux.py`.
 """
 
 import re
+from typing import TypeVar
 
 from minflux.checkpoints.components.base import Component, Flat, Json, Naming, is_like, require, take
 from minflux.checkpoints.components.renaming import Rules, apart, backwards, exchange, joined, rename, renamed
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, under
 from minflux.errors import CheckpointError, quoted
 from minflux.model.flux import SCHNELL, TIME_DIM, FluxConfig
+
+Config = TypeVar("Config", bound=FluxConfig)
 
 # -- names -----------------------------------------------------------------------------------------------------
 
@@ -133,12 +136,20 @@ FIXED = {"_class_name": "FluxTransformer2DModel", "patch_size": 1}  # what our c
 def read_config(config: Json) -> FluxConfig:
     """Read the config of diffusers' `FluxTransformer2DModel`; raises `CheckpointError` if we can't run it."""
     require(config, FIXED)
-    found = take(config, FluxConfig(), CONFIG_NAMES, may_be_zero=("depth", "depth_single_blocks"))
+    in_channels = {"out_channels": config.get("in_channels", FluxConfig.in_channels)}
+    return as_config(FluxConfig, in_channels | config, CONFIG_NAMES)
+
+
+def as_config(kind: type[Config], config: Json, names: dict[str, str]) -> Config:
+    """Make a transformer's or a ControlNet's config of diffusers' `config`; `names` maps its names to ours.
+
+    Raises `CheckpointError` for a value of a wrong type, and for heads that RoPE's axes don't fill.
+    """
+    found = take(config, kind(), names, may_be_zero=("depth", "depth_single_blocks"))
     head_dim = config.get("attention_head_dim", 128)
     if not is_like(head_dim, 128, least=1):
         raise CheckpointError(f"attention_head_dim: expected a whole number, found {quoted(head_dim)}")
-    found.setdefault("out_channels", found.get("in_channels", FluxConfig.in_channels))
-    cfg = FluxConfig(**found, hidden_size=head_dim * found.get("num_heads", FluxConfig.num_heads))
+    cfg = kind(**found, hidden_size=head_dim * found.get("num_heads", FluxConfig.num_heads))
     if sum(cfg.axes_dim) != head_dim or len(cfg.axes_dim) != 3 or any(dim % 2 for dim in cfg.axes_dim):
         raise CheckpointError(f"axes_dims_rope: expected three even numbers of sum {head_dim}, found {cfg.axes_dim}")
     return cfg
@@ -156,6 +167,13 @@ def write_config(cfg: FluxConfig) -> Json:
 def flux_shapes(cfg: FluxConfig) -> Shapes:
     """Return the shape of every weight of the transformer: 780 for FLUX.1-dev. Source: BFL `flux/model.py`."""
     d = cfg.hidden_size
+    final = under(FINAL_MODULATION, linear_shapes(2 * d, d))
+    return body_shapes(cfg) | final | under("final_layer.linear", linear_shapes(cfg.out_channels, d))
+
+
+def body_shapes(cfg: FluxConfig) -> Shapes:
+    """Return the shape of every weight but the final layer's: what embeds the inputs, and the blocks."""
+    d = cfg.hidden_size
     shapes = (
         under("img_in", linear_shapes(d, cfg.in_channels))
         | under("txt_in", linear_shapes(d, cfg.context_in_dim))
@@ -168,8 +186,7 @@ def flux_shapes(cfg: FluxConfig) -> Shapes:
         shapes |= under(f"double_blocks.{i}", stream_shapes(cfg, "img"), stream_shapes(cfg, "txt"))
     for i in range(cfg.depth_single_blocks):
         shapes |= under(f"single_blocks.{i}", single_block_shapes(cfg))
-    shapes |= under(FINAL_MODULATION, linear_shapes(2 * d, d))
-    return shapes | under("final_layer.linear", linear_shapes(cfg.out_channels, d))
+    return shapes
 
 
 def embedder_shapes(outputs: int, inputs: int) -> Shapes:
@@ -211,7 +228,12 @@ def qk_norm_shapes(cfg: FluxConfig) -> Shapes:
 
 
 def flux_sizes(size: Sizes, beside: FluxConfig | None) -> FluxConfig:
-    """Read the transformer's config off its shapes; heads are as wide as the scale of a query norm.
+    """Read the transformer's config off its shapes (see `body_sizes`)."""
+    return FluxConfig(**body_sizes(size, beside), out_channels=size("final_layer.linear.weight", 0))
+
+
+def body_sizes(size: Sizes, beside: FluxConfig | None) -> Json:
+    """Read all of a config but the channels that come out off the shapes; heads are as wide as a query norm's scale.
 
     No shape shows θ, nor how a head's dimensions are shared among the axes: these are `beside`'s, or FLUX.1's own.
     """
@@ -219,30 +241,29 @@ def flux_sizes(size: Sizes, beside: FluxConfig | None) -> FluxConfig:
     width, has_double = size("img_in.weight", 0), size.count("double_blocks") > 0
     block = "double_blocks.0.img_attn" if has_double else "single_blocks.0"
     head_dim = size(f"{block}.norm.query_norm.scale", 0)
-    check_heads(width, head_dim, hidden_from.axes_dim)
+    check_heads(size.title, width, head_dim, hidden_from.axes_dim)
     mlp_hidden = size("double_blocks.0.img_mlp.0.weight", 0) if has_double else 4 * width
-    return FluxConfig(
-        in_channels=size("img_in.weight", 1),
-        out_channels=size("final_layer.linear.weight", 0),
-        vec_in_dim=size("vector_in.in_layer.weight", 1),
-        context_in_dim=size("txt_in.weight", 1),
-        hidden_size=width,
-        mlp_ratio=mlp_hidden / width,
-        num_heads=width // head_dim,
-        depth=size.count("double_blocks"),
-        depth_single_blocks=size.count("single_blocks"),
-        axes_dim=hidden_from.axes_dim,
-        theta=hidden_from.theta,
-        guidance_embed=size.has("guidance_in.in_layer.weight"),
-    )
+    return {
+        "in_channels": size("img_in.weight", 1),
+        "vec_in_dim": size("vector_in.in_layer.weight", 1),
+        "context_in_dim": size("txt_in.weight", 1),
+        "hidden_size": width,
+        "mlp_ratio": mlp_hidden / width,
+        "num_heads": width // head_dim,
+        "depth": size.count("double_blocks"),
+        "depth_single_blocks": size.count("single_blocks"),
+        "axes_dim": hidden_from.axes_dim,
+        "theta": hidden_from.theta,
+        "guidance_embed": size.has("guidance_in.in_layer.weight"),
+    }
 
 
-def check_heads(width: int, head_dim: int, axes_dim: tuple[int, ...]) -> None:
+def check_heads(title: str, width: int, head_dim: int, axes_dim: tuple[int, ...]) -> None:
     """Raise `CheckpointError` unless heads of `head_dim` fill the width, and RoPE's axes fill a head."""
     if head_dim != sum(axes_dim) or width % head_dim:
         raise CheckpointError(
-            f"transformer: {width} channels in heads of {head_dim}: can't tell RoPE's axes_dim for heads that are not "
-            f"{sum(axes_dim)} wide from the weights; put the model's transformer/config.json beside the file"
+            f"{title}: {width} channels in heads of {head_dim}: can't tell RoPE's axes_dim for heads that are not "
+            f"{sum(axes_dim)} wide from the weights; put the {title}'s config.json beside the file"
         )
 
 

@@ -19,7 +19,7 @@ from minflux.model.linear.packed import packed_matmul
 
 __all__ = ["linear"]
 
-# the names of the arrays that a packing puts beside the weight -> its product x Wᵀ
+# the names of the arrays that a packing puts beside the weight -> its product x Wᵀ + b
 PACKINGS = {frozenset(): dense_matmul, frozenset({"scales", "biases"}): packed_matmul}
 
 
@@ -31,22 +31,16 @@ def linear(
     lora: Tree | None = None,
     **packing: Array,
 ) -> Float[Array, "*S O"]:
-    """Compute x Wᵀ + x Aᵀ Bᵀ + b; the middle term is there with a `lora`, and b with a `bias`.
+    """Compute x Wᵀ + b + x Aᵀ Bᵀ; b is there with a `bias`, and the last term with a `lora`.
 
     weight: W (O, I), outputs first, as PyTorch stores it. lora: {"down": A (R, I), "up": B (O, R)}. packing: the arrays
     that W is stored with, none for a float matrix (see `PACKINGS`). Raises `TypeError` for arrays of no packing.
     """
-    y = matmul(x, weight, **packing)  # nobody else holds y: it is added to in place where that can be done
+    product = product_for(frozenset(packing))
+    y = product(x, weight, bias=bias, **packing)  # nobody else holds y: it is added to in place where that can be done
     if lora is not None:
         y += lora_delta(x, **lora)
-    if bias is not None:
-        y += bias
     return y
-
-
-def matmul(x: Array, weight: Array, **packing: Array) -> Array:
-    """Compute x Wᵀ with the product that suits the arrays beside the weight."""
-    return product_for(frozenset(packing))(x, weight, **packing)
 
 
 def product_for(names: frozenset[str]) -> Callable[..., Array]:

@@ -10,7 +10,17 @@ from minflux.backend import backend_of
 
 @shaped
 def packed_matmul(
-    x: Float[Array, "*S I"], weight: Int[Array, "O P"], scales: Float[Array, "O G"], biases: Float[Array, "O G"]
+    x: Float[Array, "*S I"],
+    weight: Int[Array, "O P"],
+    scales: Float[Array, "O G"],
+    biases: Float[Array, "O G"],
+    bias: Float[Array, "O"] | None = None,
 ) -> Float[Array, "*S O"]:
-    """Compute x Wᵀ for W = scale · q + bias, whose numbers q lie side by side in the uint32 of `weight`."""
-    return backend_of(x).quantized_matmul(x, weight, scales, biases)
+    """Compute x Wᵀ + b for W = scale · q + base, whose numbers q lie side by side in the uint32 of `weight`.
+
+    scales, biases: the scale and the base of each group; bias: b, the layer's own.
+    """
+    y = backend_of(x).quantized_matmul(x, weight, scales, biases)
+    if bias is not None:
+        y += bias
+    return y

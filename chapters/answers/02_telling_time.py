@@ -114,3 +114,44 @@ def read(embedding):
         off = (angle - 1000 * t * speeds[hand] + np.pi) % (2 * np.pi) - np.pi
         t += off / (1000 * speeds[hand])
     return t
+
+
+# %% 4 wrong: sines first
+def sinusoids(t, dim=256):
+    speeds = (10_000 ** (-np.arange(dim // 2) / (dim // 2))).astype(np.float32)
+    angles = 1000 * t[:, None] * speeds
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+
+
+# %% 4 wrong: cosine and sine by turns
+def sinusoids(t, dim=256):
+    speeds = (10_000 ** (-np.arange(dim // 2) / (dim // 2))).astype(np.float32)
+    angles = 1000 * t[:, None] * speeds
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(len(t), dim)
+
+
+# %% 4 wrong: without the factor 1000
+def sinusoids(t, dim=256):
+    speeds = (10_000 ** (-np.arange(dim // 2) / (dim // 2))).astype(np.float32)
+    angles = t[:, None] * speeds
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+
+
+# %% 4 wrong: speeds as of twice as many hands
+def sinusoids(t, dim=256):
+    speeds = (10_000 ** (-np.arange(dim // 2) / dim)).astype(np.float32)
+    angles = 1000 * t[:, None] * speeds
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+
+
+# %% 4 wrong: in float64
+def sinusoids(t, dim=256):
+    angles = 1000 * t[:, None] * 10_000 ** (-np.arange(dim // 2) / (dim // 2))
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+
+
+# %% 4 right: by an outer product
+def sinusoids(t, dim=256):
+    speeds = np.power(10_000, -np.arange(dim // 2) / (dim // 2)).astype(np.float32)
+    angles = np.outer(1000 * t, speeds)
+    return np.hstack([np.cos(angles), np.sin(angles)])

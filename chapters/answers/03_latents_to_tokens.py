@@ -79,3 +79,45 @@ image_tokens, pairs = 3840, 3840**2
 
 # %% 3 wrong: no token looks at itself
 image_tokens, pairs = 3840, 4352 * 4351
+
+
+# %% 4 wrong: column before row
+def position_ids(texts, height, width):
+    row, column = np.indices((height // 2, width // 2)).reshape(2, -1)
+    image = np.stack([0 * row, column, row], axis=-1)
+    return np.concatenate([np.zeros((texts, 3), int), image])[None]
+
+
+# %% 4 wrong: latents are counted, not squares
+def position_ids(texts, height, width):
+    row, column = 2 * np.indices((height // 2, width // 2)).reshape(2, -1)
+    image = np.stack([0 * row, row, column], axis=-1)
+    return np.concatenate([np.zeros((texts, 3), int), image])[None]
+
+
+# %% 4 wrong: the picture comes first
+def position_ids(texts, height, width):
+    row, column = np.indices((height // 2, width // 2)).reshape(2, -1)
+    image = np.stack([0 * row, row, column], axis=-1)
+    return np.concatenate([image, np.zeros((texts, 3), int)])[None]
+
+
+# %% 4 wrong: words are numbered
+def position_ids(texts, height, width):
+    row, column = np.indices((height // 2, width // 2)).reshape(2, -1)
+    image = np.stack([0 * row, row, column], axis=-1)
+    words = np.stack([np.zeros(texts, int), np.zeros(texts, int), np.arange(texts)], axis=-1)
+    return np.concatenate([words, image])[None]
+
+
+# %% 4 wrong: the picture is a reference
+def position_ids(texts, height, width):
+    row, column = np.indices((height // 2, width // 2)).reshape(2, -1)
+    image = np.stack([0 * row + 1, row, column], axis=-1)
+    return np.concatenate([np.zeros((texts, 3), int), image])[None]
+
+
+# %% 4 right: by a list
+def position_ids(texts, height, width):
+    image = [(0, row, column) for row in range(height // 2) for column in range(width // 2)]
+    return np.array([[(0, 0, 0)] * texts + image])

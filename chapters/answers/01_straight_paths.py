@@ -104,3 +104,53 @@ def logit_normal_times(rng, count):
 # %% 3 right: by tanh
 def logit_normal_times(rng, count):
     return (1 + np.tanh(rng.normal(size=count) / 2)) / 2
+
+
+# %% 4 wrong: with the time, not against it
+def euler(velocity, x, times):
+    for t, t_next in pairwise(times):
+        x = x + (t - t_next) * velocity(x, t)
+    return x
+
+
+# %% 4 wrong: equal steps
+def euler(velocity, x, times):
+    for t in times[:-1]:
+        x = x - velocity(x, t) / (len(times) - 1)
+    return x
+
+
+# %% 4 wrong: asked at the end of the step
+def euler(velocity, x, times):
+    for t, t_next in pairwise(times):
+        x = x + (t_next - t) * velocity(x, t_next)
+    return x
+
+
+# %% 4 wrong: every look from the noise
+def euler(velocity, x, times):
+    noise = x
+    for t, t_next in pairwise(times):
+        x = x + (t_next - t) * velocity(noise, t)
+    return x
+
+
+# %% 4 wrong: a step too many
+def euler(velocity, x, times):
+    for t, t_next in zip(times, [*times[1:], 0.0], strict=True):
+        x = x + (t_next - t) * velocity(x, t)
+    return x
+
+
+# %% 4 wrong: in place
+def euler(velocity, x, times):
+    for t, t_next in pairwise(times):
+        x += (t_next - t) * velocity(x, t)
+    return x
+
+
+# %% 4 right: by index
+def euler(velocity, x, times):
+    for i in range(len(times) - 1):
+        x = x - (times[i] - times[i + 1]) * velocity(x, times[i])
+    return x
