@@ -383,7 +383,7 @@ def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Pat
             steps = steps_of(pipe, job, texts, shown, bar, cache)
             pixels, frames = sample_image(pipe, steps, bar, previews=preview is not None)
             if cache is not None:
-                print_note(f"step cache {cache}: {len(cache.skipped)} steps skipped")
+                print_note(f"step cache {cache}: {len(cache.skipped)} of {bar.total} steps skipped")
             image = finished(shown.canvas, pixels)
         path = numbered(out, job.seed, len(jobs))
         save_png(image, path, job)
