@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 from minflux.model.clip import CLIPConfig
 from minflux.model.controlnet import ControlNetConfig
 from minflux.model.flux import FluxConfig
+from minflux.model.sd3 import SD3Config
 from minflux.model.siglip import SiglipConfig
 from minflux.model.t5 import T5Config
+from minflux.model.unet import UNetConfig
 from minflux.model.vae import VAEConfig
 
 batches = st.integers(1, 3)
@@ -38,6 +40,26 @@ def flux_configs(draw, wide=False, **fixed) -> FluxConfig:
 
 
 @st.composite
+def sd3_configs(draw, **fixed) -> SD3Config:
+    """An SD3 transformer of 3 or 4 heads; diffusers' table of positions asks for widths divisible by 4.
+
+    No narrower and no deeper: without QK-norm, two numbers a patch in three blocks are wrong by 2.1% in bfloat16.
+    """
+    heads = draw(st.integers(3, 4))
+    sizes = {
+        "in_channels": draw(st.integers(4, 6)),
+        "out_channels": draw(st.integers(3, 6)),
+        "vec_in_dim": draw(st.integers(1, 9)),
+        "context_in_dim": draw(st.integers(4, 9)),
+        "hidden_size": heads * draw(st.sampled_from([20, 24])),
+        "num_heads": heads,
+        "depth": draw(st.integers(1, 2)),
+        "pos_embed_max_size": draw(st.integers(5, 8)),
+    }
+    return SD3Config(**sizes | fixed)
+
+
+@st.composite
 def controlnet_configs(draw, kind: str, **fixed) -> ControlNetConfig:
     """A ControlNet of one of the families "latents" (InstantX's), "union" or "pixels" (XLabs')."""
     sizes = vars(draw(flux_configs(wide=True, depth=draw(st.integers(1, 2)), **fixed)))
@@ -60,6 +82,30 @@ def vae_configs(draw) -> VAEConfig:
         z_channels=draw(st.integers(3, 5)),
         scale_factor=draw(st.sampled_from([0.3611, 1.7])),
         shift_factor=draw(st.sampled_from([0.1159, -0.4])),
+        norm_groups=groups,
+        quant_conv=draw(st.booleans()),
+    )
+
+
+@st.composite
+def unet_configs(draw, wide=False) -> UNetConfig:
+    """A U-Net of 1 to 3 levels; each level's channels are an even multiple of groups and heads, 12 at least.
+
+    Those that run whole in bfloat16 too are `wide`, 32 at least, with 4 channels out: the worst of 80 random ones of 12
+    to 20 channels was wrong by 2.7%, of 60 of 32 to 48 by 1.6%; and a single channel of four pixels once by 2.03%.
+    """
+    groups, heads = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    levels, unit, least = draw(st.integers(1, 3)), 2 * groups * heads, 32 if wide else 12
+    return UNetConfig(
+        in_channels=draw(st.integers(1, 5)),
+        out_channels=draw(st.integers(4 if wide else 1, 5)),
+        block_out_channels=tuple(
+            unit * draw(st.integers(-(-least // unit), -(-(least + 6) // unit))) for _ in range(levels)
+        ),
+        attends=tuple(draw(st.booleans()) for _ in range(levels)),
+        layers_per_block=draw(st.integers(1, 2)),
+        num_heads=heads,
+        cross_attention_dim=draw(st.integers(3, 9)),
         norm_groups=groups,
     )
 

@@ -5,9 +5,10 @@ of these under prefixes. Nothing needs to be known of the file in advance, and o
 """
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
-from minflux.checkpoints.components import COMPONENTS, Component, Naming
+from minflux.checkpoints.components import COMPONENTS, FAMILIES, Component, Family, Naming, network
 from minflux.checkpoints.formats.safetensors import Stored
 from minflux.checkpoints.quantise import stem_of, widen_others
 from minflux.checkpoints.stored import Copy, StoredComponent
@@ -15,23 +16,26 @@ from minflux.errors import CheckpointError
 
 # What files hold beside the weights: marks and scales of quantisation, and tables that follow from the sizes.
 SCALES = ("scale_weight", "weight_scale")  # a float8 weight's factor, beside it
-UNUSED = re.compile(
-    r"(^|\.)(scaled_fp8|comfy_quant|scale_input|input_scale|output_scale|logit_scale|text_projection\.weight|"
-    r"position_ids)$"
-)
+UNUSED = re.compile(r"(^|\.)(scaled_fp8|comfy_quant|scale_input|input_scale|output_scale|logit_scale|position_ids)$")
+PROJECTION = re.compile(r"(^|\.)text_projection\.weight$")  # of CLIP's pooled output, which FLUX.1 doesn't use
+
+
+def is_strange(name: str) -> bool:
+    """Return whether a name outside of all components is none of those that are known to be of no use."""
+    return not (UNUSED.search(name) or PROJECTION.search(name))
 
 
 def find_components(path: Path, tensors: dict[str, Stored]) -> tuple[list[StoredComponent], list[str]]:
     """Take a file's contents apart: every component that minflux knows, and the names that belong to none."""
-    found, rest = [], dict(tensors)
-    for component in COMPONENTS.values():
+    found, rest, family = [], dict(tensors), family_in(tensors)
+    for component in family.values():
         for naming in reversed(component.namings):
             prefix = find_prefix(naming, rest)
             if prefix is not None:
-                inside = {name: stored for name, stored in rest.items() if is_inside(name, prefix, component)}
+                inside = {name: stored for name, stored in rest.items() if is_inside(name, prefix, component, family)}
                 rest = {name: stored for name, stored in rest.items() if name not in inside}
                 found.append(take_out(path, component, naming, prefix, inside))
-    return found, sorted(name for name in rest if not UNUSED.search(name))
+    return found, sorted(filter(is_strange, rest))
 
 
 def as_component(
@@ -46,21 +50,27 @@ def as_component(
     naming = marked[-1] if marked else usual
     prefix = found[naming.name] or ""
     inside = {name: stored for name, stored in tensors.items() if name.startswith(prefix)}
-    return take_out(path, component, naming, prefix, inside), sorted(
-        name for name in tensors.keys() - inside.keys() if not UNUSED.search(name)
-    )
+    return take_out(path, component, naming, prefix, inside), sorted(filter(is_strange, tensors.keys() - inside.keys()))
 
 
-def find_prefix(naming: Naming, names: dict[str, Stored]) -> str | None:
+def family_in(names: Collection[str]) -> Family:
+    """Return the family whose network a file's names are of; FLUX.1's where there is none."""
+    for family in FAMILIES.values():
+        if any(find_prefix(naming, names) is not None for naming in network(family).namings):
+            return family
+    return COMPONENTS
+
+
+def find_prefix(naming: Naming, names: Collection[str]) -> str | None:
     """Return the prefix under which a naming's mark is there, None if it is nowhere."""
     return next((p for p in naming.prefixes for mark in naming.marks if p + mark in names), None)
 
 
-def is_inside(name: str, prefix: str, component: Component) -> bool:
+def is_inside(name: str, prefix: str, component: Component, family: Family) -> bool:
     """Return whether a name belongs to a component: all under its prefix; without one, what no other prefix claims."""
     if prefix:
         return name.startswith(prefix)
-    others = [naming for other in COMPONENTS.values() if other is not component for naming in other.namings]
+    others = [naming for other in family.values() if other is not component for naming in other.namings]
     return not any(name.startswith(claimed) for naming in others for claimed in naming.prefixes if claimed)
 
 

@@ -1,12 +1,13 @@
-"""Read FLUX.1's transformer as DiffusionKit saves it: BFL's weights under other names, its joint matrices in parts.
+"""Read transformers of FLUX.1 and SD3 as DiffusionKit saves them: other names, and joint matrices in parts.
 
     multimodal_transformer_blocks.N.image_transformer_block.attn.{q,k,v}_proj    double_blocks.N.img_attn.qkv, by rows
     unified_transformer_blocks.N.transformer_block.attn.{q,k,v}_proj, mlp.fc1    single_blocks.N.linear1, by rows
     unified_transformer_blocks.N.transformer_block.attn.o_proj, mlp.fc2          single_blocks.N.linear2, by columns
 
 It has no biases of the keys: they are zeros here, and the images are others than those of the model that it was made
-from. The bias of linear2 is there twice, and added once. Parts are joined as they lie, packed to 4 bits or not. Source:
-argmaxinc/DiffusionKit `mlx/model_io.py`, `mlx/mmdit.py`.
+from. The bias of linear2 is there twice, and added once. Parts are joined as they lie, packed to 4 bits or not. An SD3
+has double blocks alone; its kernel of patches lies as MLX has kernels, (out, 2, 2, in), and its positions without a
+batch. Source: argmaxinc/DiffusionKit `mlx/model_io.py`, `mlx/mmdit.py`.
 """
 
 import re
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from minflux.checkpoints.components.flux import COMFY
 from minflux.checkpoints.components.renaming import Rules, joint_name, rename
 from minflux.checkpoints.formats.dtypes import DTYPES
 from minflux.checkpoints.formats.entry import Stored
@@ -21,6 +23,7 @@ from minflux.checkpoints.formats.parts import Found
 from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import CheckpointError
 
+PATCHES, POSITIONS = "patch_in.weight", "pos_embed"
 SINGLE = "unified_transformer_blocks.#.transformer_block"
 
 
@@ -40,7 +43,7 @@ def stream_rules(theirs: str, ours: str) -> Rules:
     )
 
 
-# (DiffusionKit, BFL). # is a number, which is kept. qkv@1 is part 1 of the joint matrix qkv.
+# (DiffusionKit, ours, which are BFL's). # is a number, which is kept. qkv@1 is part 1 of the joint matrix qkv.
 RULES: Rules = (
     *stream_rules("image", "img"),
     *stream_rules("text", "txt"),
@@ -61,7 +64,9 @@ RULES: Rules = (
     ("mlp.layers.2", "out_layer"),
     ("adaLN_modulation.layers.1", "adaLN_modulation.1"),
 )
-MARK = re.compile(r"unified_transformer_blocks\.\d+\.")  # SD3, which DiffusionKit saves too, has no such blocks
+SD3_RULES: Rules = (("x_embedder.proj", "patch_in"), ("x_pos_embedder.pos_embed.weight", POSITIONS), *RULES)
+MARK = re.compile(r"multimodal_transformer_blocks\.\d+\.")
+FLUX_MARK = re.compile(r"unified_transformer_blocks\.\d+\.")  # SD3 has no such blocks
 PARTS = {"qkv": 3, "linear1": 4, "linear2": 2}
 BY_COLUMNS = re.compile(r"linear2\.(weight|scales|biases)$")
 BIAS_AGAIN = "linear2@1.bias"  # another copy of linear2@0's
@@ -106,17 +111,36 @@ class Joined(Stored):
         return np.concatenate(rows, axis=self.axis).reshape(-1)
 
 
+@dataclass(frozen=True)
+class Turned(Stored):
+    """MLX's kernel of a convolution, (O, H, W, I), as PyTorch has it, (O, I, H, W)."""
+
+    kernel: Stored = field(kw_only=True)
+
+    def read_bytes(self) -> np.ndarray:
+        """Return its bytes, uint8, from memory where they are held, else from the file."""
+        if self.held is not None:
+            return self.held
+        numbers = self.kernel.read_bytes().reshape(*self.kernel.shape, -1)  # (O, H, W, I, bytes of a number)
+        return np.ascontiguousarray(numbers.transpose(0, 3, 1, 2, 4)).reshape(-1)
+
+
 # -- a file --------------------------------------------------------------------------------------------------
 
 
-def as_bfl(found: Found) -> Found:
-    """Return the contents of a file that DiffusionKit saved under BFL's names; those of any other file as they are.
+def as_ours(found: Found) -> Found:
+    """Return the contents of a file that DiffusionKit saved under our names; those of any other file as they are.
 
     Raises `CheckpointError` where a part of a joint matrix is missing, or doesn't fit the others.
     """
-    if not any(map(MARK.match, found)):
+    bare = {name.removeprefix(COMFY): stored for name, stored in found.items()}
+    if not any(map(MARK.match, bare)):
         return found
-    spelled = {rename(name, RULES): as_matrix(stored) for name, stored in found.items()}
+    if any(map(FLUX_MARK.match, bare)):
+        spelled = {rename(name, RULES): as_matrix(stored) for name, stored in bare.items()}
+    else:
+        spelled = {rename(name, SD3_RULES): stored for name, stored in bare.items()}
+        spelled = {name: of_sd3(name, stored) for name, stored in spelled.items()}
     spelled = {name: stored for name, stored in spelled.items() if not name.endswith(BIAS_AGAIN)}
     return joined(keys_biases(spelled) | spelled)
 
@@ -162,6 +186,16 @@ def as_matrix(stored: Stored) -> Stored:
     if len(stored.shape) == 4 and stored.shape[1:3] == (1, 1):
         return replace(stored, shape=(stored.shape[0], stored.shape[3]))
     return stored
+
+
+def of_sd3(name: str, stored: Stored) -> Stored:
+    """Return an SD3's array as other files have it: the kernel of its patches turned, its positions in a batch."""
+    if name == POSITIONS:
+        return replace(stored, shape=(1, *stored.shape))
+    if name != PATCHES or len(stored.shape) != 4 or stored.dtype not in DTYPES:
+        return stored
+    out, height, width, channels = stored.shape
+    return Turned(stored.path, stored.dtype, (out, channels, height, width), stored.start, kernel=stored)
 
 
 # -- what is lost --------------------------------------------------------------------------------------------

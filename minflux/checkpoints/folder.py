@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minflux.arrays import Tree
-from minflux.checkpoints.components import COMPONENTS, Component
+from minflux.checkpoints.components import Component, component_of
 from minflux.checkpoints.foreign import join_quantised, refuse_quantised_config
 from minflux.checkpoints.formats.json_files import read_json, write_json
 from minflux.checkpoints.formats.safetensors import PICKLE, Stored, contents, joined_contents, write_safetensors
@@ -25,7 +25,7 @@ CONFIG = "config.json"
 OWN_FILE = "minflux.safetensors"  # a component's weights under our names, quantised or not
 MFLUX_INDEX = "model.safetensors.index.json"  # of mflux's shards, 0.safetensors and on, whatever the component
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-DEPTHS = ("depth", "depth_single_blocks", "num_layers", "num_hidden_layers", "num_res_blocks")
+DEPTHS = ("depth", "depth_single_blocks", "num_layers", "num_hidden_layers", "num_res_blocks", "layers_per_block")
 DEEPEST = 1000  # blocks; a damaged config could ask for a billion
 
 
@@ -123,8 +123,8 @@ def save_component(folder: str | Path, name: str, config: Any, p: Tree, dtype: s
 
     Floats are stored as `dtype` ("float32", "float16" or "bfloat16"), or as they are.
     """
-    component, target = COMPONENTS[name], Path(folder) / name
+    component, target = component_of(name, config), Path(folder) / name
     target.mkdir(parents=True, exist_ok=True)
-    flat = component.folder_naming.from_ours(flatten(p))
+    flat = component.folder_naming.store(flatten(p), config)
     write_safetensors(target / f"{component.stem}.safetensors", flat, dtype=dtype)
     write_json(target / CONFIG, component.write_config(config))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minflux.checkpoints.diffusionkit import as_bfl
+from minflux.checkpoints.diffusionkit import as_ours
 from minflux.checkpoints.formats.bitsandbytes import join_bitsandbytes
 from minflux.checkpoints.formats.entry import Stored
 from minflux.checkpoints.formats.parts import read_settings
@@ -17,11 +17,10 @@ from minflux.checkpoints.formats.scaled import join_scaled
 from minflux.errors import CheckpointError
 
 # what is left of a file's names once all that can be read is, and who writes such files. Sources: optimum-quanto
-# `tensor/weights/qbytes.py`; nunchaku `models/linear.py`; DiffusionKit `mlx/mmdit.py`.
+# `tensor/weights/qbytes.py`; nunchaku `models/linear.py`.
 MARKS = (
     (re.compile(r"\.(nested_)?(absmax|quant_map)$"), "to 4 bits by bitsandbytes, and lacks the settings beside it"),
     (re.compile(r"\.weight\._(data\._data|scale|shift)$"), "to 2 or 4 bits by quanto"),
-    (re.compile(r"(^|\.)multimodal_transformer_blocks\.\d+\."), "by DiffusionKit, and of Stable Diffusion 3"),
     (re.compile(r"\.(wscales|smooth_factor|smooth)$"), "to 4 bits by nunchaku (SVDQuant)"),
     (re.compile(r"\.weight_scale_2$"), "to NVFP4"),
 )
@@ -39,7 +38,7 @@ def join_quantised(path: Path, found: dict[str, Stored]) -> dict[str, Stored]:
 
     Raises `CheckpointError` when the file's names show a program whose files can't be read.
     """
-    joined = as_bfl(join_scaled(join_bitsandbytes(found)))
+    joined = as_ours(join_scaled(join_bitsandbytes(found)))
     refuse_quantised(path, joined)
     return joined
 

@@ -15,7 +15,7 @@ from minflux.checkpoints.stored import StoredComponent
 
 END = 4096  # bytes at each end of a weight
 NONE: Mapping[str, Path] = {}
-SMALL_FILES = "minflux.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*"
+SMALL_FILES = "minflux.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*", "tokenizer_3/*"
 
 
 def hash_file(path: Path) -> str:

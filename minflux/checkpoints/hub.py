@@ -15,8 +15,8 @@ REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 # What a model folder needs; repositories hold the same weights a second time as single files, 24 GB of them.
 FILES = (
-    "model_index.json", "minflux.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*",
-    *(f"{part}/{file}" for part in ("transformer", "vae", "text_encoder", "text_encoder_2")
+    "model_index.json", "minflux.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*", "tokenizer_3/*",
+    *(f"{part}/{file}" for part in ("transformer", "unet", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
       for file in ("config.json", "*.safetensors", "*.safetensors.index.json")),
 )  # fmt: skip
 
@@ -28,7 +28,8 @@ REDUX_FILES = (  # of FLUX.1-Redux-dev
 
 CONTROLNET_FILES = "config.json", "diffusion_pytorch_model*.safetensors*"
 
-SETTINGS = "minflux.json", "transformer/config.json"  # enough to know which settings of an image a model can honour
+# enough to know which settings of an image a model can honour
+SETTINGS = "minflux.json", "transformer/config.json", "unet/config.json"
 
 
 def repository(model: str) -> str | None:

@@ -106,7 +106,7 @@ class Leaf:
     def read(self) -> Array:
         """Read it, from memory what is held there, else from its file."""
         flat = {name: read_weight(self.stored, name, self.nx, self.dtype) for name in self.tensors}
-        return add_loras(self.stored.naming.to_ours(flat), self.changes)[self.name]
+        return add_loras(self.stored.naming.load(flat, self.stored.config), self.changes)[self.name]
 
     def load(self) -> "Array | Leaf":
         """Bring it into memory: as an array, or, if it is in blocks, as a leaf that holds them and widens them."""

@@ -25,7 +25,7 @@ import numpy as np
 from minflux.arrays import Array
 from minflux.backend import backend_of, get_backend
 from minflux.checkpoints.components import COMPONENTS
-from minflux.checkpoints.components.flux import exchanged
+from minflux.checkpoints.components.renaming import exchanged
 from minflux.checkpoints.formats.safetensors import contents, read_array
 from minflux.checkpoints.lora_families import check_kind, widened_by
 from minflux.checkpoints.lora_files import locate_lora

@@ -14,7 +14,7 @@ from typing import Any
 
 from minflux import zoo
 from minflux.checkpoints import hub
-from minflux.checkpoints.components import COMPONENTS, Component
+from minflux.checkpoints.components import COMPONENTS, FAMILIES, Component, Family, network
 from minflux.checkpoints.controlnet import describe_controlnet, is_controlnet, is_controlnet_config
 from minflux.checkpoints.detect import as_component, find_components
 from minflux.checkpoints.family import PIPELINES, likely_variant
@@ -59,7 +59,16 @@ class Checkpoint:
     @property
     def missing(self) -> list[str]:
         """List the components that a whole model has, and this one lacks."""
-        return [name for name in COMPONENTS if name not in self.components and name not in self.broken]
+        return [name for name in self.family if name not in self.components and name not in self.broken]
+
+    @property
+    def family(self) -> Family:
+        """Return the components of a whole model of this kind, told by its index, or else by its network."""
+        held = [stored.component for stored in self.found]
+        pipeline = str(self.index.get("_class_name"))
+        by_index = [family for prefix, family in FAMILIES.items() if pipeline.startswith(prefix)]
+        by_network = [family for family in FAMILIES.values() if network(family) in held]
+        return [*by_index, *by_network, COMPONENTS][0]
 
     def take(self, name: str) -> StoredComponent:
         """Return a component, found here or in the folder; raises `CheckpointError` at its first wrong weight."""
@@ -171,7 +180,7 @@ def open_component_folder(path: Path) -> Checkpoint:
     """Open a component's folder as it is downloaded alone: its config, and its weights in one piece or in shards."""
     if is_controlnet_config(path / CONFIG):
         return no_model(path, *describe_controlnet(path))
-    component = COMPONENTS.get(path.name) or recognise(path)
+    component = component_in(path) or recognise(path)
     stored, unexpected = read_component(path, component)
     return Checkpoint(path, path.parent, [stored], {}, {stored.path: unexpected}, likely_variant(path, [stored]))
 
@@ -179,12 +188,26 @@ def open_component_folder(path: Path) -> Checkpoint:
 def is_component_folder(path: Path) -> bool:
     """Return whether a folder holds one component, and not a model, nor a config beside files of any names."""
     has_config = any((path / name).exists() for name in (CONFIG, MFLUX_INDEX)) and not (path / INDEX).exists()
-    return has_config and (path.name in COMPONENTS or bool(stems_in(path)))
+    return has_config and (component_in(path) is not None or bool(stems_in(path)))
+
+
+def component_in(path: Path) -> Component | None:
+    """Return the component that a folder of its name holds: of several of the name, that of the class in its config."""
+    named = [family[path.name] for family in FAMILIES.values() if path.name in family]
+    config = read_json(path / CONFIG) if (path / CONFIG).is_file() and len(named) > 1 else {}
+    classes = [config.get("_class_name"), *as_list(config.get("architectures"))]
+    exact = [component for component in named if component.library[1] in classes]
+    return next(iter(exact + named), None)
+
+
+def as_list(value: Any) -> list:
+    """Return a JSON list, or none of anything else."""
+    return value if isinstance(value, list) else []
 
 
 def stems_in(path: Path) -> list[str]:
     """List how the files of components' weights are called that lie in a folder."""
-    stems = {component.stem for component in COMPONENTS.values()} | {Path(OWN_FILE).stem}
+    stems = {component.stem for family in FAMILIES.values() for component in family.values()} | {Path(OWN_FILE).stem}
     return [stem for stem in sorted(stems) if list(path.glob(f"{stem}*.safetensors*"))]
 
 
@@ -203,7 +226,7 @@ def open_component(folder: Path, name: str) -> StoredComponent:
     Raises `CheckpointError` when the folder lacks a file, or when the file's weights are not those that the config asks
     for.
     """
-    stored, _ = read_component(folder / name, COMPONENTS[name])
+    stored, _ = read_component(folder / name, component_in(folder / name) or COMPONENTS[name])
     stored.check()
     return stored
 
@@ -228,10 +251,10 @@ def open_folder(folder: Path) -> Checkpoint:
     found: list[StoredComponent] = []
     broken: dict[str, CheckpointError] = {}
     unexpected: dict[Path, list[str]] = {}
-    for name, component in COMPONENTS.items():
+    for name in dict.fromkeys(name for family in FAMILIES.values() for name in family):
         if (folder / name).is_dir():
             try:
-                stored, others = read_component(folder / name, component)
+                stored, others = read_component(folder / name, component_in(folder / name) or COMPONENTS[name])
                 found.append(stored)
                 unexpected[stored.path] = others
             except CheckpointError as error:

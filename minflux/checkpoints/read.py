@@ -13,7 +13,7 @@ from minflux.errors import CheckpointError
 
 
 def load_component(folder: str | Path, name: str, nx: Backend, dtype: str | None = None) -> tuple[Any, Tree]:
-    """Read "transformer", "vae", "text_encoder" (CLIP) or "text_encoder_2" (T5) from a model folder.
+    """Read "transformer", "vae", "text_encoder" (CLIP), "text_encoder_2" (T5) or "unet" from a model folder.
 
     Returns its config and weight tree; for errors see `open_component` and `read_weight`.
     """
@@ -24,7 +24,7 @@ def load_component(folder: str | Path, name: str, nx: Backend, dtype: str | None
 def read_tree(stored: StoredComponent, nx: Backend, dtype: str | None = None) -> Tree:
     """Read a component's weights as our tree; for errors see `read_weight`. `dtype` is as in `read_safetensors`."""
     flat = {name: read_weight(stored, name, nx, dtype) for name in stored.tensors}
-    return tree(stored.naming.to_ours(flat))
+    return tree(stored.naming.load(flat, stored.config))
 
 
 def read_weight(stored: StoredComponent, name: str, nx: Backend, dtype: str | None = None) -> Array:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from minflux.backend import get_backend
 from minflux.backend.base import GROUP
-from minflux.checkpoints.components import COMPONENTS, TRANSFORMER, Naming
+from minflux.checkpoints.components import COMPONENTS, SD3, TRANSFORMER, Naming
 from minflux.checkpoints.components.base import NEVER, block_of
 from minflux.checkpoints.components.renaming import Flat
 from minflux.checkpoints.folder import CONFIG, OWN_FILE
@@ -40,7 +40,7 @@ from minflux.checkpoints.read import read_weight
 from minflux.checkpoints.stored import StoredComponent
 from minflux.commands.named import NONE, open_named
 from minflux.commands.options import LORA, print_line, take_files, with_files
-from minflux.commands.whole import files_beside, write_beside
+from minflux.commands.whole import check_family, files_beside, write_beside
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.load import find_loras
 
@@ -80,6 +80,7 @@ def convert(
     kind = check_type(format_, gguf_type)
     wanted = part or (TRANSFORMER.name if format_ in ONE_FILE else None)
     checkpoint = open_named(source, files, comfy, [wanted] if wanted else list(COMPONENTS))
+    check_family(checkpoint, format_, lora)
     target = Path(target)
     check_target(checkpoint.path, target, format_)
     chosen = choose(checkpoint, wanted)
@@ -97,7 +98,7 @@ def convert(
     beside = files_beside(checkpoint, chosen, report) if part is None else {}
     written = write_folder(target, chosen, format_, dtype, changes, bits, report)
     if part is None:
-        write_beside(target, beside, report)
+        write_beside(target, checkpoint.family, beside, report)
     return written
 
 
@@ -320,9 +321,10 @@ class Conversion:
     def convert(self, block: str) -> Flat:
         """Read a block, and turn it into what is asked for."""
         nx, old, new = get_backend("numpy"), self.stored.naming, self.naming
+        config = self.stored.config
         flat = dequantise({name: read_weight(self.stored, name, nx) for name in self.blocks[block]})
         if old is not new or self.changes:
-            flat = new.from_ours(add_loras(old.to_ours(flat), self.changes))
+            flat = new.store(add_loras(old.load(flat, config), self.changes), config)
         return self.quantised(flat)
 
     def quantised(self, flat: Flat) -> Flat:
@@ -416,7 +418,7 @@ DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 @click.argument("paths", nargs=-1, required=True, metavar="[SOURCE] TARGET", type=click.Path(path_type=Path))
 @click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="Whose names.")
 @click.option(
-    "--part", type=click.Choice(list(COMPONENTS)), help="This part alone; for bfl the transformer unless given."
+    "--part", type=click.Choice(list(COMPONENTS | SD3)), help="This part alone; for bfl the transformer unless given."
 )
 @click.option("--dtype", type=click.Choice(list(DTYPES)), help="Unless given, as in SOURCE (of float8: bf16).")
 @click.option(

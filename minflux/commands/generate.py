@@ -12,13 +12,12 @@ from tqdm import tqdm
 
 from minflux.backend import get_backend
 from minflux.checkpoints import hub
-from minflux.checkpoints.components import TRANSFORMER
-from minflux.checkpoints.components.flux import takes
+from minflux.checkpoints.components import FAMILIES, TRANSFORMER, network
 from minflux.checkpoints.folder import CONFIG, read_config
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.checkpoints.loose import open_with_files
 from minflux.checkpoints.lora import with_loras
-from minflux.checkpoints.open import Checkpoint, locate_here
+from minflux.checkpoints.open import Checkpoint, component_in, locate_here
 from minflux.commands.again import (
     ask_before_fetching,
     check_nothing_beside,
@@ -55,18 +54,25 @@ from minflux.errors import ArgumentError, quoted
 from minflux.images import grid
 from minflux.inference.arguments import check_guidance, check_side, check_solver, check_steps, check_strength, effective
 from minflux.inference.cache_files import default_folder
-from minflux.inference.edits import CONTROL, ImageInput, check_image_input, check_taken, strength_of, uses_of
+from minflux.inference.edits import (
+    CONTROL,
+    ImageInput,
+    check_image_input,
+    check_references,
+    check_taken,
+    strength_of,
+    uses_of,
+)
 from minflux.inference.flux1 import Flux1
 from minflux.inference.image_prompts import ImagePrompts, read_image_prompts, usual_guidance
 from minflux.inference.load import (
-    DEFAULTS,
     choose_files,
     choose_redux,
     find_controlnets,
     find_loras,
     find_redux,
     load_checkpoint,
-    read_defaults,
+    traits_of,
 )
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning, finished
@@ -319,30 +325,36 @@ def check_ahead_of_fetching(model: str, given: dict[str, Any], images: ImageInpu
     repository = hub.repository(model)
     if locate_here(model) is None and repository is not None:
         folder = hub.fetch(repository, hub.SETTINGS)
-        if (folder / TRANSFORMER.name).exists():
-            config = read_config(folder / TRANSFORMER.name / CONFIG, TRANSFORMER)
-            complete_for(folder, with_loras(lora, config), given, images)
+        for path in {folder / network(family).name for family in FAMILIES.values()}:
+            component = component_in(path)
+            if path.exists() and component is not None:
+                complete_for(folder, read_config(path / CONFIG, component), given, images, lora)
 
 
 def complete(checkpoint: Checkpoint, given: dict[str, Any], images: ImageInput, lora: Sequence[str]) -> dict[str, Any]:
     """Return an image's settings, completed with the model's defaults; `ArgumentError` if it can't honour them."""
-    transformer = checkpoint.components.get(TRANSFORMER.name)
-    if transformer is None:
+    stored = checkpoint.components.get(network(checkpoint.family).name)
+    if stored is None:
         return given  # loading says what is missing
-    return complete_for(checkpoint.folder, with_loras(lora, transformer.config), given, images)
+    return complete_for(checkpoint.folder, stored.config, given, images, lora)
 
 
-def complete_for(folder: Path, cfg: FluxConfig, given: dict[str, Any], images: ImageInput) -> dict[str, Any]:
-    """Do as `complete` does for a model whose defaults lie in `folder`."""
-    check_taken(images, takes(cfg) or "", given["reference"], len(given["controlnet"]))
-    defaults = read_defaults(folder / DEFAULTS, cfg)
+def complete_for(
+    folder: Path, cfg: Any, given: dict[str, Any], images: ImageInput, lora: Sequence[str]
+) -> dict[str, Any]:
+    """Do as `complete` does for a model whose defaults lie in `folder`; cfg: its network's config without the LoRAs."""
+    cfg = with_loras(lora, cfg) if isinstance(cfg, FluxConfig) else cfg
+    traits = traits_of(folder, cfg)
+    defaults, built_in = traits.defaults, traits.built_in_guidance
+    check_references(given["reference"], traits.takes_references)
+    check_taken(images, traits.takes, len(given["controlnet"]))
     if given["guidance"] is None:
-        is_dev_like = cfg.guidance_embed and not takes(cfg)
+        is_dev_like = built_in and not traits.takes
         given = given | {"guidance": usual_guidance(defaults.guidance, is_dev_like, given["image_prompt"])}
-    guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, cfg.guidance_embed)
+    guidance = check_guidance(given["guidance"], given["true_cfg_scale"], defaults.guidance, built_in)
     effective(given["negative_prompt"], guidance)
     names = ["steps", "width", "height"]
-    if cfg.guidance_embed or given["true_cfg_scale"] is None:  # otherwise the one takes the place of the other
+    if built_in or given["true_cfg_scale"] is None:  # otherwise the one takes the place of the other
         names.append("guidance")
     missing = {name: getattr(defaults, name) for name in names if given[name] is None}
     return given | missing
@@ -370,6 +382,8 @@ def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Pat
             cache = check_step_cache(job.step_cache)
             steps = steps_of(pipe, job, texts, shown, bar, cache)
             pixels, frames = sample_image(pipe, steps, bar, previews=preview is not None)
+            if cache is not None:
+                print_note(f"step cache {cache}: {len(cache.skipped)} of {bar.total} steps skipped")
             image = finished(shown.canvas, pixels)
             if cache is not None:
                 print_note(f"step cache {cache}: {len(cache.skipped)} of {bar.total} steps skipped")

@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 
 from minflux.checkpoints.comfy import checkpoint_of, open_comfy
-from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.diffusionkit import what_is_lost
 from minflux.checkpoints.open import Checkpoint
 from minflux.checkpoints.quantise import bits_of, is_packed
@@ -66,8 +65,8 @@ class Report:
             lines += component_lines(stored, self.place(stored))
         lines += [f"  {error}" for error in checkpoint.broken.values()]
         for path, names in checkpoint.unexpected_keys.items():
-            lines += listed([f"  {path.name}: {name}: belongs to no part of FLUX.1" for name in names])
-        lines += [f"  {COMPONENTS[name].title}: expected the folder {name}, found none" for name in self.missing]
+            lines += listed([f"  {path.name}: {name}: belongs to no part of the model" for name in names])
+        lines += [f"  {checkpoint.family[name].title}: expected the folder {name}, found none" for name in self.missing]
         return "\n".join(map(shown, lines + memory_lines(checkpoint)))
 
 

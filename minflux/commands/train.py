@@ -51,6 +51,20 @@ def flow(recipe, folder):
     run_flow(recipe, folder)
 
 
+@command.command("prediction")
+@click.option("--recipe", default="unet", show_default=True, help="A known recipe, or a .toml file.")
+@FOLDER
+def prediction(recipe, folder):
+    """Train a U-Net, or the transformer, to predict noise or velocity, on the trained VAE in FOLDER/model.
+
+    \b
+    minflux train prediction --recipe unet --folder runs/unet
+    """
+    from minflux.train.run import run_prediction
+
+    run_prediction(recipe, folder)
+
+
 @command.command("distill-guidance")
 @RECIPE
 @FOLDER

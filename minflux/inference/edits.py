@@ -82,13 +82,12 @@ def is_equal(given: Any, default: Any) -> bool:
     return given is default or (isinstance(given, int | float | str) and given == default)
 
 
-def check_taken(given: ImageInput, takes: str, references: Sequence = (), controlnets: int = 0) -> None:
+def check_taken(given: ImageInput, takes: str, controlnets: int = 0) -> None:
     """Raise `ArgumentError` unless a call gives what the model takes beside the latents: "mask", "control" or "".
 
-    A mask is good for any model, a control image or references for one that was trained with them, and a control image
-    for one beside which there are ControlNets.
+    A mask is good for any model, a control image for one that was trained with it, or beside which there are
+    ControlNets.
     """
-    check_references(references, takes)
     if takes and getattr(given, takes) is None:
         title, inputs = NEEDS[takes]
         raise ArgumentError(f"the model is {title}: give {inputs}, or take one that needs none, such as dev")
@@ -122,12 +121,12 @@ def uses_of(given: ImageInput, controlnets: Sequence[ControlNetConfig]) -> list[
     return [Use(*setting) for setting in zip(numbers, scales, modes, starts, ends, strict=True)]
 
 
-def check_references(references: Sequence[Any], takes: str) -> None:
-    """Raise `ArgumentError` for references on a model that takes something else.
+def check_references(references: Sequence[Any], takes_references: bool) -> None:
+    """Raise `ArgumentError` for references on a model that takes none.
 
-    Whether any other was trained with references, as Kontext was, can't be seen: its weights look like dev's.
+    Whether a FLUX.1 was trained with references, as Kontext was, can't be seen: its weights look like dev's.
     """
-    if references and takes:
+    if references and not takes_references:
         raise ArgumentError(
             "reference: the model takes none; FLUX.1 Kontext does, black-forest-labs/FLUX.1-Kontext-dev"
         )

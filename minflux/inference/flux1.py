@@ -14,19 +14,17 @@ from minflux.checkpoints.components.clip import clip_shapes
 from minflux.checkpoints.components.flux import flux_shapes, takes
 from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.components.vae import vae_shapes
-from minflux.checkpoints.lazy import Progress, for_steps, no_progress
+from minflux.checkpoints.lazy import for_steps
 from minflux.edit.kontext import Reference
 from minflux.errors import ArgumentError
-from minflux.images import to_uint8
-from minflux.inference.arguments import check_latents
-from minflux.inference.cache import Cache
 from minflux.inference.compiled import block_runner
 from minflux.inference.controlnets import Controlled, held_nets
 from minflux.inference.image_prompts import ImagePrompts, Redux, mixed
 from minflux.inference.modulated import Modulated
-from minflux.inference.pipeline import Conditioning, Pipeline, check_finite
+from minflux.inference.pipeline import Conditioning, check_finite
 from minflux.inference.step_cache import StepCache
 from minflux.inference.text import PromptTruncated, Tokenizer
+from minflux.inference.with_vae import VAEPipeline
 from minflux.model.clip import CLIPConfig, clip_encoder
 from minflux.model.flux import NONE, FluxConfig, Residuals, velocity
 from minflux.model.hooks import OnBlock
@@ -34,27 +32,24 @@ from minflux.model.latents import image_ids, pack, text_ids, unpack
 from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 from minflux.model.t5 import T5Config, t5_encoder
-from minflux.model.vae import VAEConfig, encode, encode_sample
-from minflux.model.vae_bands import WHOLE, decode_any
 from minflux.sampling.guidance import Guidance, guided
 from minflux.sampling.solvers import Velocity
+from minflux.sampling.timesteps import Schedule
 
 Prediction = Callable[[Array, float, Residuals], Array]  # a velocity, with what ControlNets add
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Flux1(Pipeline):
+class Flux1(VAEPipeline):
     """FLUX.1: the config and the weights of its four networks, its tokenizers, and a cache of encoded prompts."""
 
+    schedule: Schedule
     flux: tuple[FluxConfig, Tree]
-    vae: tuple[VAEConfig, Tree]
     clip: tuple[CLIPConfig, Tree]
     t5: tuple[T5Config, Tree]
     clip_tokenizer: Tokenizer
     t5_tokenizer: Tokenizer
-    cache: Cache | None = None
     redux: Redux | None = None  # for image prompts
-    progress: Progress = no_progress  # of reading weights before the steps
 
     @property
     def built_in_guidance(self) -> bool:
@@ -62,19 +57,14 @@ class Flux1(Pipeline):
         return self.flux[0].guidance_embed
 
     @property
-    def downscale(self) -> int:
-        """Pixels a latent, along one side: 8."""
-        return self.vae[0].downscale
-
-    @property
-    def channels(self) -> int:
-        """Channels of the latents: 16."""
-        return self.vae[0].z_channels
-
-    @property
     def takes(self) -> str:
         """What the transformer takes beside the latents: "mask", "control" or ""."""
         return takes(self.flux[0]) or ""
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether it can look at reference images: a transformer that takes nothing else beside the latents."""
+        return not self.takes
 
     @property
     def beside(self) -> int:
@@ -109,43 +99,12 @@ class Flux1(Pipeline):
         itemsize = 2 if self.nx.on_gpu else 4
         return 13 * self.flux[0].hidden_size * itemsize * tokens
 
-    def memory_of_pixels(self, count: int, width: int, height: int) -> int:
-        """Return about how many bytes the arrays of images take at a time in the VAE, beside the weights.
-
-        Of each pixel 12 times the channels of the finest level, measured in bands (see `vae_bands`), of one image at a
-        time where it is large; and of all images the pixels, as floats, once more clipped, and as bytes.
-        """
-        at_once = count if width * height <= WHOLE else 1
-        return width * height * (12 * self.vae[0].ch * at_once + 27 * count)
-
     def memory_of_text(self, count: int) -> int:
         """Return about how many bytes T5's arrays take of so many prompts: its hidden layers, and all pairs' biases."""
         cfg, length = self.t5[0], self.defaults.text_length
         return length * (4 * count * (cfg.d_model + 2 * cfg.d_ff) + length * (8 + 4 * cfg.num_heads))
 
     # -- text --------------------------------------------------------------------------------------------------
-
-    def _encode(self, prompts: list[str], negative: str | None) -> Conditioning:
-        """Encode each distinct prompt once with both text encoders, or recall it from the cache."""
-        wanted = prompts if negative is None else [*prompts, negative]
-        distinct = list(dict.fromkeys(wanted))
-        places = {prompt: place for place, prompt in enumerate(distinct)}
-        self._check_memory(
-            f"{len(distinct)} prompts of {self.defaults.text_length} tokens", self.memory_of_text(len(distinct))
-        )
-        ids = self._tokens(distinct)
-        txt, y = self.cache.recall(*ids, self._run_encoders) if self.cache else self._run_encoders(*ids)
-
-        def rows(some: list[str], negative: Conditioning | None = None) -> Conditioning:
-            index = self.nx.array(np.array([places[prompt] for prompt in some], np.int32))
-            return Conditioning(txt[index], y[index], negative)
-
-        return rows(prompts, None if negative is None else rows([negative] * len(prompts)))
-
-    def is_kept(self, prompt: str) -> bool:
-        """Return whether the cache has what the text encoders say of a prompt alone, so that they need not run."""
-        ids = self._tokens([prompt])
-        return self.cache is not None and self.cache.read(self.cache.path(*ids)) is not None
 
     def _tokens(self, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Turn prompts into token ids, CLIP's and T5's."""
@@ -276,55 +235,6 @@ class Flux1(Pipeline):
         """Return what modulates the transformer's blocks for prompts whose pooled text is y."""
         strength = guidance.embedded if self.built_in_guidance else None
         return Modulated(lambda p, vec: modulations(p, vec, self._compute), self.flux[1], y, strength, self.nx)
-
-    def _compute(self, name: str, seen: dict[str, Any]) -> None:
-        """Compute a block's arrays now, after which MLX needs the block's weights no more."""
-        self.nx.eval(seen)
-
-    def _computed_for(self, on_block: OnBlock) -> OnBlock:
-        """Return a listener that computes a block's arrays and hands them to `on_block`."""
-
-        def listen(name: str, seen: dict[str, Any]) -> None:
-            self._compute(name, seen)
-            on_block(name, seen)
-
-        return listen
-
-    # -- images ------------------------------------------------------------------------------------------------
-
-    def decode(self, latents: Array) -> np.ndarray:
-        """Decode latents (B, h, w, C) to images, uint8 (B, H, W, 3); large ones in bands, which saves memory.
-
-        Raises `ArgumentError` when the images come out as NaN or infinity.
-        """
-        cfg, p = self.vae
-        latents = self._checked_latents(latents)
-        dtype = p["decoder"]["conv_in"]["weight"].dtype
-        pixels = self.nx.to_numpy(decode_any(p, cfg, latents.astype(dtype)))
-        if not np.isfinite(pixels).all():
-            raise ArgumentError(
-                "latents: the image came out as NaN or infinity; use finite latents, or float32 weights"
-            )
-        return to_uint8(pixels)
-
-    def _checked_latents(self, latents: Any) -> Array:
-        """Return latents of any size, as float32."""
-        sizes: tuple[int, ...] = tuple(getattr(latents, "shape", ()))[:3]
-        if len(sizes) == 3:
-            count, height, width = sizes
-            pixels = width * self.downscale, height * self.downscale
-            self._check_memory(
-                f"{count} images of {pixels[0]}x{pixels[1]} pixels", self.memory_of_pixels(count, *pixels)
-            )
-        order = "batch, height, width, channels"
-        return self.nx.array(check_latents("latents", latents, (None, None, None, self.channels), order))
-
-    def _encode_pixels(self, pixels: Array, noise: Array | None = None) -> Array:
-        """Encode images to the mean of their latents' distribution, or to a sample of it by `noise`, in float32."""
-        cfg, p = self.vae
-        pixels = pixels.astype(p["encoder"]["conv_in"]["weight"].dtype)
-        latents = encode(p, cfg, pixels) if noise is None else encode_sample(p, cfg, pixels, noise)
-        return self.nx.as_float32(latents)
 
 
 def is_unlike(text: Conditioning, negative: Conditioning) -> bool:

@@ -9,19 +9,30 @@ the components that it holds; so does each file that is named for a component (`
 beside the weights is FLUX.1's own (`beside.py`).
 """
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from minflux.arrays import Tree
 from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
 from minflux.backend.metal import set_limits
 from minflux.checkpoints.comfy import choose_from_comfy, lora_in, redux_in
-from minflux.checkpoints.components import CLIP, COMPONENTS, CONTROLNET, REDUX, SIGLIP, T5, TRANSFORMER, VAE
+from minflux.checkpoints.components import (
+    ADAPTERS,
+    CLIP,
+    COMPONENTS,
+    CONTROLNET,
+    REDUX,
+    SIGLIP,
+    T5,
+    TRANSFORMER,
+    VAE,
+    Family,
+    network,
+)
 from minflux.checkpoints.components.flux import takes, variant
 from minflux.checkpoints.controlnet import locate_controlnet, open_controlnet
 from minflux.checkpoints.diffusionkit import what_is_lost
@@ -47,7 +58,12 @@ from minflux.inference.flux1 import Flux1
 from minflux.inference.hints import FLUX1_TRAINED, Report, Trained, parse_trained, tell, trained_content
 from minflux.inference.image_prompts import Redux
 from minflux.inference.memory import choose, when_read
+from minflux.inference.neighbour import Neighbour
 from minflux.inference.pipeline import Defaults
+from minflux.inference.sd3 import SD3_MODEL
+from minflux.inference.settings import read_fields, read_schedule
+from minflux.inference.unet import SD1_MODEL
+from minflux.inference.with_vae import VAEPipeline
 from minflux.model.flux import FluxConfig
 from minflux.sampling.timesteps import Schedule
 
@@ -55,21 +71,11 @@ DEFAULTS, SCHEDULER = "minflux.json", "scheduler/scheduler_config.json"
 KONTEXT = "FluxKontextPipeline"
 CLASSES = {"": "FluxPipeline", "mask": "FluxFillPipeline", "control": "FluxControlPipeline"}  # by what they take
 TRAINED = "trained"  # in minflux.json
-PLAIN_SCHEDULE = {  # settings of diffusers' scheduler that would change the steps: these values alone are right
-    "_class_name": "FlowMatchEulerDiscreteScheduler",
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "invert_sigmas": False,
-    "stochastic_sampling": False,
-    "shift_terminal": None,
-    "time_shift_type": "exponential",
-}
-LARGEST_SHIFT = 1000  # FLUX.1's are 1 to 3; float32 has no two timesteps for very large ones
 DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 KONTEXT_DEFAULTS = Defaults(guidance=2.5)
 SHOWN_DEFAULTS = Defaults(steps=50, guidance=30.0)  # of Fill and Canny; Depth's guidance is 10
+NEIGHBOURS = (SD3_MODEL, SD1_MODEL)
 
 
 def load(
@@ -200,6 +206,10 @@ def load_checkpoint(
     controlnets: Sequence[StoredComponent] = (),
 ) -> Flux1:
     """Read the weights of a model that was opened; `name` is what it is called, and the rest as for `load`."""
+    neighbour = neighbour_of(checkpoint.family)
+    if neighbour is not None:  # which no type tells: for type checkers it is a FLUX.1, whose methods it has
+        neighbour.check_alone(checkpoint, lora, redux, controlnets)
+        return cast(Flux1, load_neighbour(neighbour, checkpoint, nx, name, dtype, memory, report, cache, progress))
     dtype = dtype or (None if nx.on_gpu else "float32")
     components = take_components(checkpoint)
     configs = {name: stored.config for name, stored in components.items()}
@@ -212,12 +222,7 @@ def load_checkpoint(
     components |= {name: as_laid_for(nx, dtype, stored, ()) for name, stored in beside.items()}
     tell_guidance(controlnets, configs[TRANSFORMER.name], report)
     mode = choose(memory, nx, components, dtype, report, widened(changes))
-    if mode == "resident" and not nx.on_gpu:
-        keep_freed_memory()
-    set_limits(nx)
-    trees = {
-        name: read_in_mode(stored, nx, dtype, of_component(changes, name), mode) for name, stored in components.items()
-    }
+    trees = read_trees(components, nx, dtype, changes, mode)
     settings = checkpoint.folder / DEFAULTS
     return Flux1(
         nx=nx,
@@ -237,6 +242,53 @@ def load_checkpoint(
         cache=open_cache(cache, text_identity(components, changes, nx, dtype), nx, report) if cache else None,
         progress=progress,
     )
+
+
+def load_neighbour(
+    neighbour: Neighbour,
+    checkpoint: Checkpoint,
+    nx: Backend,
+    name: str,
+    dtype: str | None,
+    memory: str,
+    report: Report | None,
+    cache: str | Path | None,
+    progress: Progress,
+) -> VAEPipeline:
+    """Read the weights of a model of another family that was opened; as `load_checkpoint`."""
+    dtype = dtype or (None if nx.on_gpu else "float32")
+    components = neighbour.take(checkpoint)
+    configs = {part: stored.config for part, stored in components.items()}
+    tokenizers = neighbour.read_tokenizers(checkpoint.folder, configs)
+    schedule = neighbour.read_schedule(checkpoint.folder / SCHEDULER)
+    trees = read_trees(components, nx, dtype, (), choose(memory, nx, components, dtype, report))
+    return neighbour.make(
+        {part: (configs[part], trees[part]) for part in components},
+        tokenizers,
+        nx=nx,
+        schedule=schedule,
+        defaults=traits_of(checkpoint.folder, configs[network(neighbour.family).name]).defaults,
+        name=name,
+        cache=open_cache(cache, text_identity(components, (), nx, dtype), nx, report) if cache else None,
+        progress=progress,
+    )
+
+
+def neighbour_of(family: Family) -> Neighbour | None:
+    """Return the record of another family than FLUX.1's, None for that."""
+    return next((neighbour for neighbour in NEIGHBOURS if neighbour.family is family), None)
+
+
+def read_trees(
+    components: Mapping[str, StoredComponent], nx: Backend, dtype: str | None, changes: Sequence[Change], mode: str
+) -> dict[str, Tree]:
+    """Read the weights of every component in a memory mode."""
+    if mode == "resident" and not nx.on_gpu:
+        keep_freed_memory()
+    set_limits(nx)
+    return {
+        name: read_in_mode(stored, nx, dtype, of_component(changes, name), mode) for name, stored in components.items()
+    }
 
 
 def read_in_mode(stored: StoredComponent, nx: Backend, dtype: str | None, changes: Sequence[Change], mode: str) -> Tree:
@@ -267,7 +319,9 @@ def text_identity(
     components: dict[str, StoredComponent], changes: Sequence[Change], nx: Backend, dtype: str | None
 ) -> str:
     """Hash what the text encoders' outputs depend on beside the prompt."""
-    encoders = [components[name] for name in (CLIP.name, T5.name)]
+    encoders = [
+        stored for name, stored in components.items() if stored.component.stage == "text" and name not in ADAPTERS
+    ]
     names = [stored.name for stored in encoders]
     return identity(encoders, [change for change in changes if change.module.component in names], nx, dtype)
 
@@ -312,7 +366,10 @@ def made_of(redux: ReduxFiles, trees: Mapping[str, Tree]) -> Redux:
 
 
 def take_components(checkpoint: Checkpoint) -> dict[str, StoredComponent]:
-    """Return the four components of a model, by name; raises `CheckpointError` at the first thing that is wrong."""
+    """Return the components of a model, by name; raises `CheckpointError` at the first thing that is wrong."""
+    neighbour = neighbour_of(checkpoint.family)
+    if neighbour is not None:
+        return neighbour.take(checkpoint)
     check_pipeline(checkpoint)
     held, is_whole = checkpoint.components, checkpoint.path == checkpoint.folder
     if TRANSFORMER.name in held:
@@ -393,21 +450,23 @@ def find_schedule(checkpoint: Checkpoint, cfg: FluxConfig, report: Report | None
     return usual_schedule(checkpoint.path, cfg, report)
 
 
-def read_schedule(path: Path) -> Schedule:
-    """Read the sampler's settings; those that are not there have their defaults."""
-    values = read_json(path)
-    for name, plain in PLAIN_SCHEDULE.items():
-        if values.get(name, plain) not in (plain, None):
-            raise CheckpointError(
-                f"{path}: {name}: minflux supports {plain!r} alone, found {quoted(values[name])}; change it there, or "
-                "use another model"
-            )
-    schedule = read_fields(Schedule, values, path)
-    if not 0 < schedule.shift <= LARGEST_SHIFT or schedule.max_image_seq_len <= schedule.base_image_seq_len:
-        raise CheckpointError(
-            f"{path}: expected a shift above 0, at most {LARGEST_SHIFT}, and max_image_seq_len above base_image_seq_len"
-        )
-    return schedule
+@dataclass(frozen=True)
+class Traits:
+    """What a model can be asked for, known before a weight is read; the fields are `Pipeline`'s."""
+
+    defaults: Defaults
+    built_in_guidance: bool = False
+    takes: str = ""
+    takes_references: bool = False
+
+
+def traits_of(folder: Path, cfg: Any) -> Traits:
+    """Return what a model can be asked for, by its folder's settings and the config of its network."""
+    path = folder / DEFAULTS
+    if isinstance(cfg, FluxConfig):
+        return Traits(read_defaults(path, cfg), cfg.guidance_embed, takes(cfg) or "", not takes(cfg))
+    usual = next(known.defaults for known in NEIGHBOURS if isinstance(cfg, network(known.family).config))
+    return Traits(read_fields(Defaults, read_json(path), path) if path.exists() else usual)
 
 
 def read_defaults(path: Path, cfg: FluxConfig) -> Defaults:
@@ -444,25 +503,6 @@ def read_trained(path: Path, cfg: FluxConfig, is_kontext: bool = False) -> Train
     else:
         trained = Trained() if variant(cfg).startswith("of its own size") else FLUX1_TRAINED
     return replace(trained, references=trained.references or is_kontext)
-
-
-def read_fields(kind: type, values: dict[str, Any], path: Path) -> Any:
-    """Make settings of what a file has of them; raises `CheckpointError` for one of another type than its default."""
-    given = {field.name: values[field.name] for field in fields(kind) if field.name in values}
-    for name, value in given.items():
-        default = type(getattr(kind, name))
-        if not is_of(default, value):
-            raise CheckpointError(f"{path}: {name}: expected a {default.__name__}, found {quoted(value)}")
-    return kind(**given)
-
-
-def is_of(kind: type, value: Any) -> bool:
-    """Return whether a JSON value has a type; a float may be a whole number, and must be finite."""
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    if kind is float:
-        return isinstance(value, int | float) and math.isfinite(value)
-    return isinstance(value, kind)
 
 
 # -- saving --------------------------------------------------------------------------------------------------

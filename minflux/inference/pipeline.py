@@ -58,7 +58,7 @@ from minflux.model.hooks import OnBlock
 from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
 from minflux.sampling.solvers import SOLVERS, Solver, Step, Velocity, visited_timesteps
-from minflux.sampling.timesteps import Schedule
+from minflux.sampling.timesteps import Stops
 
 OnStep = Callable[[Step], None]
 
@@ -148,7 +148,7 @@ class Pipeline(ABC):
     """
 
     nx: Backend
-    schedule: Schedule
+    schedule: Stops
     defaults: Defaults
     trained: Trained = field(default_factory=Trained)
     name: str = ""
@@ -386,7 +386,7 @@ class Pipeline(ABC):
         """Encode the reference images of a call, one or a list, each at the size that Kontext sees it."""
         listed = list(reference) if isinstance(reference, list | tuple) else [reference]
         images = [read_image(image, "reference") for image in listed if image is not None]
-        check_references(images, self.takes)
+        check_references(images, self.takes_references)
         if images:
             hint_at_references(self.trained)
         unit, usual = 2 * self.downscale, (self.defaults.width, self.defaults.height)
@@ -406,13 +406,13 @@ class Pipeline(ABC):
             self._check_image_prompts(len(prompts.images))
         return prompts
 
-    @abstractmethod
     def with_image_prompts(self, text: Conditioning, prompts: ImagePrompts) -> Conditioning:
         """Return what prompts say with what image prompts say; a negative prompt stays without them."""
+        return text
 
-    @abstractmethod
     def _check_image_prompts(self, count: int) -> None:
         """Raise `ArgumentError` for a model that takes no image prompts, and for more than the memory holds."""
+        raise ArgumentError("image_prompt: this model takes none; FLUX.1 does, with Redux")
 
     def size_of(
         self, canvas: Canvas | None, references: Sequence[Reference], width: int | None, height: int | None
@@ -542,9 +542,9 @@ class Pipeline(ABC):
     # -- what a model says of itself ---------------------------------------------------------------------------
 
     @property
-    @abstractmethod
     def built_in_guidance(self) -> bool:
         """Whether the model takes its guidance as an input."""
+        return False
 
     @property
     @abstractmethod
@@ -557,14 +557,19 @@ class Pipeline(ABC):
         """Channels of the latents."""
 
     @property
-    @abstractmethod
     def takes(self) -> str:
         """Return what the model takes beside the latents: "mask", "control" or ""."""
+        return ""
 
     @property
-    @abstractmethod
+    def takes_references(self) -> bool:
+        """Whether the model can look at reference images beside its prompt."""
+        return False
+
+    @property
     def beside(self) -> int:
         """Channels that the model takes beside those of the latents."""
+        return 0
 
     @abstractmethod
     def count_numbers(self) -> int:
@@ -701,6 +706,10 @@ class Pipeline(ABC):
     def _channels_last(self, latents: np.ndarray) -> Array:
         return self.nx.array(np.ascontiguousarray(latents.transpose(0, 2, 3, 1)))
 
+    def _start(self, edit: Edit, noises: list[Array], t: float) -> Array:
+        """Return the latents that an edit begins with at t."""
+        return edit.start(noises, t)
+
     # -- the loop ----------------------------------------------------------------------------------------------
 
     def _follow(
@@ -713,7 +722,7 @@ class Pipeline(ABC):
         step_cache: StepCache | None,
     ) -> Iterator[Step]:
         """Follow an edit's velocity from its start; the weights it holds are freed with it, after the last step."""
-        x = edit.start(noises, float(plan.timesteps[0]))
+        x = self._start(edit, noises, float(plan.timesteps[0]))
         ahead = visited_timesteps(plan.solver, plan.timesteps)
         model = self.velocity(text, x.shape[1:3], plan.guidance, ahead, on_block, step_cache)
         velocity = edit.velocity(model, noises, ahead)

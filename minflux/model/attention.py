@@ -38,28 +38,40 @@ def qk_norm(p: Tree, q: Float[Array, "B H L K"], k: Float[Array, "B H L K"]) -> 
 
 
 @shaped
+def split_qkv(qkv: Float[Array, "B L C"], head_dim: int) -> tuple[Array, Array, Array]:
+    """Cut a joint projection (B, L, 3·H·K) into q, k, v of (B, H, L, K), K being `head_dim`."""
+    q, k, v = backend_of(qkv).split(qkv, 3, axis=-1)  # (B, L, H·K) each
+    return split_heads(q, head_dim), split_heads(k, head_dim), split_heads(v, head_dim)
+
+
+@shaped
 def normed_qkv(norm: Tree, qkv: Float[Array, "B L C"]) -> tuple[Array, Array, Array]:
     """Cut a joint projection (B, L, 3·H·K) into q, k, v of (B, H, L, K), and normalise q and k.
 
     The head width K is the length of the norm's scale.
     """
     (head_dim,) = norm["query_norm"]["scale"].shape
-    thirds = backend_of(qkv).split(qkv, 3, axis=-1)  # (B, L, H·K) each
-    q, k, v = (split_heads(third, head_dim) for third in thirds)
+    q, k, v = split_qkv(qkv, head_dim)
     q, k = qk_norm(norm, q, k)
     return q, k, v
 
 
 @shaped
 def attention(
-    q: Float[Array, "B H L K"], k: Float[Array, "B H L K"], v: Float[Array, "B H L K"], pe: tuple, seen=None, bias=None
+    q: Float[Array, "B H L K"],
+    k: Float[Array, "B H L K"],
+    v: Float[Array, "B H L K"],
+    pe: tuple | None,
+    seen=None,
+    bias=None,
 ) -> Float[Array, "B L C"]:
-    """Rotate q and k by `pe`, attend, and put the heads side by side again.
+    """Rotate q and k by `pe`, unless it is None, attend, and put the heads side by side again.
 
     The rotated q and k, and v, are written into the dict `seen` if there is one. bias: what is added to the logits,
     broadcast to (B, H, L, L), or None.
     """
-    q, k = apply_rope(q, pe), apply_rope(k, pe)
+    if pe is not None:
+        q, k = apply_rope(q, pe), apply_rope(k, pe)
     if seen is not None:
         seen.update(q=q, k=k, v=v)
     attended = backend_of(q).attention(q, k, v, bias=bias)  # (B, H, L, K)

@@ -17,7 +17,8 @@ from minflux.model.linear import linear
 def modulations(p: Tree, vec: Float[Array, "B D"], on_block: OnBlock = ignore) -> Tree:
     """Compute all modulations of a transformer from `vec`, which is used for nothing else.
 
-    Returns {"double": [{"img", "txt"}, …], "single": […], "final": …} with arrays (B, 6 D), (B, 3 D) and (B, 2 D).
+    Returns {"double": [{"img", "txt"}, …], "single": […], "final": …} with arrays (B, 6 D), (B, 3 D) and (B, 2 D);
+    SD3 has no single blocks, and in some double ones other numbers of D.
     `vec` depends on time, guidance and prompt, all known before the first step: with the rows of all steps together,
     these matrices, more than a quarter of all weights, are read once an image in place of once a step. on_block: called
     with each block's {"mod": …} (see `hooks`), the final layer's too.

@@ -1,23 +1,23 @@
 """SigLIP's vision encoder: an image as one vector for each of its patches, of which Redux makes text tokens.
 
-A plain transformer over square patches with learned positions. Each patch attends to all others, and the states after
-the last norm are taken; the head that pools them into one vector is not needed. Source: Zhai et al. 2023
-(arXiv 2303.15343); Alabdulmohsin et al. 2023 (arXiv 2305.13035) for the so400m shape; transformers
+A plain transformer over square patches with learned positions, of CLIP's layers without the mask: each patch attends to
+all others. The states after the last norm are taken; the head that pools them into one vector is not needed. Source:
+Zhai et al. 2023 (arXiv 2303.15343); Alabdulmohsin et al. 2023 (arXiv 2305.13035) for the so400m shape; transformers
 `modeling_siglip.py`.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from minflux.arrays import Array, Float, Tree, shaped
-from minflux.backend import backend_of
-from minflux.model.attention import merge_heads, project_heads
+from minflux.model.clip import clip_layer, layer_norm
 from minflux.model.hooks import OnBlock, ignore
 from minflux.model.linear import linear
 
 
 @dataclass(frozen=True)
 class SiglipConfig:
-    """The sizes of a SigLIP vision encoder, under the names of its config.json."""
+    """The sizes of a SigLIP vision encoder, under the names of its config.json; its MLPs' activation is always one."""
 
     hidden_size: int = 1152
     intermediate_size: int = 4304
@@ -26,6 +26,7 @@ class SiglipConfig:
     image_size: int = 384
     patch_size: int = 14
     layer_norm_eps: float = 1e-6
+    hidden_act: ClassVar[str] = "gelu_pytorch_tanh"
 
     @property
     def grid(self) -> int:
@@ -59,40 +60,6 @@ def patch_embedding(p: Tree, cfg: SiglipConfig, pixels: Float[Array, "B H W C"])
 
 
 @shaped
-def self_attention(p: Tree, x: Float[Array, "B L D"], heads: int) -> Float[Array, "B L D"]:
-    """Let each patch attend to all; all four projections have biases."""
-    head_dim = x.shape[-1] // heads
-    q = project_heads(p["q_proj"], x, head_dim)  # (B, H, L, K)
-    k = project_heads(p["k_proj"], x, head_dim)
-    v = project_heads(p["v_proj"], x, head_dim)
-    attended = backend_of(x).attention(q, k, v)
-    attended = merge_heads(attended)  # (B, L, D)
-    return linear(attended, **p["out_proj"])
-
-
-@shaped
-def gelu_mlp(p: Tree, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-    """Apply Linear, the tanh form of GELU, Linear back."""
-    hidden = linear(x, **p["fc1"])
-    hidden = backend_of(x).gelu(hidden)
-    return linear(hidden, **p["fc2"])
-
-
-@shaped
-def siglip_layer(p: Tree, cfg: SiglipConfig, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-    """Add attention, then the MLP, each of the normed x."""
-    h = layer_norm(p["layer_norm1"], cfg, x)
-    x = x + self_attention(p["self_attn"], h, cfg.num_attention_heads)
-    h = layer_norm(p["layer_norm2"], cfg, x)
-    return x + gelu_mlp(p["mlp"], h)
-
-
-def layer_norm(p: Tree, cfg: SiglipConfig, x: Array) -> Array:
-    """Apply LayerNorm with a scale and a bias."""
-    return backend_of(x).layer_norm(x, p["weight"], p["bias"], cfg.layer_norm_eps)
-
-
-@shaped
 def siglip_encoder(
     p: Tree, cfg: SiglipConfig, pixels: Float[Array, "B H W C"], on_block: OnBlock = ignore
 ) -> Float[Array, "B L D"]:
@@ -102,6 +69,6 @@ def siglip_encoder(
     """
     x = patch_embedding(p["embeddings"], cfg, pixels)
     for i, layer in enumerate(p["encoder"]["layers"]):
-        x = siglip_layer(layer, cfg, x)
+        x = clip_layer(layer, cfg, x)
         on_block(f"encoder.layers.{i}", {"img": x})
     return layer_norm(p["post_layernorm"], cfg, x)

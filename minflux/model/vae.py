@@ -16,7 +16,8 @@ from minflux.model.linear import linear
 class VAEConfig:
     """The sizes of the VAE, under the names of BFL's `AutoEncoderParams` where it has them.
 
-    Level i has ch · ch_mult[i] channels; latents are (z - shift_factor) · scale_factor.
+    Level i has ch · ch_mult[i] channels; latents are (z - shift_factor) · scale_factor. quant_conv: in Stable
+    Diffusion 1's, a 1×1 convolution of what the encoder gives, and one of what the decoder takes.
     """
 
     in_channels: int = 3
@@ -28,6 +29,7 @@ class VAEConfig:
     scale_factor: float = 0.3611
     shift_factor: float = 0.1159
     norm_groups: int = 32
+    quant_conv: bool = False
 
     @property
     def downscale(self) -> int:
@@ -39,10 +41,10 @@ FLUX_VAE = VAEConfig()
 
 
 @shaped
-def norm_silu(norm: Tree, x: Float[Array, "B H W C"], groups: int) -> Float[Array, "B H W C"]:
-    """Apply GroupNorm (eps 1e-6), then SiLU: what stands before every convolution."""
+def norm_silu(norm: Tree, x: Float[Array, "B H W C"], groups: int, eps: float = 1e-6) -> Float[Array, "B H W C"]:
+    """Apply GroupNorm, then SiLU: what stands before every convolution."""
     nx = backend_of(x)
-    x = nx.group_norm(x, groups, norm["weight"], norm["bias"])
+    x = nx.group_norm(x, groups, norm["weight"], norm["bias"], eps)
     return nx.silu(x)
 
 
@@ -91,16 +93,18 @@ def middle(p: Tree, x: Float[Array, "B H W C"], groups: int) -> Float[Array, "B 
 @shaped
 def encode_moments(p: Tree, cfg: VAEConfig, image: Float[Array, "B H W 3"]) -> tuple[Array, Array]:
     """Encode an image in [-1, 1] to the mean and log-variance of its raw latents, each (B, H/8, W/8, 16)."""
-    nx, p, groups = backend_of(image), p["encoder"], cfg.norm_groups
-    x = conv3(p["conv_in"], image)
-    for level in p["down"]:
+    nx, encoder, groups = backend_of(image), p["encoder"], cfg.norm_groups
+    x = conv3(encoder["conv_in"], image)
+    for level in encoder["down"]:
         for block in level["block"]:
             x = resnet_block(block, x, groups)
         if "downsample" in level:
             x = nx.downsample(x, **level["downsample"]["conv"])
-    x = middle(p["mid"], x, groups)
-    x = norm_silu(p["norm_out"], x, groups)
-    moments = conv3(p["conv_out"], x)  # (B, H/8, W/8, 32)
+    x = middle(encoder["mid"], x, groups)
+    x = norm_silu(encoder["norm_out"], x, groups)
+    moments = conv3(encoder["conv_out"], x)  # (B, H/8, W/8, 32)
+    if cfg.quant_conv:
+        moments = linear(moments, **p["quant_conv"])
     mean, log_variance = nx.split(moments, [cfg.z_channels], axis=-1)
     return mean, log_variance
 
@@ -128,9 +132,10 @@ def encode_sample(
 
 
 @shaped
-def unscaled(cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H8 W8 Z"]:
-    """Undo the scale and shift that `encode` brings latents to."""
-    return latents / cfg.scale_factor + cfg.shift_factor
+def unscaled(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H8 W8 Z"]:
+    """Undo the scale and shift that `encode` brings latents to, for the decoder to take them."""
+    latents = latents / cfg.scale_factor + cfg.shift_factor
+    return linear(latents, **p["post_quant_conv"]) if cfg.quant_conv else latents
 
 
 @shaped
@@ -143,13 +148,13 @@ def decode(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float
 @shaped
 def decode_features(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H W C"]:
     """Decode latents up to the last convolution, which alone makes colours of channels."""
-    nx, p, groups = backend_of(latents), p["decoder"], cfg.norm_groups
-    x = unscaled(cfg, latents)
-    x = conv3(p["conv_in"], x)
-    x = middle(p["mid"], x, groups)
-    for level in reversed(p["up"]):  # up.0 is the finest level, and comes last
+    nx, decoder, groups = backend_of(latents), p["decoder"], cfg.norm_groups
+    x = unscaled(p, cfg, latents)
+    x = conv3(decoder["conv_in"], x)
+    x = middle(decoder["mid"], x, groups)
+    for level in reversed(decoder["up"]):  # up.0 is the finest level, and comes last
         for block in level["block"]:
             x = resnet_block(block, x, groups)
         if "upsample" in level:
             x = conv3(level["upsample"]["conv"], nx.upsample(x))
-    return norm_silu(p["norm_out"], x, groups)
+    return norm_silu(decoder["norm_out"], x, groups)

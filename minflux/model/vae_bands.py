@@ -42,8 +42,8 @@ def decode_any(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> F
 @shaped
 def decode_in_bands(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"], rows: int) -> Float[Array, "B H W 3"]:
     """Decode latents as `vae.decode` does, in bands of `rows` latents, or eight times as many pixels."""
+    x = cut(vae.unscaled(p, cfg, latents), rows)
     nx, p, groups = backend_of(latents), p["decoder"], cfg.norm_groups
-    x = cut(vae.unscaled(cfg, latents), rows)
     x = convolve(p["conv_in"], x)
     x = middle_in_bands(p["mid"], x, groups)
     for level in reversed(p["up"]):

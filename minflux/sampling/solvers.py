@@ -21,6 +21,7 @@ from minflux.backend import backend_of
 
 Velocity = Callable[[Array, float], Array]  # v(x, t), for any t in [0, 1]
 Slope = Callable[[Array, float, float], Array]  # of x, t and t_next
+Move = Callable[[Array, float, float], tuple[Array, Array]]  # of the same: the next x, and the clean latents aimed at
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,26 @@ class Step:
     denoised: Array
 
 
+def walk(move: Move, x: Array, timesteps: np.ndarray) -> Iterator[Step]:
+    """Yield each step of x, denoised ← move(x, t, t_next), from timesteps[0] to timesteps[-1]: the one loop."""
+    nx = backend_of(x)
+    for i, (t, t_next) in enumerate(pairwise(map(float, timesteps))):
+        x, denoised = move(x, t, t_next)
+        nx.eval(x, denoised)
+        yield Step(i, t_next, x, denoised)
+
+
 def follow(slope: Slope, x: Array, timesteps: np.ndarray) -> Iterator[Step]:
     """Yield each step of x ← x + (t_next - t) · slope(x, t, t_next), from timesteps[0] to timesteps[-1].
 
     The clean latents aimed at are x - t · slope. x and the slope are float32.
     """
-    nx = backend_of(x)
-    for i, (t, t_next) in enumerate(pairwise(map(float, timesteps))):
+
+    def move(x: Array, t: float, t_next: float) -> tuple[Array, Array]:
         v = slope(x, t, t_next)
-        denoised = x - t * v
-        x = x + (t_next - t) * v
-        nx.eval(x, denoised)
-        yield Step(i, t_next, x, denoised)
+        return x + (t_next - t) * v, x - t * v
+
+    return walk(move, x, timesteps)
 
 
 def float32_velocity(velocity: Velocity) -> Velocity:

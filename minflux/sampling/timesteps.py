@@ -2,12 +2,20 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from minflux.errors import ArgumentError
 
 LARGEST_MU = 50  # of FLUX.1's schedule, 1.15 at 1024²
+
+
+class Stops(Protocol):
+    """Where a solver stops, whatever was trained: `Schedule` for a flow, `ddpm.NoiseSchedule` for predicted noise."""
+
+    def timesteps(self, steps: int, tokens: int) -> np.ndarray:
+        """Return t₀ > t₁ > … (steps + 1,), for an image of `tokens` tokens."""
 
 
 @dataclass(frozen=True)

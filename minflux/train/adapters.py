@@ -22,7 +22,7 @@ import numpy as np
 from minflux.arrays import Array, Float, shaped
 from minflux.backend import Backend, backend_of
 from minflux.checkpoints.components import TRANSFORMER
-from minflux.checkpoints.components.flux import exchanged
+from minflux.checkpoints.components.renaming import exchanged
 from minflux.checkpoints.formats.safetensors import write_safetensors
 from minflux.checkpoints.lora_names import Module, modules
 from minflux.checkpoints.quantise import SCALES, stem_of

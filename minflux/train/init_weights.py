@@ -6,7 +6,8 @@ from minflux.checkpoints.tree import tree
 
 ZERO = (
     *("modulation.lin", "img_mod.lin", "txt_mod.lin", "adaLN_modulation.1", "final_layer.linear"),  # transformer
-    *("conv2", "proj_out"),  # VAE
+    *("conv2", "proj_out"),  # VAE and U-Net
+    "unet.conv_out",
 )
 EMBEDDINGS = {"shared.weight": 1.0, "token_embedding.weight": 0.02, "position_embedding.weight": 0.01}
 

@@ -11,21 +11,23 @@ from minflux.backend import get_backend
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.read import load_component
 from minflux.errors import CheckpointError
-from minflux.images import grid
+from minflux.images import grid, to_uint8
 from minflux.inference.flux1 import Flux1
 from minflux.inference.load import save_model
 from minflux.inference.pipeline import Defaults
 from minflux.inference.text import Tokenizer
+from minflux.model.vae import decode
 from minflux.sampling.timesteps import Schedule
 from minflux.train import reader, scenes
 from minflux.train.autoencoder import reconstruct as reconstruct_world
 from minflux.train.autoencoder import train_autoencoder
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
 from minflux.train.loop import LOG
+from minflux.train.noise_prediction import sample_latents, train_prediction
 from minflux.train.recipe import part, read_recipe, section, stages
 from minflux.train.trained import trained_on_first_world, trained_on_second_world
 from minflux.train.vae import reconstruct, train_vae
-from minflux.train.velocity import train_velocity
+from minflux.train.velocity import CLIP_TOKENS, tokenizers_of, train_velocity
 from minflux.world import reader as world_reader
 from minflux.world import scenes as world
 from minflux.world.captions import plain_caption
@@ -140,14 +142,54 @@ def run_velocity(recipe: str, folder: Path) -> None:
         rng = np.random.default_rng(0)
         wanted = [world.sample(rng, width, height, held_out=i % 2 == 1) for i in range(SAMPLES)]
         drawn = pipeline(configs, p)([plain_caption(scene) for scene in wanted], width=width, height=height)
-        images = [np.asarray(image) for image in drawn]
-        grid(images, columns=8).save(home / stage / f"step-{step}.png")
-        marks = [world_reader.score(scene, image) for scene, image in zip(wanted, images, strict=True)]
-        shares = ", ".join(f"{check} {np.mean([mark[check] for mark in marks]):.0%}" for check in world_reader.CHECKS)
-        print(f"{stage}, step {step}: of {SAMPLES} samples right: {shares}", flush=True)
+        show_samples(home / stage, step, wanted, [np.asarray(image) for image in drawn])
 
     configs, p = train_velocity(settings, home, model, nx, on_sample)
     save_model(pipeline(configs, p), model)
+    for stage in stages(settings, "flow"):
+        plot_loss(home / stage)
+
+
+def show_samples(folder: Path, step: int, wanted: list[world.Scene], images: list[np.ndarray]) -> None:
+    """Save a step's samples of the second world as a grid, and print what share of them shows what was wanted."""
+    grid(images, columns=8).save(folder / f"step-{step}.png")
+    marks = [world_reader.score(scene, image) for scene, image in zip(wanted, images, strict=True)]
+    shares = ", ".join(f"{check} {np.mean([mark[check] for mark in marks]):.0%}" for check in world_reader.CHECKS)
+    print(f"{folder.name}, step {step}: of {SAMPLES} samples right: {shares}", flush=True)
+
+
+def run_prediction(recipe: str, folder: Path) -> None:
+    """Train what the recipe's [prediction] says in folder/prediction; write a U-Net and its T5 to folder/model.
+
+    A transformer that predicts noise is no FLUX.1, so it stays in its run: `train_prediction` returns it. Samples are
+    drawn at the first size of each stage's mixture, by Euler's method.
+    """
+    nx, home, model = get_backend("mlx"), folder / "prediction", folder / "model"
+    settings = read_recipe(recipe)
+    if not (model / "vae").is_dir():
+        raise CheckpointError(f"{model / 'vae'}: expected a trained autoencoder; run `minflux train vae` first")
+    train_tokenizers(model)
+    tokenizers, drawing = tokenizers_of(model), section(Defaults, part(settings, "defaults"))
+    vae_cfg, vae = load_component(model, "vae", nx)
+
+    def on_sample(task, p, stage, step):
+        width, height, _ = part(settings, f"flow.{stage}.mixture")["sizes"][0]
+        rng = np.random.default_rng(0)
+        wanted = [world.sample(rng, width, height, held_out=i % 2 == 1) for i in range(SAMPLES)]
+        prompts = [plain_caption(scene) for scene in wanted] + [""] * SAMPLES
+        ids = tuple(
+            nx.array(tokens(prompts, length))
+            for tokens, length in zip(tokenizers, (CLIP_TOKENS, drawing.text_length), strict=True)
+        )
+        shape = (SAMPLES, height // vae_cfg.downscale, width // vae_cfg.downscale, vae_cfg.z_channels)
+        noise = nx.array(rng.standard_normal(shape, np.float32))
+        latents = sample_latents(p, task, ids, noise, drawing.steps, drawing.guidance)
+        show_samples(home / stage, step, wanted, list(to_uint8(nx.to_numpy(decode(vae, vae_cfg, latents)))))
+
+    task, p = train_prediction(settings, home, model, nx, on_sample)
+    if task.asked.network == "unet":
+        save_component(model, "unet", task.unet, p["unet"])
+        save_component(model, "text_encoder_2", task.flow[2], p["t5"])
     for stage in stages(settings, "flow"):
         plot_loss(home / stage)
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from minflux.arrays import Tree
+from minflux.arrays import Array, Tree
 from minflux.backend import Backend
+from minflux.checkpoints.components.shapes import Shapes
 from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import tree_map
 from minflux.inference.text import Tokenizer
@@ -114,19 +115,52 @@ def normalised(shares: list[float]) -> np.ndarray:
     return np.array(shares) / sum(shares)
 
 
+def tokenizers_of(model: Path) -> tuple[Tokenizer, Tokenizer]:
+    """Return CLIP's and T5's tokenizers of a model's folder."""
+    return Tokenizer.from_folder(model / CLIP_TOKENIZER), Tokenizer.from_folder(model / T5_TOKENIZER)
+
+
 def train_velocity(
     recipe: dict[str, Any], folder: Path, model: Path, nx: Backend, on_sample: Callable[..., None] | None = None
 ) -> tuple[tuple, Tree]:
-    """Train stage by stage, each in a folder of its own, or go on; return configs and averaged weights.
+    """Train transformer and text encoders stage by stage, or go on; return configs and averaged weights.
+
+    `on_sample(configs, ema, stage, step)` may draw images on the way. For the rest see `train_stages`.
+    """
+    configs = configs_of(recipe, *tokenizers_of(model))
+    weights = train_stages(
+        recipe,
+        folder,
+        model,
+        nx,
+        shapes_of(configs),
+        lambda data: data.batch,
+        lambda p, *arrays: flow_loss(p, configs, *arrays),
+        on_sample and (lambda p, stage, step: on_sample(configs, p, stage, step)),
+    )
+    return configs, weights
+
+
+def train_stages(
+    recipe: dict[str, Any],
+    folder: Path,
+    model: Path,
+    nx: Backend,
+    shapes: Shapes,
+    batch_of: Callable[[Data], Callable[[np.random.Generator], Batch]],
+    loss: Callable[..., Array],
+    on_sample: Callable[..., None] | None = None,
+) -> Tree:
+    """Train weights of these shapes by the stages of [flow], each in a folder of its own, or go on; return averages.
 
     `model` holds the trained VAE and both tokenizers. A stage starts from the averaged weights of the one before.
-    `on_sample(configs, ema, stage, step)` may draw images on the way.
+    `batch_of(data)` makes a stage's batch(rng), `loss(p, *batch)` their loss; `on_sample(ema, stage, step)` may draw
+    images on the way.
     """
-    clip, t5 = (Tokenizer.from_folder(model / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
-    configs = configs_of(recipe, clip, t5)
+    clip, t5 = tokenizers_of(model)
     vae = load_component(model, "vae", nx)
     shift = section(Schedule, part(recipe, "schedule")).shift
-    weights = tree_map(nx.array, init_weights(shapes_of(configs), part(recipe, "flow")["seed"]))
+    weights = tree_map(nx.array, init_weights(shapes, part(recipe, "flow")["seed"]))
     for name in stages(recipe, "flow"):
         how = section(Training, part(recipe, f"flow.{name}.training"))
         mixture = section(Mixture, part(recipe, f"flow.{name}.mixture"))
@@ -137,8 +171,8 @@ def train_velocity(
             Plan(folder / name, how.steps, how.seed, how.checkpoint_every, how.sample_every),
             optimizer(part(recipe, f"flow.{name}.optimizer")),
             weights,
-            Data(how, mixture, encoded, clip, t5, shift).batch,
-            lambda p, *arrays: flow_loss(p, configs, *arrays),
-            on_sample and (lambda p, step, name=name: on_sample(configs, p, name, step)),
+            batch_of(Data(how, mixture, encoded, clip, t5, shift)),
+            loss,
+            on_sample and (lambda p, step, name=name: on_sample(p, name, step)),
         )
-    return configs, weights
+    return weights

@@ -35,6 +35,7 @@ ELEMENTWISE = {
     "sigmoid": (torch.sigmoid, 10.0),
     "silu": (F.silu, 10.0),
     "gelu": (lambda x: F.gelu(x, approximate="tanh"), 3.0),
+    "exact_gelu": (F.gelu, 3.0),
 }
 
 
@@ -53,7 +54,7 @@ def test_sqrt_and_log(trial, shape, scale):
     trial.close("`log`", trial.nx.log(trial.array(x * 8)), (x * 8).log())
 
 
-@pytest.mark.parametrize("op", ["sigmoid", "silu", "gelu", "tanh"])
+@pytest.mark.parametrize("op", ["sigmoid", "silu", "gelu", "exact_gelu", "tanh"])
 def test_activations_far_out(nx, op):
     reference, _ = ELEMENTWISE[op]
     x = torch.tensor([-1e4, -100.0, -88.0, -20.0, -0.0, 0.0, 20.0, 88.0, 100.0, 1e4])
@@ -227,6 +228,7 @@ DIFFERENTIATED = {
     "attention": (lambda nx, q, k, v: nx.attention(q, k, v), [(2, 3, None, 4), (2, 3, "w", 4), (2, 3, "w", 4)]),
     "layer_norm": (lambda nx, x: nx.layer_norm(x), [(2, "w", None)]),
     "gelu": (lambda nx, x: nx.gelu(x), [(2, "w", None)]),
+    "exact_gelu": (lambda nx, x: nx.exact_gelu(x), [(2, "w", None)]),
     "silu": (lambda nx, x: nx.silu(x), [(2, "w", None)]),
 }
 
@@ -247,6 +249,7 @@ TORCH_DEFINITIONS = {
     "attention": F.scaled_dot_product_attention,
     "layer_norm": lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-6),
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "exact_gelu": F.gelu,
     "silu": F.silu,
 }
 

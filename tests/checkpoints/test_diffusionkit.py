@@ -1,7 +1,7 @@
-"""FLUX.1's transformer as DiffusionKit saves it, in floats and in 4 bits.
+"""Transformers of FLUX.1 and SD3 as DiffusionKit saves them, in floats and in 4 bits.
 
-The names are its `mlx/model_io.py` (`flux_state_dict_adjustments`), the packing MLX's `nn.quantize`, which takes every
-linear layer; both are written down here once more.
+The names are its `mlx/model_io.py` (`flux_state_dict_adjustments`, `mmdit_state_dict_adjustments`), the packing MLX's
+`nn.quantize`, which takes every linear layer; both are written down here once more.
 """
 
 import re
@@ -17,17 +17,19 @@ from minflux import zoo
 from minflux.backend import get_backend
 from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.components.flux import flux_shapes, to_diffusers
+from minflux.checkpoints.components.sd3 import sd3_shapes
 from minflux.checkpoints.detect import find_components
 from minflux.checkpoints.diffusionkit import what_is_lost
 from minflux.checkpoints.foreign import join_quantised
 from minflux.checkpoints.formats.entry import Stored
 from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
 from minflux.checkpoints.open import open_model
-from minflux.checkpoints.quantise import holds_packed
-from minflux.checkpoints.read import load_component
+from minflux.checkpoints.quantise import dequantise, holds_packed
+from minflux.checkpoints.read import load_component, read_tree
 from minflux.checkpoints.tree import flatten
 from minflux.errors import CheckpointError
 from minflux.model.flux import SCHNELL
+from minflux.model.sd3 import SD3Config
 from tests.checkpoints.test_mflux import SILENT, mlx_quantised
 from tests.commands.runner import run
 
@@ -66,7 +68,7 @@ def saved_by_diffusionkit(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Weights under BFL's names as DiffusionKit's model holds them; its keys have no biases."""
     result: dict[str, np.ndarray] = {}
     for name, array in flat.items():
-        theirs, width = spelled(name), flat["img_in.weight"].shape[0]
+        theirs, width = spelled(name), flat["final_layer.linear.weight"].shape[1]
         stem, _, leaf = theirs.rpartition(".")
         if stem.endswith("attn.qkv"):
             parts = zip("qkv", np.split(array, 3), strict=True)
@@ -97,7 +99,7 @@ def quantised(flat: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[
 
 def without_keys_biases(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Weights under BFL's names, the biases of whose keys are zeros."""
-    width = flat["img_in.weight"].shape[0]
+    width = flat["final_layer.linear.weight"].shape[1]
     changed = dict(flat)
     for name in flat:
         if name.endswith(("qkv.bias", "linear1.bias")):
@@ -224,3 +226,38 @@ def test_parts_that_do_not_fit_are_named(block, part, change):
     found |= {name: changed[change]} if change in changed else {}
     with pytest.raises(CheckpointError, match=r"ghost: .*(qkv|linear1)\.weight: expected [34] parts that fit together"):
         join_quantised(Path("ghost"), found)
+
+
+# -- SD3 -----------------------------------------------------------------------------------------------------
+
+SD35 = SD3Config(
+    in_channels=4, out_channels=4, vec_in_dim=64, context_in_dim=64, hidden_size=64, num_heads=2, depth=2,
+    pos_embed_max_size=6, qk_norm=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_an_sd3_has_the_numbers_that_were_saved(tmp_path, is_packed):
+    rng = np.random.default_rng(0)
+    flat = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in sd3_shapes(SD35).items()}
+    inside = {name: array for name, array in flat.items() if not name.startswith(("patch_in", "pos_embed"))}
+    theirs = saved_by_diffusionkit(inside)
+    saved, numbers = quantised(theirs) if is_packed else (theirs, theirs)
+    saved |= {
+        "x_embedder.proj.weight": flat["patch_in.weight"].reshape(64, 4, 2, 2).transpose(0, 2, 3, 1),
+        "x_embedder.proj.bias": flat["patch_in.bias"],
+        "x_pos_embedder.pos_embed.weight": flat["pos_embed"][0],
+    }
+    path = tmp_path / "sd3.5_large_4bit_quantized.safetensors"
+    write_safetensors(path, {f"model.diffusion_model.{n}": np.ascontiguousarray(a) for n, a in saved.items()})
+    stored = open_model(path).components["transformer"]
+    assert stored.config == SD35
+    assert what_is_lost(stored)
+    stored.check()
+    got, expected = dequantise(flatten(read_tree(stored, NX))), flat | again_by_bfl(numbers, inside)
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(got[name], array, err_msg=name, strict=True)
+    packed = {name for name, tensor in stored.tensors.items() if holds_packed(tensor)}
+    assert ("double_blocks.0.img_attn.qkv.weight" in packed) == is_packed
+    assert WARNING in run("inspect", path).output

@@ -19,7 +19,6 @@ NAME = "double_blocks.0.img_attn.qkv.weight"
 FOREIGN = {
     f"{NAME}.absmax": "to 4 bits by bitsandbytes, and lacks the settings beside it",
     f"{NAME}._data._data": "to 2 or 4 bits by quanto",
-    "multimodal_transformer_blocks.0.image_transformer_block.attn.q_proj.scales": "and of Stable Diffusion 3",
     "transformer_blocks.0.attn.to_out.0.wscales": "nunchaku",
     "double_blocks.0.img_attn.qkv.weight_scale_2": "to NVFP4",
 }

@@ -254,6 +254,7 @@ def test_a_name_that_is_none_is_told():
 
 def test_only_what_is_needed_is_fetched():
     wanted = ["transformer/diffusion_pytorch_model-00001-of-00003.safetensors", "tokenizer_2/spiece.model"]
+    wanted += ["text_encoder_3/model.safetensors", "tokenizer_3/spiece.model"]  # SD3's
     unwanted = ["flux1-dev.safetensors", "ae.safetensors", "text_encoder/pytorch_model.bin", "README.md"]
     fetched = [n for n in wanted + unwanted if any(fnmatch.fnmatch(n, pattern) for pattern in hub.FILES)]
     assert fetched == wanted

@@ -12,7 +12,6 @@ import torch
 
 import minflux
 from minflux.backend import get_backend
-from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.components import flux as flux_files
 from minflux.checkpoints.components import vae as vae_files
 from minflux.checkpoints.components.flux import flux_shapes
@@ -24,7 +23,7 @@ from minflux.checkpoints.tree import flatten, leaves, tree
 from minflux.errors import CheckpointError
 from minflux.inference.load import save_model
 from tests import tiny_model
-from tests.checkpoints.oracles import KINDS, ORACLES, SMALL, SMALL_CONFIGS
+from tests.checkpoints.oracles import KINDS, ORACLES, RECORDS, SMALL, SMALL_CONFIGS
 from tests.checkpoints.test_detect import PREFIXES, the_part
 
 # -- folders --------------------------------------------------------------------------------------------------
@@ -39,7 +38,7 @@ def test_folders_of_diffusers_and_transformers(nx, kind, tmp_path):
     cfg, p = load_component(tmp_path / "theirs", kind, nx)
     assert cfg == example
     shapes = {name: tuple(w.shape) for name, w in leaves(p)}
-    assert shapes == COMPONENTS[kind].shapes(cfg)
+    assert shapes == RECORDS[kind].shapes(cfg)
 
     save_component(tmp_path / "ours", kind, cfg, p)
     opened = type(module).from_pretrained(tmp_path / "ours" / kind)
@@ -53,7 +52,7 @@ def test_old_names_of_the_text_encoders(tmp_path):
     nx = get_backend("numpy")
     for kind in ("text_encoder", "text_encoder_2"):
         cfg = SMALL_CONFIGS[kind]
-        flat = {name: np.ones(shape, np.float32) for name, shape in COMPONENTS[kind].shapes(cfg).items()}
+        flat = {name: np.ones(shape, np.float32) for name, shape in RECORDS[kind].shapes(cfg).items()}
         save_component(tmp_path, kind, cfg, tree(flat))
         path = tmp_path / kind / "model.safetensors"
         if kind == "text_encoder":

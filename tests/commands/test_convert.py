@@ -21,12 +21,12 @@ from minflux.checkpoints.tree import flatten
 from minflux.commands import main as cli
 from minflux.commands.convert import Conversion, convert
 from minflux.commands.inspect import inspect
-from minflux.commands.whole import BESIDE
 from minflux.errors import ArgumentError, CheckpointError
 from tests import tiny_model
 from tests.checkpoints.test_lora import PAIR
 from tools import synthetic_checkpoint as synthetic
 
+BESIDE = ("scheduler", "tokenizer", "tokenizer_2", "minflux.json", INDEX)
 WEIGHTS = {
     "transformer": "transformer/diffusion_pytorch_model.safetensors",
     "vae": "vae/diffusion_pytorch_model.safetensors",
@@ -69,7 +69,7 @@ def test_a_whole_model_is_copied_with_all_that_it_needs(model, tmp_path):
 @pytest.mark.weights
 def test_a_model_named_as_one_that_ships_is_copied_whole_too(tmp_path):
     convert("tiny", tmp_path / "copy", "diffusers", dtype="bfloat16")
-    assert {path.name for path in (tmp_path / "copy").iterdir()} == {*COMPONENTS, *BESIDE, INDEX}
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {*COMPONENTS, *BESIDE}
 
 
 def test_diffusers_opens_what_came_from_a_single_file(tmp_path):

@@ -5,12 +5,13 @@ from dataclasses import replace
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import CLIPTextConfig, CLIPTextModel, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 from transformers import T5Config as TheirT5Config
 from transformers.models.t5.modeling_t5 import T5Attention, T5DenseGatedActDense
 
 from minflux.checkpoints.components.clip import alias as clip_alias
 from minflux.checkpoints.components.clip import write_config as write_clip_config
+from minflux.checkpoints.components.sd3 import SD3_CLIP_G
 from minflux.checkpoints.components.t5 import write_config as write_t5_config
 from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import tree
@@ -94,6 +95,21 @@ def test_clip_encoder(trial, cfg, batch, length, places):
     trial.close("CLIP pooled", pooled, expected.pooler_output, MODEL)
 
 
+@given(clip_configs(), batches, st.integers(1, 9), st.integers(1, 9), st.sampled_from(["quick_gelu", "gelu"]))
+def test_a_projected_clip(trial, cfg, batch, length, width, act):
+    layers = max(2, cfg.num_hidden_layers)
+    cfg = replace(cfg, hidden_act=act, projection_dim=width, num_hidden_layers=layers)
+    config = CLIPTextConfig(**SD3_CLIP_G.write_config(cfg))
+    config._attn_implementation = "eager"
+    module = trial.random(CLIPTextModelWithProjection(config))
+    p = tree({SD3_CLIP_G.alias(name): w for name, w in trial.flat(module).items()})
+    ids = text_with_ends(cfg, batch, length, [0, 1, 2])
+    expected = module(ids, output_hidden_states=True)
+    states, pooled = clip.projected_clip(p, cfg, trial.array(ids))
+    trial.close("CLIP states before the last layer", states, expected.hidden_states[-2], MODEL)
+    trial.close("CLIP pooled, projected", pooled, expected.text_embeds, MODEL)
+
+
 @given(clip_configs(), batches, st.integers(1, 9))
 def test_clip_attention_sees_no_later_token(trial, cfg, batch, length):
     module, p = clip_oracle(trial, cfg)
@@ -103,7 +119,7 @@ def test_clip_attention_sees_no_later_token(trial, cfg, batch, length):
     mask = clip.causal_mask(trial.array(x), length)
     assert str(mask.dtype).endswith(trial.dtype)
     weights = p["text_model"]["encoder"]["layers"][0]["self_attn"]
-    got = clip.causal_attention(weights, trial.array(x), mask, cfg.num_attention_heads)
+    got = clip.self_attention(weights, trial.array(x), cfg.num_attention_heads, mask)
     trial.close("CLIP attention", got, layer(x, attention_mask=forbidden)[0])
 
 

@@ -116,6 +116,7 @@ def test_encode(trial, cfg, batch, rows, cols):
     module, p = oracle(trial, cfg)
     image = trial.rounded(torch.rand(batch, 3, rows * cfg.downscale, cols * cfg.downscale) * 2 - 1)
     moments = module.encoder(image)
+    moments = module.quant_conv(moments) if cfg.quant_conv else moments
     mean, log_variance = encode_moments(p, cfg, nhwc(trial, image))
     trial.close("VAE encode", mean, last(moments[:, : cfg.z_channels]), MODEL)
     trial.close("VAE encode", log_variance, last(moments[:, cfg.z_channels :]), MODEL)

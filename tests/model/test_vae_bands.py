@@ -32,7 +32,7 @@ def random_latents(cfg, *shape):
 
 
 def random_decoder(cfg):
-    shapes = {name: shape for name, shape in vae_shapes(cfg).items() if name.startswith("decoder")}
+    shapes = {name: shape for name, shape in vae_shapes(cfg).items() if name.startswith(("decoder", "post_quant"))}
     return tiny_model.random_tree(shapes, np.random.default_rng(0))
 
 
@@ -41,7 +41,7 @@ def random_decoder(cfg):
 
 @given(vae_configs(), batches, st.integers(1, 9), st.integers(1, 9), st.integers(1, 5))
 def test_bands_give_the_picture_that_decode_gives(trial, cfg, batch, height, width, rows):
-    p = {"decoder": _on(trial, random_decoder(cfg)["decoder"])}
+    p = _on(trial, random_decoder(cfg))
     latents = trial.array(trial.randn(batch, height, width, cfg.z_channels))
     expected = trial.tensor(vae.decode(p, cfg, latents))
     trial.check(decode_in_bands(p, cfg, latents, rows), expected, SAME)

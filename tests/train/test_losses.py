@@ -8,7 +8,6 @@ import torch
 from diffusers import FluxPipeline
 
 from minflux.backend import get_backend
-from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.components.flux import flux_shapes
 from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.components.vae import vae_shapes
@@ -24,6 +23,7 @@ from minflux.train import objective
 from minflux.train import vae as vae_training
 from minflux.train.init_weights import init_weights
 from tests import compare, tiny_model
+from tests.checkpoints.oracles import RECORDS
 from tests.conftest import CHOSEN
 
 MLX = pytest.mark.parametrize("nx", [name for name in CHOSEN if not name.startswith("numpy")], indirect=True)
@@ -71,7 +71,7 @@ def test_initial_blocks_change_nothing():
 
 def assert_gradients(kind: str, got: dict, module: torch.nn.Module) -> None:
     """Compare the gradient of every weight, under the file's names, with those that PyTorch left in `module`."""
-    spec = COMPONENTS[kind]
+    spec = RECORDS[kind]
     ours = spec.folder_naming.from_ours({name: np.array(g) for name, g in leaves(got)})
     theirs = {
         spec.alias(name): np.zeros(w.shape) if w.grad is None else w.grad.numpy()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from minflux.checkpoints.components.renaming import Flat, Rules, joint_name
+from minflux.checkpoints.components.renaming import Flat, Rules, exchange, joint_name
 from minflux.checkpoints.components.shapes import Shapes, Sizes
 from minflux.errors import CheckpointError, quoted
 
@@ -26,6 +26,11 @@ EVERY_LAYER = re.compile(r"(.*?(?:blocks?|layers)\.\d+)\.")
 def unchanged(flat: Flat) -> Flat:
     """Return a copy of weights that have our names and layout already."""
     return dict(flat)
+
+
+def nowhere(config: Any) -> tuple[str, ...]:
+    """Return no module: nothing is exchanged."""
+    return ()
 
 
 def same_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -58,6 +63,15 @@ class Naming:
     exchanged: tuple[str, ...] = ()
     torch_shape: Callable[[tuple[int, ...]], tuple[int, ...]] = same_shape
     has_config: bool = True
+    exchanged_in: Callable[[Any], tuple[str, ...]] = nowhere  # by `load` and `store`, for those that a config tells
+
+    def load(self, flat: Flat, config: Any) -> Flat:
+        """Turn a file's weights, or some of them, into ours."""
+        return exchange(self.to_ours(flat), self.exchanged_in(config))
+
+    def store(self, flat: Flat, config: Any) -> Flat:
+        """Undo `load`."""
+        return self.from_ours(exchange(flat, self.exchanged_in(config)))
 
     def our_name(self, name: str, config: Any) -> str:
         """Return our name of a file's weight; several may map to one, where we keep a joint matrix."""
@@ -112,7 +126,7 @@ class Component:
     def file_shapes(self, naming: Naming, config: Any) -> Shapes:
         """Compute the names and shapes of a file's weights, by renaming arrays that take no memory as weights are."""
         ghosts = {name: np.broadcast_to(np.int8(0), shape) for name, shape in self.shapes(config).items()}
-        return {name: ghost.shape for name, ghost in naming.from_ours(ghosts).items()}
+        return {name: ghost.shape for name, ghost in naming.store(ghosts, config).items()}
 
     def is_quantisable(self, name: str, shape: tuple[int, ...], group: int) -> bool:
         """Return whether a weight, by our name, is a matrix that may be quantised in groups of `group` columns."""

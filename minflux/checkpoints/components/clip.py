@@ -8,21 +8,23 @@ from minflux.errors import CheckpointError
 from minflux.model.clip import CLIPConfig
 
 EMBEDDINGS = "text_model.embeddings"
+PROJECTION = "text_projection.weight"
 
 
 def alias(name: str) -> str | None:
     """Return the standard name of a weight: transformers 5 drops the prefix "text_model.".
 
-    Old files hold the numbers 0 to 76 as a weight, "position_ids", which is not used.
+    Old files hold the numbers 0 to 76 as a weight, "position_ids", which is not used, nor is the projection of the
+    pooled output.
     """
-    if name.endswith("position_ids"):
+    if name.endswith("position_ids") or name == PROJECTION:
         return None
     return name if name.startswith("text_model.") else f"text_model.{name}"
 
 
 # -- config ----------------------------------------------------------------------------------------------------
 
-CONFIG_NAMES = {field.name: field.name for field in fields(CLIPConfig)}
+CONFIG_NAMES = {field.name: field.name for field in fields(CLIPConfig) if field.name != "projection_dim"}
 FIXED = {"hidden_act": "quick_gelu"}  # what our code takes for granted
 
 
@@ -46,7 +48,7 @@ def read_config(config: Json) -> CLIPConfig:
 def write_config(cfg: CLIPConfig) -> Json:
     """Return the config that transformers reads."""
     rest = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "bos_token_id": None}
-    return FIXED | asdict(cfg) | rest | {"projection_dim": cfg.hidden_size}
+    return asdict(cfg) | rest | {"projection_dim": cfg.projection_dim or cfg.hidden_size}
 
 
 # -- shapes ----------------------------------------------------------------------------------------------------
@@ -61,7 +63,8 @@ def clip_shapes(cfg: CLIPConfig) -> Shapes:
     }
     for i in range(cfg.num_hidden_layers):
         shapes |= under(f"encoder.layers.{i}", clip_layer_shapes(cfg.hidden_size, cfg.intermediate_size))
-    return under("text_model", shapes, under("final_layer_norm", norm_shapes(d)))
+    shapes = under("text_model", shapes, under("final_layer_norm", norm_shapes(d)))
+    return shapes | ({PROJECTION: (cfg.projection_dim, d)} if cfg.projection_dim else {})
 
 
 # -- sizes -----------------------------------------------------------------------------------------------------

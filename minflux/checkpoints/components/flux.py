@@ -9,9 +9,8 @@ other order. Sources: BFL `flux/model.py`; diffusers `transformer_flux.py`.
 import re
 from typing import TypeVar
 
-from minflux.arrays import Array
 from minflux.checkpoints.components.base import Component, Flat, Json, Naming, is_like, require, take
-from minflux.checkpoints.components.renaming import Rules, apart, backwards, joined, rename, renamed, stacked
+from minflux.checkpoints.components.renaming import Rules, apart, backwards, exchange, joined, rename, renamed
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, under
 from minflux.errors import CheckpointError, quoted
 from minflux.model.flux import SCHNELL, TIME_DIM, FluxConfig
@@ -106,15 +105,7 @@ def our_part_of_mflux(name: str, config: FluxConfig) -> str:
 
 def exchange_final(flat: Flat) -> Flat:
     """Exchange the halves of the final modulation: shift, scale for BFL, scale, shift for diffusers."""
-    return {
-        name: exchanged(array) if name.startswith(f"{FINAL_MODULATION}.") else array for name, array in flat.items()
-    }
-
-
-def exchanged(array: Array) -> Array:
-    """Exchange the upper and the lower half of the rows."""
-    half = array.shape[0] // 2
-    return stacked([array[half:], array[:half]])
+    return exchange(flat, (FINAL_MODULATION,))
 
 
 def our_part(name: str, config: FluxConfig) -> str:

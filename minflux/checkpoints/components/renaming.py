@@ -58,6 +58,18 @@ def stacked(arrays: list[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else backend_of(*arrays).concatenate(arrays, axis=0)
 
 
+def exchange(flat: Flat, modules: Iterable[str]) -> Flat:
+    """Exchange the upper and the lower half of the rows of these modules' weights and biases; undone by itself."""
+    chosen = set(modules)
+    return {name: exchanged(array) if name.rpartition(".")[0] in chosen else array for name, array in flat.items()}
+
+
+def exchanged(array: Array) -> Array:
+    """Exchange the upper and the lower half of the rows."""
+    half = array.shape[0] // 2
+    return stacked([array[half:], array[:half]])
+
+
 def apart(flat: Flat, joints: dict[str, int]) -> Flat:
     """Cut the joint matrices of the table `joints` into their parts: undo `joined`."""
     result: Flat = {}

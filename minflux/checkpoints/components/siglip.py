@@ -25,7 +25,7 @@ def alias(name: str) -> str | None:
 # -- config ----------------------------------------------------------------------------------------------------
 
 CONFIG_NAMES = {field.name: field.name for field in fields(SiglipConfig)}
-FIXED = {"hidden_act": "gelu_pytorch_tanh", "num_channels": CHANNELS}  # what our code takes for granted
+FIXED = {"hidden_act": SO400M.hidden_act, "num_channels": CHANNELS}  # what our code takes for granted
 
 TRANSFORMERS: Json = {  # what a config that leaves a size out means
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,

@@ -178,22 +178,27 @@ FIXED = {  # what our code takes for granted
     "out_channels": 3,
     "act_fn": "silu",
     "mid_block_add_attention": True,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
 }
 
 
 def read_config(config: Json) -> VAEConfig:
     """Read the config of a diffusers `AutoencoderKL`; raises `CheckpointError` on one we can't run."""
-    require(config, FIXED)
+    quant_conv = config.get("use_quant_conv", True)  # in Stable Diffusion 1's, whose config doesn't say it
+    require(config, FIXED | quant_convs(bool(quant_conv)))
     widths = read_widths(config)
     found = Json({"shift_factor": 0.0}) | take(config, VAEConfig(), CONFIG_NAMES)
-    cfg = VAEConfig(**found, ch=widths[0], ch_mult=tuple(width // widths[0] for width in widths))
+    multiples = tuple(width // widths[0] for width in widths)
+    cfg = VAEConfig(**found, ch=widths[0], ch_mult=multiples, quant_conv=bool(quant_conv))
     if cfg.ch % cfg.norm_groups:
         raise CheckpointError(f"norm_num_groups: expected a divisor of {cfg.ch}, found {cfg.norm_groups}")
     if not cfg.scale_factor:
         raise CheckpointError("scaling_factor: expected another number than 0")
     return cfg
+
+
+def quant_convs(there: bool) -> Json:
+    """Return what a config says of the 1×1 convolutions on both sides of the latents."""
+    return {"use_quant_conv": there, "use_post_quant_conv": there}
 
 
 def read_widths(config: Json) -> list[int]:
@@ -215,7 +220,7 @@ def write_config(cfg: VAEConfig) -> Json:
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
     }
-    return FIXED | sizes | blocks
+    return FIXED | sizes | blocks | quant_convs(cfg.quant_conv)
 
 
 # -- shapes ----------------------------------------------------------------------------------------------------
@@ -223,7 +228,11 @@ def write_config(cfg: VAEConfig) -> Json:
 
 def vae_shapes(cfg: VAEConfig) -> Shapes:
     """Return the shape of every weight of the VAE: 244 for FLUX.1's. Source: BFL `flux/modules/autoencoder.py`."""
-    return under("encoder", encoder_shapes(cfg)) | under("decoder", decoder_shapes(cfg))
+    shapes = under("encoder", encoder_shapes(cfg)) | under("decoder", decoder_shapes(cfg))
+    if cfg.quant_conv:
+        shapes |= under("quant_conv", linear_shapes(2 * cfg.z_channels, 2 * cfg.z_channels))
+        shapes |= under("post_quant_conv", linear_shapes(cfg.z_channels, cfg.z_channels))
+    return shapes
 
 
 def encoder_shapes(cfg: VAEConfig) -> Shapes:
@@ -302,6 +311,7 @@ def vae_sizes(size: Sizes, beside: VAEConfig | None) -> VAEConfig:
         norm_groups=min(hidden_from.norm_groups, ch),
         scale_factor=hidden_from.scale_factor,
         shift_factor=hidden_from.shift_factor,
+        quant_conv=size.has("quant_conv.weight"),
     )
 
 

@@ -1,0 +1,82 @@
+"""A neighbour of FLUX.1: all that is needed to load a model of another family, in one record, as `SD3_MODEL`."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minflux.checkpoints.components import Family
+from minflux.checkpoints.diffusionkit import what_is_lost
+from minflux.checkpoints.open import Checkpoint, warn_of_unexpected
+from minflux.checkpoints.redux import ReduxFiles
+from minflux.checkpoints.stored import StoredComponent
+from minflux.errors import ArgumentError, CheckpointError
+from minflux.inference.pipeline import Conditioning, Defaults
+from minflux.inference.step_cache import StepCache
+from minflux.inference.text import Tokenizer
+from minflux.inference.with_vae import VAEPipeline
+
+Configs = Mapping[str, Any]  # of components, by name
+Size = tuple[str, int, int]  # what it is of, what the network takes, and what was found
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """How a model of another family than FLUX.1's is loaded from a folder in diffusers' layout.
+
+    tokenizers: each one's folder, and the text encoder that it is for. sizes: what must fit together, of components'
+    configs. make: the pipeline of the networks, (config, weights) by name, and the tokenizers in their order.
+    """
+
+    title: str
+    family: Family
+    tokenizers: Mapping[str, str]
+    defaults: Defaults
+    read_schedule: Callable[[Path], Any]
+    sizes: Callable[[Configs], Sequence[Size]]
+    make: Callable[..., VAEPipeline]
+
+    def check_alone(
+        self,
+        checkpoint: Checkpoint,
+        lora: Sequence[str],
+        redux: ReduxFiles | None,
+        controlnets: Sequence[StoredComponent],
+    ) -> None:
+        """Raise `ArgumentError` for what only a FLUX.1 can be loaded with."""
+        loose = sorted((checkpoint.loose.keys() | checkpoint.tokenizers.keys()) - {"transformer"})
+        given = ["lora"] * bool(lora) + ["redux"] * (redux is not None) + ["controlnet"] * bool(controlnets) + loose
+        if given:
+            raise ArgumentError(
+                f"{given[0]}: minflux loads {self.title} without; its own parts belong in {checkpoint.folder}"
+            )
+
+    def take(self, checkpoint: Checkpoint) -> dict[str, StoredComponent]:
+        """Return the components of a model, by name; raises `CheckpointError` at the first thing that is wrong."""
+        components = {name: checkpoint.take(name) for name in self.family}
+        for name, stored in components.items():
+            expected, found = (component.library[1] for component in (self.family[name], stored.component))
+            if found != expected:
+                raise CheckpointError(f"{stored.path}: expected the {expected} of {self.title}, found a {found}")
+        for what, takes, found_size in self.sizes({name: stored.config for name, stored in components.items()}):
+            if takes != found_size:
+                raise CheckpointError(f"{checkpoint.path}: expected {what} {takes}, which it takes, found {found_size}")
+        for path, note in ((stored.path, note) for stored in components.values() for note in what_is_lost(stored)):
+            warnings.warn(f"{path}: {note}", stacklevel=3)
+        used = {stored.path for stored in components.values()}
+        warn_of_unexpected({path: names for path, names in checkpoint.unexpected_keys.items() if path in used})
+        return components
+
+    def read_tokenizers(self, folder: Path, configs: Configs) -> list[Tokenizer]:
+        """Read the tokenizers of a model."""
+        sizes = {name: configs[encoder].vocab_size for name, encoder in self.tokenizers.items()}
+        return [Tokenizer.from_folder(folder / name, size) for name, size in sizes.items()]
+
+
+def check_plain(text: Conditioning, step_cache: StepCache | None) -> None:
+    """Raise `ArgumentError` for what FLUX.1 alone can be sampled with."""
+    given = {"step_cache": step_cache, "regions": text.bias, "references": text.references or None}
+    for name, value in given.items():
+        if value is not None:
+            raise ArgumentError(f"{name}: FLUX.1 alone takes them, and this is another model")
