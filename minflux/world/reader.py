@@ -48,6 +48,7 @@ from minflux.world.scenes import (
 CHECKS = ("background", "things", "where", "size", "count", "letters", "all")
 ENOUGH = 0.7  # share of the squared error in its rectangle that an item must explain; a blurred one reaches 0.9
 LIKE_A_SIGN = 0.2  # the same for a sign before its letters are read
+BESIDE = 4  # pixels, by which a sign may lie beside where all letters' mean fits best
 MAY_OVERLAP = 1 / 16  # of the shorter side, by which two items' rectangles may overlap both ways
 UNLIKE = 30.0  # of 255: how far a background's pixels may be from its colour
 MOST_ITEMS = 6  # reading stops there: this many is wrong anyway
@@ -328,16 +329,34 @@ def sign_candidates(softened: np.ndarray, difference: np.ndarray, background: st
     maps = maps_of(difference, background, sign_banks(width, height), energy, LIKE_A_SIGN)
     kept: list[Candidate] = []
     for _ in range(MOST_ITEMS):
-        gain, like, place = max((m.best() for m in maps), key=lambda candidate: candidate[0])
+        gain, _, place = max((m.best() for m in maps), key=lambda candidate: candidate[0])
         if gain <= 0:
             break
-        word = read_letters(softened, place)
-        share, explained = explained_by_sign(softened, difference, word, place)
-        if share >= ENOUGH:
-            kept.append((explained, Found("sign", "", word, like.x, like.y, share), place))
+        sign = best_sign(softened, difference, place)
+        if sign[1].share >= ENOUGH:
+            kept.append(sign)
         for m in maps:
-            m.close(place)
+            m.close(sign[2])
     return kept
+
+
+def best_sign(softened: np.ndarray, difference: np.ndarray, place: Place) -> Candidate:
+    """Read a sign's letters at a place and beside it, and keep what explains most: thin letters mislead their mean."""
+    left, top, width, height = place
+    _, h, w = softened.shape
+    columns = range(max(0, left - BESIDE), min(w - width, left + BESIDE) + 1)
+    rows = range(max(0, top - 1), min(h - height, top + 1) + 1)
+    return max(
+        (sign_at(softened, difference, (x, y, width, height)) for x in columns for y in rows), key=lambda s: s[0]
+    )
+
+
+def sign_at(softened: np.ndarray, difference: np.ndarray, place: Place) -> Candidate:
+    """Read a sign's letters at a place, and say what it explains with them."""
+    left, top, width, height = place
+    word = read_letters(softened, place)
+    share, gain = explained_by_sign(softened, difference, word, place)
+    return gain, Found("sign", "", word, left + width / 2, top + height / 2, share), place
 
 
 @shaped
