@@ -12,7 +12,7 @@ import click
 from minflux.errors import MinfluxError, shown
 from minflux.version import __version__
 
-COMMANDS = ("generate", "inspect", "convert", "cache", "doctor", "evaluate", "train")
+COMMANDS = ("generate", "vocabulary", "inspect", "convert", "cache", "doctor", "evaluate", "train")
 
 
 class Commands(click.Group):
