@@ -2,10 +2,9 @@
 
 A `Scene` is a background and one to three items in a row or a column: things ("a cat"), or one sign with a word on it.
 The image is divided into as many equal cells along the row or column as there are items; each item lies in its
-cell, moved from the place nearest to the cell's middle by its offset. Sides of things grow with the image's shorter
-side, so a scene looks much alike at every size; letters are of one size everywhere. All places and sides are multiples
-of 16 pixels, as large as a token: a thing of one size is the same tokens wherever it lies, so that a small transformer
-has 36 × 91 of them to learn, and not a hundred times as many (docs/log.md).
+cell, moved from the place nearest to the cell's middle by its offset. All places and sides are multiples of 16 pixels,
+as large as a token, and a larger image has no larger things but more room: so a thing is the same few tokens wherever
+it lies, and a small transformer has 36 × 30 of them to learn, not forty times as many (docs/log.md).
 
 Items are always listed left to right, or top to bottom: "a cat left of an apple" and "an apple right of a cat" are the
 same scene, and holding it out holds out both. Some combinations are never trained on (`is_held_out`): each thing on
@@ -56,7 +55,8 @@ TWO_COLOURED: dict[str, tuple[Colour, Colour]] = {  # above the horizon, and bel
 }
 BACKGROUNDS: dict[str, tuple[Colour, Colour]] = {name: (c, c) for name, c in PLAIN.items()} | TWO_COLOURED
 HORIZON = 5 / 8  # of the height
-SIZES = {"small": 1 / 3, "regular": 3 / 8, "large": 3 / 5}  # side of a thing, in shorter sides of the image; see below
+SIZES = {"small": 2, "regular": 3, "large": 4}  # side of a thing, in tokens; one less in a narrow image
+NARROW = 96  # pixels, below which the shorter side holds no three things of two tokens
 COUNTS = (2, 3)  # of one thing
 
 # What a relation says of its first thing: along which axis, and whether it comes second on that axis.
@@ -80,12 +80,8 @@ FRAME = 4  # pixels above and below a sign's letters
 
 
 def thing_side(size: str, short: int) -> int:
-    """Give the side of a thing in pixels, for an image whose shorter side is `short`.
-
-    Rounded down to whole tokens for a small one, so that three fit, and up for others, so that all sizes differ.
-    """
-    tokens = SIZES[size] * short / GRID
-    return GRID * (floor(tokens) if size == "small" else ceil(tokens))
+    """Give the side of a thing in pixels, for an image whose shorter side is `short`."""
+    return GRID * (SIZES[size] - (short < NARROW))
 
 
 def sign_extent(letters: int) -> tuple[int, int]:
