@@ -385,8 +385,6 @@ def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Pat
             if cache is not None:
                 print_note(f"step cache {cache}: {len(cache.skipped)} of {bar.total} steps skipped")
             image = finished(shown.canvas, pixels)
-            if cache is not None:
-                print_note(f"step cache {cache}: {len(cache.skipped)} of {bar.total} steps skipped")
         path = numbered(out, job.seed, len(jobs))
         save_png(image, path, job)
         click.echo(path)

@@ -61,8 +61,9 @@ def crops(rng: np.random.Generator, count: int, side: int) -> Int[np.ndarray, "B
 def _crop(rng: np.random.Generator, scene: scenes.Scene, side: int) -> np.ndarray:
     places = scenes.boxes(scene)
     left, top, width, height = places[rng.integers(len(places))]
-    x = int(np.clip(left + rng.integers(width) - side // 2, 0, scene.width - side))
-    y = int(np.clip(top + rng.integers(height) - side // 2, 0, scene.height - side))
+    x = np.clip(left + rng.integers(width) - side // 2, 0, scene.width - side)
+    y = np.clip(top + rng.integers(height) - side // 2, 0, scene.height - side)
+    x, y = (int(place) // scenes.GRID * scenes.GRID for place in (x, y))  # as in whole images, on the grid of tokens
     return render(scene)[y : y + side, x : x + side]
 
 

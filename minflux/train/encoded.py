@@ -24,6 +24,7 @@ SHARD = 1024  # scenes a file
 CHUNK = 16  # images encoded at once
 
 Size = tuple[int, int]  # width and height in pixels
+Kinds = tuple[tuple[str, float], ...]  # of scenes, with their shares; none for all, as the world has them
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,16 @@ class Encoded:
     latents: np.ndarray
 
 
-def scenes_of(size: Size, shard: int, count: int, seed: int) -> list[Scene]:
-    """Draw the scenes of a shard, the same for the same seed."""
+def scenes_of(size: Size, shard: int, count: int, seed: int, kinds: Kinds = ()) -> list[Scene]:
+    """Draw the scenes of a shard, the same for the same seed; of some kinds at their shares, or as the world has."""
     rng = np.random.default_rng([seed, *size, shard])
-    return [sample(rng, *size) for _ in range(count)]
+    names = [name for name, _ in kinds]
+    drawn = rng.choice(names, size=count, p=[share for _, share in kinds]) if kinds else [None] * count
+    return [sample(rng, *size, kind=None if kind is None else str(kind)) for kind in drawn]
 
 
 def encode_all(
-    vae: tuple[VAEConfig, Tree], counts: dict[Size, int], seed: int, folder: Path, nx: Backend
+    vae: tuple[VAEConfig, Tree], counts: dict[Size, int], seed: int, folder: Path, nx: Backend, kinds: Kinds = ()
 ) -> dict[Size, Encoded]:
     """Encode `counts[size]` scenes of each size, or read back what an earlier run has left in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +53,7 @@ def encode_all(
     for size, count in counts.items():
         parts = []
         for shard, start in enumerate(range(0, count, SHARD)):
-            drawn = scenes_of(size, shard, min(SHARD, count - start), seed)
+            drawn = scenes_of(size, shard, min(SHARD, count - start), seed, kinds)
             path = folder / f"latents-{fingerprint(vae, drawn)}-{size[0]}x{size[1]}-{shard}.npy"
             parts.append(Encoded(drawn, read_or_encode(path, vae, drawn, nx)))
             bar.update(len(drawn))

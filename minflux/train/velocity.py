@@ -41,11 +41,17 @@ LEAST = 4  # samples a step
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a step is drawn from: sizes of image and lengths of text, with their shares."""
+    """What a step is drawn from: sizes of image, lengths of text and kinds of scene, with their shares; and its times.
+
+    kinds: without any, those of the world. shift: of the times; 0 for that of sampling. A larger one shows more noise,
+    where words alone say what is there.
+    """
 
     sizes: tuple[tuple[int, int, float], ...]  # (width, height, share); all other sizes share what is left
     text: tuple[tuple[int, float], ...]  # (tokens, share)
     hide_pooled: float  # share of samples
+    kinds: tuple[tuple[str, float], ...] = ()  # (name, share)
+    shift: float = 0.0
 
     def size_shares(self) -> dict[Size, float]:
         """Give every size of the world its share."""
@@ -164,14 +170,14 @@ def train_stages(
     for name in stages(recipe, "flow"):
         how = section(Training, part(recipe, f"flow.{name}.training"))
         mixture = section(Mixture, part(recipe, f"flow.{name}.mixture"))
-        encoded = encode_all(vae, counts_of(mixture, how.scenes), how.seed, folder / "latents", nx)
+        encoded = encode_all(vae, counts_of(mixture, how.scenes), how.seed, folder / "latents", nx, mixture.kinds)
         weights = train(
             nx,
             assemble(how.workers),
             Plan(folder / name, how.steps, how.seed, how.checkpoint_every, how.sample_every),
             optimizer(part(recipe, f"flow.{name}.optimizer")),
             weights,
-            batch_of(Data(how, mixture, encoded, clip, t5, shift)),
+            batch_of(Data(how, mixture, encoded, clip, t5, mixture.shift or shift)),
             loss,
             on_sample and (lambda p, step, name=name: on_sample(p, name, step)),
         )

@@ -21,9 +21,9 @@ A small model smears the finest detail, so images and sprites are both blurred s
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from string import ascii_uppercase
 
 import numpy as np
@@ -33,23 +33,24 @@ from minflux.errors import ArgumentError
 from minflux.world import render
 from minflux.world.scenes import (
     BACKGROUNDS,
-    HORIZON,
-    LONGEST_WORD,
+    FRAME,
+    LETTER,
     SIDES,
     SIZES,
     THINGS,
     Scene,
     Sign,
     Thing,
-    frame_width,
-    letter_extent,
+    horizon,
+    longest_word,
 )
 
 CHECKS = ("background", "things", "where", "size", "count", "letters", "all")
 ENOUGH = 0.7  # share of the squared error in its rectangle that an item must explain; a blurred one reaches 0.9
 LIKE_A_SIGN = 0.2  # the same for a sign before its letters are read
+BESIDE = 4  # pixels, by which a sign may lie beside where all letters' mean fits best
 MAY_OVERLAP = 1 / 16  # of the shorter side, by which two items' rectangles may overlap both ways
-NEAR = 1 / 20  # of a side, that a single item may lie outside the range of training
+UNLIKE = 30.0  # of 255: how far a background's pixels may be from its colour
 MOST_ITEMS = 6  # reading stops there: this many is wrong anyway
 
 
@@ -104,10 +105,8 @@ def banks(width: int, height: int) -> tuple[Bank, ...]:
 @lru_cache(maxsize=32)
 def sign_banks(width: int, height: int) -> tuple[Bank, ...]:
     """Build the templates of signs that fit a size of image: one bank, of one template, for each length of word."""
-    short = min(width, height)
-    signs = [
-        np.mean([render.sign_sprite(a * n, short) for a in ascii_uppercase], axis=0) for n in range(1, LONGEST_WORD + 1)
-    ]
+    lengths = range(1, longest_word(width) + 1)
+    signs = [np.mean([render.sign_sprite(a * n) for a in ascii_uppercase], axis=0) for n in lengths]
     return tuple(_bank(("sign",), str(n), [sign], width, height) for n, sign in enumerate(signs, start=1))
 
 
@@ -171,8 +170,9 @@ def read(image: np.ndarray) -> Reading:
     """Read a (H, W, 3) uint8 image of one of the world's sizes; raises `ArgumentError` for any other array."""
     _check(image)
     height, width = image.shape[:2]
-    colours = ring_colours(image)
-    background = nearest_background(colours)
+    edges = edges_of(image)
+    background = nearest_background(edges)
+    colours = ring_colours(edges, background)
     softened = soften(image.astype(np.float32).transpose(2, 0, 1))
     difference = softened - soften(_two_colours(colours, width, height))
     return Reading(background, tuple(_find(softened, difference, background)), width, height)
@@ -189,25 +189,41 @@ def read_batch(images: Iterable[np.ndarray]) -> list[Reading]:
     return [read(image) for image in images]
 
 
-@shaped
-def ring_colours(image: Int[np.ndarray, "H W 3"]) -> Float[np.ndarray, "2 3"]:
-    """Take the median colours of the image's edge above and below the horizon: (2, 3) float32."""
-    horizon, gap = round(HORIZON * len(image)), 3
-    above, below = image[: horizon - gap], image[horizon + gap :]
-    edges = [np.concatenate([part[:, 0], part[:, -1], line]) for part, line in ((above, above[0]), (below, below[-1]))]
-    return np.array([np.median(edge, axis=0) for edge in edges], np.float32)
+def edges_of(image: Int[np.ndarray, "H W 3"]) -> list[np.ndarray]:
+    """Take the pixels of the image's edge above the horizon, and below: two of (N, 3) float32."""
+    line, gap = horizon(len(image)), 3
+    above, below = image[: line - gap].astype(np.float32), image[line + gap :].astype(np.float32)
+    outer = ((above, above[0]), (below, below[-1]))
+    return [np.concatenate([part[:, 0], part[:, -1], row]) for part, row in outer]
 
 
-@shaped
-def nearest_background(colours: Float[np.ndarray, "2 3"]) -> str:
-    """Name the background whose two colours are nearest to (2, 3)."""
-    return min(BACKGROUNDS, key=lambda name: float(np.square(colours - np.array(BACKGROUNDS[name])).sum()))
+def nearest_background(edges: Sequence[np.ndarray]) -> str:
+    """Name the background whose two colours most pixels of the edge are near to: an item may cover half of it."""
+
+    def likeness(name: str) -> float:
+        return sum(near(pixels, colour).sum() for pixels, colour in zip(edges, BACKGROUNDS[name], strict=True))
+
+    return max(BACKGROUNDS, key=likeness)
+
+
+def near(pixels: np.ndarray, colour: Sequence[int]) -> np.ndarray:
+    """Tell how near pixels (N, 3) are to a colour: 1 for the same, falling to 0."""
+    return np.exp(-np.square(pixels - np.array(colour, np.float32)).sum(axis=-1) / (2 * UNLIKE**2))
+
+
+def ring_colours(edges: Sequence[np.ndarray], background: str) -> Float[np.ndarray, "2 3"]:
+    """Take the median of those pixels of the edge that are near the background's colours: (2, 3) float32."""
+    colours = []
+    for pixels, colour in zip(edges, BACKGROUNDS[background], strict=True):
+        own = pixels[near(pixels, colour) > 0.1]
+        colours.append(np.median(own, axis=0) if len(own) else np.array(colour))
+    return np.array(colours, np.float32)
 
 
 def _two_colours(colours: np.ndarray, width: int, height: int) -> np.ndarray:
     planes = np.empty((3, height, width), np.float32)
-    horizon = round(HORIZON * height)
-    planes[:, :horizon], planes[:, horizon:] = colours[0][:, None, None], colours[1][:, None, None]
+    line = horizon(height)
+    planes[:, :line], planes[:, line:] = colours[0][:, None, None], colours[1][:, None, None]
     return planes
 
 
@@ -313,47 +329,62 @@ def sign_candidates(softened: np.ndarray, difference: np.ndarray, background: st
     maps = maps_of(difference, background, sign_banks(width, height), energy, LIKE_A_SIGN)
     kept: list[Candidate] = []
     for _ in range(MOST_ITEMS):
-        gain, like, place = max((m.best() for m in maps), key=lambda candidate: candidate[0])
+        gain, _, place = max((m.best() for m in maps), key=lambda candidate: candidate[0])
         if gain <= 0:
             break
-        word = read_letters(softened, place)
-        share, explained = explained_by_sign(softened, difference, word, place)
-        if share >= ENOUGH:
-            kept.append((explained, Found("sign", "", word, like.x, like.y, share), place))
+        sign = best_sign(softened, difference, place)
+        if sign[1].share >= ENOUGH:
+            kept.append(sign)
         for m in maps:
-            m.close(place)
+            m.close(sign[2])
     return kept
+
+
+def best_sign(softened: np.ndarray, difference: np.ndarray, place: Place) -> Candidate:
+    """Read a sign's letters at a place and beside it, and keep what explains most: thin letters mislead their mean."""
+    left, top, width, height = place
+    _, h, w = softened.shape
+    columns = range(max(0, left - BESIDE), min(w - width, left + BESIDE) + 1)
+    rows = range(max(0, top - 1), min(h - height, top + 1) + 1)
+    return max(
+        (sign_at(softened, difference, (x, y, width, height)) for x in columns for y in rows), key=lambda s: s[0]
+    )
+
+
+def sign_at(softened: np.ndarray, difference: np.ndarray, place: Place) -> Candidate:
+    """Read a sign's letters at a place, and say what it explains with them."""
+    left, top, width, height = place
+    word = read_letters(softened, place)
+    share, gain = explained_by_sign(softened, difference, word, place)
+    return gain, Found("sign", "", word, left + width / 2, top + height / 2, share), place
 
 
 @shaped
 def read_letters(softened: Float[np.ndarray, "3 H W"], place: Place) -> str:
     """Read the letters of a sign at (left, top, width, height) in a softened image (3, H, W)."""
     left, top, width, _ = place
-    short = min(softened.shape[1:])
-    w, h = letter_extent(short)
-    frame = frame_width(short)
-    cells = [left + frame + i * w for i in range((width - 2 * frame) // w)]
-    return "".join(_read_letter(softened[:, top + frame : top + frame + h, x : x + w], short) for x in cells)
+    w, h = LETTER
+    rows = slice(top + FRAME, top + FRAME + h)
+    return "".join(_read_letter(softened[:, rows, x + 1 : x + w - 1]) for x in range(left, left + width, w))
 
 
-def _read_letter(patch: np.ndarray, short: int) -> str:
-    errors = np.square(alphabet(short) - patch).sum(axis=(1, 2, 3))
+def _read_letter(patch: np.ndarray) -> str:
+    errors = np.square(alphabet() - patch).sum(axis=(1, 2, 3))
     return ascii_uppercase[int(errors.argmin())]
 
 
-@lru_cache(maxsize=16)
-def alphabet(short: int) -> np.ndarray:
-    """Draw every letter on a board, softened: (26, 3, height, width) float32."""
-    width, height = letter_extent(short)
-    frame = frame_width(short)
-    signs = np.stack([render.sign_sprite(letter, short)[..., :3] for letter in ascii_uppercase]).transpose(0, 3, 1, 2)
-    return soften(signs)[:, :, frame : frame + height, frame : frame + width]
+@cache
+def alphabet() -> np.ndarray:
+    """Draw every letter on a board, softened, without its outermost columns: (26, 3, height, width - 2) float32."""
+    signs = np.stack([render.sign_sprite(f"I{letter}I")[..., :3] for letter in ascii_uppercase]).transpose(0, 3, 1, 2)
+    width, height = LETTER
+    return soften(signs)[:, :, FRAME : FRAME + height, width + 1 : 2 * width - 1]
 
 
 def explained_by_sign(softened: np.ndarray, difference: np.ndarray, word: str, place: Place) -> tuple[float, float]:
     """Give what a sign with that word explains of |D|² in its rectangle: as a share, and the gain itself."""
     left, top, width, height = place
-    sign = render.sign_sprite(word, min(softened.shape[1:]))[..., :3].transpose(2, 0, 1)
+    sign = render.sign_sprite(word)[..., :3].transpose(2, 0, 1)
     inner = (slice(None), slice(1, -1), slice(1, -1))  # the outermost pixels are blurred with what lies around
     here = (slice(None), slice(top, top + height), slice(left, left + width))
     whole = float(np.square(difference[here])[inner].sum())

@@ -9,18 +9,7 @@ import numpy as np
 from PIL import Image
 
 from minflux.arrays import Float, Int, shaped
-from minflux.world.scenes import (
-    BACKGROUNDS,
-    HORIZON,
-    Item,
-    Scene,
-    Sign,
-    boxes,
-    frame_width,
-    letter_extent,
-    sign_extent,
-    thing_side,
-)
+from minflux.world.scenes import BACKGROUNDS, FRAME, LETTER, Item, Scene, Sign, boxes, horizon, sign_extent, thing_side
 
 SPRITE_FOLDER = Path(__file__).parent / "sprites"
 LETTERS_FILE = "letters.png"
@@ -39,34 +28,33 @@ def thing_sprite(name: str, side: int) -> Float[np.ndarray, "S S 4"]:
 
 @cache
 @shaped
-def letter_ink(letter: str, short: int) -> Float[np.ndarray, "H W"]:
+def letter_ink(letter: str) -> Float[np.ndarray, "H W"]:
     """Load how much ink each pixel of a letter has, (height, width) float32 in 0..1."""
     strip = Image.open(SPRITE_FOLDER / LETTERS_FILE)
     width, place = strip.width // 26, ascii_uppercase.index(letter)
     image = strip.crop((place * width, 0, (place + 1) * width, strip.height))
-    return np.asarray(image.resize(letter_extent(short), Image.Resampling.LANCZOS), np.float32) / 255
+    return np.asarray(image.resize(LETTER, Image.Resampling.LANCZOS), np.float32) / 255
 
 
 @cache
 @shaped
-def blank_sign(letters: int, short: int) -> Float[np.ndarray, "H W 3"]:
-    """Draw a sign without its letters: (height, width, 3) float32, a board with a border."""
-    width, height = sign_extent(letters, short)
-    border = max(1, frame_width(short) // 3)
+def blank_sign(letters: int) -> Float[np.ndarray, "H W 3"]:
+    """Draw a sign without its letters: (height, width, 3) float32, a board with a border of one pixel."""
+    width, height = sign_extent(letters)
     sign = np.empty((height, width, 3), np.float32)
     sign[:] = BORDER
-    sign[border:-border, border:-border] = BOARD
+    sign[1:-1, 1:-1] = BOARD
     return sign
 
 
 @shaped
-def sign_sprite(word: str, short: int) -> Float[np.ndarray, "H W 4"]:
+def sign_sprite(word: str) -> Float[np.ndarray, "H W 4"]:
     """Draw a sign with its word: (height, width, 4) float32, opaque."""
-    sign, frame = blank_sign(len(word), short).copy(), frame_width(short)
-    width, height = letter_extent(short)
+    sign = blank_sign(len(word)).copy()
+    width, height = LETTER
     for i, letter in enumerate(word):
-        ink = letter_ink(letter, short)[..., None]
-        place = sign[frame : frame + height, frame + i * width : frame + (i + 1) * width]
+        ink = letter_ink(letter)[..., None]
+        place = sign[FRAME : FRAME + height, i * width : (i + 1) * width]
         place[:] = ink * np.array(INK, np.float32) + (1 - ink) * place
     return np.concatenate([sign, np.ones_like(sign[..., :1])], axis=-1)
 
@@ -75,7 +63,7 @@ def sign_sprite(word: str, short: int) -> Float[np.ndarray, "H W 4"]:
 def sprite(item: Item, short: int) -> Float[np.ndarray, "H W 4"]:
     """Give an item as (height, width, 4) float32: colours times opacity, then opacity."""
     if isinstance(item, Sign):
-        return sign_sprite(item.word, short)
+        return sign_sprite(item.word)
     return thing_sprite(item.name, thing_side(item.size, short))
 
 
@@ -85,8 +73,8 @@ def background(name: str, width: int, height: int) -> Int[np.ndarray, "H W 3"]:
     """Draw a background alone: (height, width, 3) uint8, the second colour from the horizon down."""
     above, below = BACKGROUNDS[name]
     image = np.empty((height, width, 3), np.uint8)
-    horizon = round(HORIZON * height)
-    image[:horizon], image[horizon:] = above, below
+    line = horizon(height)
+    image[:line], image[line:] = above, below
     return image
 
 

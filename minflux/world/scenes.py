@@ -2,8 +2,9 @@
 
 A `Scene` is a background and one to three items in a row or a column: things ("a cat"), or one sign with a word on it.
 The image is divided into as many equal cells along the row or column as there are items; each item lies in its
-cell, moved from the cell's middle by its offset. Sides of things grow with the image's shorter side, so a scene
-looks alike at every size. Places and sides are multiples of 8 pixels, as large as a latent.
+cell, moved from the place nearest to the cell's middle by its offset. All places and sides are multiples of 16 pixels,
+as large as a token, and a larger image has no larger things but more room: so a thing is the same few tokens wherever
+it lies, and a small transformer has 36 × 30 of them to learn, not forty times as many (docs/log.md).
 
 Items are always listed left to right, or top to bottom: "a cat left of an apple" and "an apple right of a cat" are the
 same scene, and holding it out holds out both. Some combinations are never trained on (`is_held_out`): each thing on
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
+from math import ceil, floor
 from string import ascii_uppercase
 from typing import Any
 
@@ -52,8 +54,9 @@ TWO_COLOURED: dict[str, tuple[Colour, Colour]] = {  # above the horizon, and bel
     "sunset over sea": ((255, 176, 136), (62, 120, 178)),
 }
 BACKGROUNDS: dict[str, tuple[Colour, Colour]] = {name: (c, c) for name, c in PLAIN.items()} | TWO_COLOURED
-HORIZON = 0.625  # of the height
-SIZES = {"small": 8 / 32, "regular": 14 / 32, "large": 22 / 32}  # side of a thing, in shorter sides of the image
+HORIZON = 5 / 8  # of the height
+SIZES = {"small": 2, "regular": 3, "large": 4}  # side of a thing, in tokens; one less in a narrow image
+NARROW = 96  # pixels, below which the shorter side holds no three things of two tokens
 COUNTS = (2, 3)  # of one thing
 
 # What a relation says of its first thing: along which axis, and whether it comes second on that axis.
@@ -70,32 +73,31 @@ LONGEST_WORD = 6
 
 SIDES = range(64, 161, 16)  # what width and height may be
 DEFAULT_SIDE = 128
-GRID = 8  # pixels, as a latent has: sides and places of things, so that one thing has few latents (docs/log.md)
-FREE = 1 / 10  # how far an item may lie from its cell's middle, in its sides
-LETTER = (9 / 64, 12 / 64)  # width and height of a letter on a sign, in shorter sides of the image
-FRAME = 3 / 64  # of a sign, around its letters, likewise
+GRID = 16  # pixels, as a token has: all sides and places
+FREE = 1 / 8  # how far an item may lie from its cell's middle, in shorter sides of the image
+LETTER = (16, 24)  # width and height of a letter, in pixels
+FRAME = 4  # pixels above and below a sign's letters
 
 
 def thing_side(size: str, short: int) -> int:
     """Give the side of a thing in pixels, for an image whose shorter side is `short`."""
-    return on_grid(SIZES[size] * short)
+    return GRID * (SIZES[size] - (short < NARROW))
 
 
-def sign_extent(letters: int, short: int) -> tuple[int, int]:
+def sign_extent(letters: int) -> tuple[int, int]:
     """Give the width and height in pixels of a sign with that many letters."""
-    width, height = letter_extent(short)
-    frame = frame_width(short)
-    return letters * width + 2 * frame, height + 2 * frame
+    width, height = LETTER
+    return letters * width, height + 2 * FRAME
 
 
-def letter_extent(short: int) -> tuple[int, int]:
-    """Give a letter's width and height in pixels, for an image whose shorter side is `short`."""
-    return round(LETTER[0] * short), round(LETTER[1] * short)
+def longest_word(width: int) -> int:
+    """Give how many letters a sign may have in an image of that width: some of the image is left beside it."""
+    return min(LONGEST_WORD, width // LETTER[0] - 1)
 
 
-def frame_width(short: int) -> int:
-    """Give the width in pixels of what surrounds the letters of a sign."""
-    return round(FRAME * short)
+def horizon(height: int) -> int:
+    """Give the row where the second colour of a background begins."""
+    return on_grid(HORIZON * height)
 
 
 # --------------------------------------------------------------------------------------------------- scenes
@@ -130,8 +132,8 @@ class Sign:
             raise ArgumentError(f"word: {self.word!r} is not one to {LONGEST_WORD} letters of A-Z")
 
     def extent(self, short: int) -> tuple[int, int]:
-        """Give width and height in pixels, in an image whose shorter side is `short`."""
-        return sign_extent(len(self.word), short)
+        """Give width and height in pixels, the same in an image of any size."""
+        return sign_extent(len(self.word))
 
 
 Item = Thing | Sign
@@ -143,8 +145,8 @@ Box = tuple[int, int, int, int]  # left, top, width, height, in pixels
 class Scene:
     """One to three items on a background, listed left to right or top to bottom, in an image of width × height.
 
-    `offsets` holds (right, down) in whole pixels for each item, from the middle of its cell; left empty, it becomes
-    zeros. Raises `ArgumentError` for a scene that this world doesn't have.
+    `offsets` holds (right, down) in pixels for each item, from the place nearest to its cell's middle; left empty, it
+    becomes zeros. Raises `ArgumentError` for a scene that this world doesn't have.
     """
 
     background: str
@@ -161,6 +163,7 @@ class Scene:
         _one_of("width", self.width, SIDES)
         _one_of("height", self.height, SIDES)
         _check_items(self.items, self.axis)
+        _check_words(self.items, self.width)
         _check_offsets(self)
 
     @property
@@ -203,12 +206,19 @@ def _check_one_of_many(item: Item, count: int, axis: str | None) -> None:
         raise ArgumentError(f"size: one of {count} things can't be {item.size}")
 
 
+def _check_words(items: tuple[Item, ...], width: int) -> None:
+    longest = longest_word(width)
+    for item in items:
+        if isinstance(item, Sign) and len(item.word) > longest:
+            raise ArgumentError(f"word: {item.word!r} has more than the {longest} letters that fit")
+
+
 def _check_offsets(scene: Scene) -> None:
     if len(scene.offsets) != len(scene.items):
         raise ArgumentError(f"offsets: {scene.offsets} should be {len(scene.items)} pairs")
-    for (dx, dy), (most_x, most_y) in zip(scene.offsets, freedom(scene), strict=True):
-        if abs(dx) > most_x or abs(dy) > most_y:
-            raise ArgumentError(f"offsets: ({dx}, {dy}) is outside ±({most_x}, {most_y}) pixels")
+    for offset, allowed in zip(scene.offsets, freedom(scene), strict=True):
+        if not all(move in moves for move, moves in zip(offset, allowed, strict=True)):
+            raise ArgumentError(f"offsets: {offset} is none of {tuple(map(tuple, allowed))} pixels")
 
 
 def cell(scene: Scene) -> tuple[float, float]:
@@ -218,46 +228,55 @@ def cell(scene: Scene) -> tuple[float, float]:
     return scene.width / across, scene.height / down
 
 
-def freedom(scene: Scene) -> list[tuple[int, int]]:
-    """Give how far each item may be moved each way, in pixels: it stays in its cell, and near the middle."""
+def freedom(scene: Scene) -> list[tuple[range, range]]:
+    """Give the offsets that each item may have, in pixels, right and down: it stays near its cell's middle."""
+    return [
+        tuple(range(places[0] - home, places[-1] - home + 1, GRID) for places, home in zip(*both, strict=True))
+        for both in zip(_places(scene), _homes(scene), strict=True)
+    ]
+
+
+def _places(scene: Scene) -> list[tuple[range, range]]:
+    """Give where each item's left and top may lie, in pixels."""
     width, height = cell(scene)
-    limits = []
-    for item in scene.items:
+    found = []
+    for i, item in enumerate(scene.items):
+        column, row = (i if scene.axis == axis else 0 for axis in AXES)
         w, h = item.extent(scene.short)
-        right = min((width - w) / 2, FREE * scene.width)
-        down = min((height - h) / 2, FREE * scene.height)
-        limits.append((int(right) // GRID * GRID, int(down) // GRID * GRID))
-    return limits
+        free = FREE * scene.short
+        found.append((places_in(column * width, width, w, free), places_in(row * height, height, h, free)))
+    return found
+
+
+def places_in(start: float, length: float, side: int, free: float) -> range:
+    """Give where something of a side may begin in a cell along one axis: on the grid, at most `free` off its middle.
+
+    Where it fits nowhere on the grid, it is the nearest place to the middle.
+    """
+    middle, spare = start + (length - side) / 2, min((length - side) / 2, free)
+    first, last = GRID * ceil((middle - spare) / GRID), GRID * floor((middle + spare) / GRID)
+    return range(first, last + 1, GRID) if first <= last else range(on_grid(middle), on_grid(middle) + 1, GRID)
+
+
+def _homes(scene: Scene) -> list[tuple[int, int]]:
+    """Give where each item's left and top lie without an offset: of its places the middle one, or the one before."""
+    return [tuple(places[(len(places) - 1) // 2] for places in both) for both in _places(scene)]
 
 
 def without_offsets(scene: Scene) -> Scene:
-    """Return the same scene with every item in the middle of its cell."""
+    """Return the same scene with every item where it lies without an offset."""
     return replace(scene, offsets=())
 
 
 def boxes(scene: Scene) -> list[Box]:
     """Give each item's place as (left, top, width, height) in pixels."""
-    width, height = cell(scene)
-    places = []
-    for i, (item, (dx, dy)) in enumerate(zip(scene.items, scene.offsets, strict=True)):
-        column, row = (i if scene.axis == axis else 0 for axis in AXES)
-        w, h = item.extent(scene.short)
-        left, top = on_grid(width * (column + 0.5) - w / 2), on_grid(height * (row + 0.5) - h / 2)
-        places.append((left + dx, top + dy, w, h))
-    return places
+    placed = zip(scene.items, _homes(scene), scene.offsets, strict=True)
+    return [(left + dx, top + dy, *item.extent(scene.short)) for item, (left, top), (dx, dy) in placed]
 
 
 def on_grid(place: float) -> int:
     """Return the nearest multiple of `GRID` pixels."""
     return GRID * round(place / GRID)
-
-
-def letter_boxes(sign: Sign, box: Box, short: int) -> list[Box]:
-    """Return each letter's place on a sign that fills `box`, as (left, top, width, height) in pixels."""
-    left, top, _, _ = box
-    width, height = letter_extent(short)
-    frame = frame_width(short)
-    return [(left + frame + i * width, top + frame, width, height) for i in range(len(sign.word))]
 
 
 # ------------------------------------------------------------------------------------------ held-out split
@@ -322,18 +341,14 @@ def sample(
     """Draw a random scene of the training split, or of the held-out one; of one of `KINDS`, or any at their shares."""
     kind = kind or str(rng.choice(list(KINDS), p=list(KINDS.values())))
     while True:
-        items, axis = SAMPLERS[kind](rng)
+        items, axis = SAMPLERS[kind](rng, width)
         scene = Scene(pick(rng, tuple(BACKGROUNDS)), items, axis, width, height)
         if is_held_out(scene) == held_out:
             return replace(scene, offsets=_draw_offsets(rng, scene))
 
 
 def _draw_offsets(rng: np.random.Generator, scene: Scene) -> Offsets:
-    return tuple((_draw_offset(rng, x), _draw_offset(rng, y)) for x, y in freedom(scene))
-
-
-def _draw_offset(rng: np.random.Generator, most: int) -> int:
-    return GRID * int(rng.integers(-most // GRID, most // GRID + 1))
+    return tuple((pick(rng, x), pick(rng, y)) for x, y in freedom(scene))
 
 
 def pick(rng: np.random.Generator, choices: Sequence[Any]) -> Any:
@@ -341,39 +356,40 @@ def pick(rng: np.random.Generator, choices: Sequence[Any]) -> Any:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _sample_single(rng):
+def _sample_single(rng, width):
     return (Thing(pick(rng, tuple(THINGS)), pick(rng, tuple(SIZES))),), None
 
 
-def _sample_pair(rng):
+def _sample_pair(rng, width):
     names = rng.choice(tuple(THINGS), size=2, replace=False)
     return tuple(Thing(str(name), pick(rng, ("small", "regular"))) for name in names), pick(rng, AXES)
 
 
-def _sample_count(rng):
+def _sample_count(rng, width):
     thing, count = pick(rng, tuple(THINGS)), int(rng.integers(2, 4))
     return (Thing(thing, "small" if count == 3 else pick(rng, ("small", "regular"))),) * count, pick(rng, AXES)
 
 
-def _sample_trio(rng):
+def _sample_trio(rng, width):
     names = rng.choice(tuple(THINGS), size=3, replace=False)
     return tuple(Thing(str(name), "small") for name in names), pick(rng, AXES)
 
 
-def _sample_sign(rng):
-    return (Sign(sample_word(rng)),), None
+def _sample_sign(rng, width):
+    return (Sign(sample_word(rng, longest_word(width))),), None
 
 
-def _sample_sign_and_thing(rng):
-    items = [Sign(sample_word(rng)), Thing(pick(rng, tuple(THINGS)), pick(rng, ("small", "regular")))]
-    return tuple(items if rng.random() < 0.5 else items[::-1]), "vertical"
+def _sample_sign_and_thing(rng, width):
+    sign = Sign(sample_word(rng, longest_word(width)))
+    thing = Thing(pick(rng, tuple(THINGS)), pick(rng, ("small", "regular")))
+    return (sign, thing) if rng.random() < 0.5 else (thing, sign), "vertical"
 
 
-def sample_word(rng: np.random.Generator) -> str:
-    """Draw a word of the list, or half of the time any letters in a row, one to six."""
+def sample_word(rng: np.random.Generator, longest: int = LONGEST_WORD) -> str:
+    """Draw a word of the list, or half of the time any letters in a row, one to `longest`."""
     if rng.random() < 0.5:
-        return pick(rng, WORDS)
-    return "".join(ascii_uppercase[i] for i in rng.integers(26, size=rng.integers(1, LONGEST_WORD + 1)))
+        return pick(rng, [word for word in WORDS if len(word) <= longest])
+    return "".join(ascii_uppercase[i] for i in rng.integers(26, size=rng.integers(1, longest + 1)))
 
 
 SAMPLERS = {

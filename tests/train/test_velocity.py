@@ -116,6 +116,14 @@ def test_shards_are_joined(vae, tmp_path, monkeypatch):
     assert found.scenes[2:4] == scenes_of((64, 64), 1, 2, 5)
 
 
+def test_a_stage_s_scenes_are_of_its_kinds():
+    drawn = scenes_of((96, 64), 0, 300, 5, (("sign", 0.25), ("pair", 0.75)))
+    signs = np.mean([isinstance(scene.items[0], scenes.Sign) for scene in drawn])
+    assert {len(scene.items) for scene in drawn} == {1, 2}
+    assert all((len(scene.items) == 1) == isinstance(scene.items[0], scenes.Sign) for scene in drawn)
+    assert 0.15 < signs < 0.35
+
+
 # -- a step's arrays -----------------------------------------------------------------------------------------
 
 
@@ -190,6 +198,9 @@ def test_the_recipe_makes_models_that_fit_together(folder):
     for mixture in mixtures:
         assert sum(mixture.size_shares().values()) == pytest.approx(1)
         assert sum(share for _, share in mixture.text) == pytest.approx(1)
+        assert not mixture.kinds or sum(share for _, share in mixture.kinds) == pytest.approx(1)
+    assert mixtures[-1].kinds == ()
+    assert mixtures[-1].shift == 0
     shapes = (flux_shapes(flux_cfg), vae_shapes(vae_cfg), clip_shapes(clip_cfg), t5_shapes(t5_cfg))
     weights = sum(math.prod(shape) for part in shapes for shape in part.values())
     assert 3 * 2 * weights < 80e6  # bytes in bfloat16, with two siblings
