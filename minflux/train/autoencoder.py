@@ -61,10 +61,14 @@ def crops(rng: np.random.Generator, count: int, side: int) -> Int[np.ndarray, "B
 def _crop(rng: np.random.Generator, scene: scenes.Scene, side: int) -> np.ndarray:
     places = scenes.boxes(scene)
     left, top, width, height = places[rng.integers(len(places))]
-    x = np.clip(left + rng.integers(width) - side // 2, 0, scene.width - side)
-    y = np.clip(top + rng.integers(height) - side // 2, 0, scene.height - side)
-    x, y = (int(place) // scenes.GRID * scenes.GRID for place in (x, y))  # as in whole images, on the grid of tokens
+    x = begin(left + rng.integers(width) - side // 2, scene.width - side)
+    y = begin(top + rng.integers(height) - side // 2, scene.height - side)
     return render(scene)[y : y + side, x : x + side]
+
+
+def begin(place: int, last: int) -> int:
+    """Return where a crop begins, at most at `last`: on the grid of tokens, as things lie in whole images."""
+    return int(np.clip(place, 0, last)) // scenes.GRID * scenes.GRID
 
 
 def train_autoencoder(recipe: dict[str, Any], folder: Path, nx: Backend, on_sample=None) -> tuple[VAEConfig, Tree]:

@@ -230,10 +230,16 @@ def cell(scene: Scene) -> tuple[float, float]:
 
 def freedom(scene: Scene) -> list[tuple[range, range]]:
     """Give the offsets that each item may have, in pixels, right and down: it stays near its cell's middle."""
-    return [
-        tuple(range(places[0] - home, places[-1] - home + 1, GRID) for places, home in zip(*both, strict=True))
-        for both in zip(_places(scene), _homes(scene), strict=True)
-    ]
+    return [(_moves(across), _moves(down)) for across, down in _places(scene)]
+
+
+def _moves(places: range) -> range:
+    return range(places[0] - home_of(places), places[-1] - home_of(places) + 1, GRID)
+
+
+def home_of(places: range) -> int:
+    """Give where something lies without an offset: of its places the middle one, or the one before."""
+    return places[(len(places) - 1) // 2]
 
 
 def _places(scene: Scene) -> list[tuple[range, range]]:
@@ -258,11 +264,6 @@ def places_in(start: float, length: float, side: int, free: float) -> range:
     return range(first, last + 1, GRID) if first <= last else range(on_grid(middle), on_grid(middle) + 1, GRID)
 
 
-def _homes(scene: Scene) -> list[tuple[int, int]]:
-    """Give where each item's left and top lie without an offset: of its places the middle one, or the one before."""
-    return [tuple(places[(len(places) - 1) // 2] for places in both) for both in _places(scene)]
-
-
 def without_offsets(scene: Scene) -> Scene:
     """Return the same scene with every item where it lies without an offset."""
     return replace(scene, offsets=())
@@ -270,8 +271,10 @@ def without_offsets(scene: Scene) -> Scene:
 
 def boxes(scene: Scene) -> list[Box]:
     """Give each item's place as (left, top, width, height) in pixels."""
-    placed = zip(scene.items, _homes(scene), scene.offsets, strict=True)
-    return [(left + dx, top + dy, *item.extent(scene.short)) for item, (left, top), (dx, dy) in placed]
+    return [
+        (home_of(across) + dx, home_of(down) + dy, *item.extent(scene.short))
+        for item, (across, down), (dx, dy) in zip(scene.items, _places(scene), scene.offsets, strict=True)
+    ]
 
 
 def on_grid(place: float) -> int:
