@@ -61,12 +61,12 @@ def crops(rng: np.random.Generator, count: int, side: int) -> Int[np.ndarray, "B
 def _crop(rng: np.random.Generator, scene: scenes.Scene, side: int) -> np.ndarray:
     places = scenes.boxes(scene)
     left, top, width, height = places[rng.integers(len(places))]
-    x = begin(left + rng.integers(width) - side // 2, scene.width - side)
-    y = begin(top + rng.integers(height) - side // 2, scene.height - side)
+    x = grid_place(left + rng.integers(width) - side // 2, scene.width - side)
+    y = grid_place(top + rng.integers(height) - side // 2, scene.height - side)
     return render(scene)[y : y + side, x : x + side]
 
 
-def begin(place: int, last: int) -> int:
+def grid_place(place: int, last: int) -> int:
     """Return where a crop begins, at most at `last`: on the grid of tokens, as things lie in whole images."""
     return int(np.clip(place, 0, last)) // scenes.GRID * scenes.GRID
 
