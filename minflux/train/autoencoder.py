@@ -61,8 +61,8 @@ def crops(rng: np.random.Generator, count: int, side: int) -> Int[np.ndarray, "B
 def _crop(rng: np.random.Generator, scene: scenes.Scene, side: int) -> np.ndarray:
     places = scenes.boxes(scene)
     left, top, width, height = places[rng.integers(len(places))]
-    x = grid_place(left + rng.integers(width) - side // 2, scene.width - side)
-    y = grid_place(top + rng.integers(height) - side // 2, scene.height - side)
+    x = grid_place(left + int(rng.integers(width)) - side // 2, scene.width - side)
+    y = grid_place(top + int(rng.integers(height)) - side // 2, scene.height - side)
     return render(scene)[y : y + side, x : x + side]
 
 
