@@ -1,11 +1,17 @@
-"""What was measured on each kind of processor: docs/benchmarks/KIND.json, and a page that shows all of them."""
+"""What was measured on each kind of processor: docs/benchmarks/KIND.json, and a page that shows all of them.
+
+The README's table is made of them too:
+
+python -m benchmarks.bench.records | python -m tools.insert speed README.md
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench.report import PAGE, side_by_side
+from benchmarks.bench.report import PAGE, briefly, side_by_side
 from tools.insert import insert
+from tools.model_card import table
 
 FOLDER = PAGE.with_suffix("")
 
@@ -38,3 +44,7 @@ def keep(kind: str, record: dict[str, Any], page: Path = PAGE) -> None:
     folder, device = page.with_suffix(""), record["device"]
     write(kind, device, record, folder)
     page.write_text(insert(page.read_text(), device, side_by_side(part(read_all(folder), device))))
+
+
+if __name__ == "__main__":  # the README's table
+    print(table(briefly(part(read_all(), "cpu"))))

@@ -1,7 +1,4 @@
-"""Tables of what was measured, from the records that docs/benchmarks/ keeps of each kind of processor.
-
-python -m benchmarks.bench.report | python -m tools.insert speed README.md
-"""
+"""Tables of what was measured, from the records that docs/benchmarks/ keeps of each kind of processor."""
 
 from pathlib import Path
 from statistics import median
@@ -135,9 +132,3 @@ def briefly(records: dict[str, Record]) -> list[list[str]]:
 
     (_, *heading), *rows = compared({kind: named(record) for kind, record in records.items()})
     return [["", *heading], *rows]
-
-
-if __name__ == "__main__":
-    from benchmarks.bench.records import part, read_all
-
-    print(table(briefly(part(read_all(), "cpu"))))

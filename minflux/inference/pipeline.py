@@ -752,7 +752,9 @@ def check_conditioning(given: Any) -> None:
 
 
 def check_bias(text: Conditioning, rows: int, columns: int) -> None:
-    """Raise `ArgumentError` for a bias that was made for another number of tokens than text and image have."""
+    """Raise `ArgumentError` for a bias of another number of tokens than text and image have, and with ControlNets."""
+    if text.bias is not None and text.controls:
+        raise ArgumentError("regions don't go with ControlNets, which would hear every region's prompt everywhere")
     length = text.txt.shape[1] + rows * columns
     if text.bias is not None and text.bias.shape[-2:] != (length, length):
         raise ArgumentError(

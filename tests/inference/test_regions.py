@@ -8,6 +8,7 @@ import torch
 from diffusers import FluxPipeline
 
 import minflux
+from minflux.edit.controlnet import Control
 from minflux.edit.kontext import Reference
 from minflux.errors import ArgumentError
 from minflux.inference.load import load
@@ -108,6 +109,9 @@ def test_what_regions_refuse(model):
         regional([replace(text, references=(Reference(None),))], np.ones((1, 4, 4)))
     with pytest.raises(ArgumentError, match="make it of regions of 4 × 2 image tokens, as this image has"):
         list(pipe.sample(regional([text], np.ones((1, 4, 4))), steps=1, width=32, height=64))
+    with_control = replace(regional([text], np.ones((1, 2, 2))), controls=(Control(None),))
+    with pytest.raises(ArgumentError, match="regions don't go with ControlNets"):
+        list(pipe.sample(with_control, steps=1, width=32, height=32))
 
 
 @needs_weights
