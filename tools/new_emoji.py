@@ -26,10 +26,11 @@ from minflux.inference.pipeline import Pipeline
 from minflux.train.evaluate import evaluate
 from minflux.train.scenes import plain_caption, sample
 from minflux.world.render import SPRITE_FOLDER
-from minflux.world.scenes import PLAIN, RELATIONS, SIZES
+from minflux.world.scenes import PLAIN, RELATIONS
 
 NAME, SPRITE = "pizza", Path(__file__).parent / "pizza.png"  # 🍕 of Noto Color Emoji
 SIDE = 128  # of the five images
+REGULAR = 14 / 32  # side of a thing, in sides of the image, as the model that ships was taught
 ENOUGH = 0.7  # share that a sprite must explain to be there, as in the world's reader
 BESIDE = ("owl", "star", "apple", "house", "bee", "penguin", "rocket", "heart", "frog")
 
@@ -85,7 +86,7 @@ def article(noun: str) -> str:
 
 def sprite(name: str, side: int) -> Image.Image:
     """Return a thing of regular size for an image of this side, RGBA."""
-    pixels = round(SIZES["regular"] * side)
+    pixels = round(REGULAR * side)
     image = Image.open(SPRITE if name == NAME else SPRITE_FOLDER / f"{name}.png")
     return image.convert("RGBA").resize((pixels, pixels), Image.Resampling.LANCZOS)
 

@@ -61,10 +61,12 @@ def ours(tracer: Tracer) -> list[Block]:
     with serving("mlx-fused") as nx, patch.object(nx, "on_gpu", True):
         run = block_runner(nx)
         return [
-            Block("minflux", "double", traced(tracer, partial(run, double_block), double, *streams(), mod, pe, None)),
+            Block(
+                "minflux", "double", traced(tracer, partial(run, double_block), double, *streams(), mod, pe, None, None)
+            ),
             Block(
                 "minflux",
                 "single",
-                traced(tracer, partial(run, single_block), single, joined(), zeros(1, 3 * width), pe, None),
+                traced(tracer, partial(run, single_block), single, joined(), zeros(1, 3 * width), pe, None, None),
             ),
         ]

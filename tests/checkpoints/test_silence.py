@@ -213,7 +213,7 @@ def test_a_schedule_that_is_not_ours(model, name, value, words):
     ("file", "change", "words"),
     [
         ("minflux.json", {"text_length": "a"}, "text_length: expected a int, found 'a'"),
-        ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "expected a FluxPipeline"),
+        ("model_index.json", {"_class_name": "PixArtAlphaPipeline"}, "expected a FluxPipeline"),
         ("transformer/config.json", {"axes_dims_rope": ["a", 1, 2]}, "axes_dims_rope: expected a value like (16"),
         ("vae/config.json", {"block_out_channels": [0, 1]}, "vae/config.json: "),
         ("transformer/config.json", {"num_layers": 10**9}, "expected at most 1000 for depth, found 1000000000"),

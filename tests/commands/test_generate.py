@@ -28,7 +28,7 @@ IMAGE = {
     "canny": None, "redux": None, "image_encoder": None, "image_prompt": [], "image_prompt_strength": [],
     "image_prompt_mix": "append", "strength": None, "mask_blur": 0.0, "mask_crop": None, "paste": True,
     "posterior": "mode", "grow": None, "source_prompt": None, "source_guidance": None, "n_max": None, "n_min": None,
-    "n_avg": None,
+    "n_avg": None, "step_cache": None,
 }  # fmt: skip
 NEWER = ("true_cfg_scale", "solver", "files", "hashes", *IMAGE)  # settings that older PNGs lack
 
