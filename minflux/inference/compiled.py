@@ -17,15 +17,18 @@ from minflux.model.hooks import RunBlock, run
 MODULATION = ("img_mod", "txt_mod", "modulation")  # of a block's weights, what has done its work before the steps
 
 
-@functools.cache
 def block_runner(nx: Backend) -> RunBlock:
-    """Return the `run_block` for a backend: it compiles each kind of block once, where there is a GPU.
+    """Return the `run_block` for a backend: compiled blocks where there is a GPU, or else blocks as they are."""
+    return compiled_runner(nx) if nx.on_gpu else run
+
+
+@functools.cache
+def compiled_runner(nx: Backend) -> RunBlock:
+    """Return the `run_block` that compiles each kind of block once.
 
     A compiled function takes a block's weights as arguments, so it serves all blocks of a kind. It can't show what is
     inside, so a block that is asked for its q, k and v runs as it is; so does one whose attention has a bias.
     """
-    if not nx.on_gpu:
-        return run
     compiled = functools.cache(nx.compile)
 
     def run_compiled(block: Callable[..., Any], p: Tree, *arguments: Any) -> Any:

@@ -8,7 +8,7 @@ import pytest
 import minflux
 from minflux.backend import get_backend, serving
 from minflux.backend.polynomial import can_compile
-from minflux.inference.compiled import block_runner
+from minflux.inference.compiled import block_runner, compiled_runner
 from minflux.model.hooks import run
 
 pytestmark = pytest.mark.skipif(not can_compile(), reason="on a CPU, mx.compile needs g++")
@@ -17,10 +17,11 @@ pytestmark = pytest.mark.skipif(not can_compile(), reason="on a CPU, mx.compile 
 @pytest.fixture
 def gpu(monkeypatch):
     """A backend that takes this CPU for a GPU."""
+    compiled_runner.cache_clear()
     with serving("mlx-fused") as nx:
         monkeypatch.setattr(nx, "on_gpu", True)
         yield nx
-    block_runner.cache_clear()
+    compiled_runner.cache_clear()
 
 
 def latents(pipe, nx, **settings):
@@ -55,7 +56,6 @@ def test_compiled_blocks_give_the_same_latents(model, gpu, monkeypatch, memory):
     compiled = latents(pipe, gpu)
     assert sorted(traced) == ["double_block", "single_block"]  # not once for each block and step
     monkeypatch.setattr(gpu, "on_gpu", False)
-    block_runner.cache_clear()
     np.testing.assert_allclose(compiled, latents(pipe, gpu), atol=2e-5)
     assert sorted(traced) == ["double_block", "single_block"]
 
