@@ -180,10 +180,18 @@ def lora_in(folder: str | Path, lora: str) -> str:
     matching = [file for file in loras if is_called(models, file, Path(place))]
     if not matching and repository_of(lora) is not None:
         return lora
+    return f"{alone(models, 'lora', place, matching, loras)}:{scale:g}"
+
+
+def alone(models: Path, name: str, value: str, matching: Sequence[Path], paths: Sequence[Path]) -> Path:
+    """Return the only one of the matching files; raises `ArgumentError` where there is none, or several.
+
+    name, value: what was asked for, by which option. paths: all files that it could have been.
+    """
     if len(matching) != 1:
-        known = listing(models, matching or loras) or "none"
-        raise ArgumentError(f"--lora: {place!r} is no file, and not one alone in {models}, which has {known}")
-    return f"{matching[0]}:{scale:g}"
+        known = listing(models, matching or paths) or "none"
+        raise ArgumentError(f"{option(name)}: {value!r} is no file, and not one alone in {models}, which has {known}")
+    return matching[0]
 
 
 # -- Redux ---------------------------------------------------------------------------------------------------
@@ -217,12 +225,7 @@ def named_adapter(models: Path, name: str, value: str | Path | None) -> str | Pa
     matching = [file for file in paths if is_called(models, file, Path(value))]
     if not matching and name == "redux" and hub.repository(str(value)) is not None:
         return value
-    if len(matching) != 1:
-        known = listing(models, matching or paths) or "none"
-        raise ArgumentError(
-            f"{option(name)}: {str(value)!r} is no file, and not one alone in {models}, which has {known}"
-        )
-    return matching[0]
+    return alone(models, name, str(value), matching, paths)
 
 
 def adapters_in(models: Path, place: str, component: Component) -> list[Path]:

@@ -21,12 +21,11 @@ from minflux.model.clip import clip_encoder
 from minflux.model.flux import FluxConfig
 from minflux.model.t5 import t5_encoder
 from minflux.sampling.guidance import guided
-from minflux.train.encoded import encode_all
 from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.objective import noised, velocity
 from minflux.train.recipe import Training, optimizer, part, section
-from minflux.train.velocity import CLIP_TOKENS, Data, Mixture, counts_of
+from minflux.train.velocity import CLIP_TOKENS, Data, Mixture, data_of
 from minflux.train.workers import assemble
 
 LAST = "guidance_in.out_layer.weight"  # zero at first: the student begins as its teacher without guidance
@@ -125,8 +124,8 @@ def distill_guidance(
     how = section(Training, part(recipe, "guidance.training"))
     mixture = section(Mixture, part(recipe, "guidance.mixture"))
     scales = section(Range, part(recipe, "guidance.range"))
-    encoded = encode_all(base.vae, counts_of(mixture, how.scenes), how.seed, folder / "latents", nx)
-    data = Data(how, mixture, encoded, base.clip_tokenizer, base.t5_tokenizer, base.schedule.shift)
+    tokenizers = base.clip_tokenizer, base.t5_tokenizer
+    data = data_of(how, mixture, base.vae, tokenizers, base.schedule.shift, folder / "latents", nx)
     teacher = teacher_of(base)
     cfg, p = student_of(*base.flux, nx, how.seed)
     weights = train(

@@ -24,6 +24,7 @@ from minflux.checkpoints.components.shapes import Shapes
 from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import tree_map
 from minflux.inference.text import Tokenizer
+from minflux.model.vae import VAEConfig
 from minflux.sampling.timesteps import Schedule
 from minflux.train.encoded import Encoded, Size, encode_all
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of, flow_loss, shapes_of
@@ -147,6 +148,20 @@ def train_velocity(
     return configs, weights
 
 
+def data_of(
+    how: Training,
+    mixture: Mixture,
+    vae: tuple[VAEConfig, Tree],
+    tokenizers: tuple[Tokenizer, Tokenizer],
+    shift: float,
+    folder: Path,
+    nx: Backend,
+) -> Data:
+    """Encode a mixture's scenes, or read back what is in `folder`; shift: of the times, where the mixture has none."""
+    encoded = encode_all(vae, counts_of(mixture, how.scenes), how.seed, folder, nx, mixture.kinds)
+    return Data(how, mixture, encoded, *tokenizers, mixture.shift or shift)
+
+
 def train_stages(
     recipe: dict[str, Any],
     folder: Path,
@@ -163,21 +178,21 @@ def train_stages(
     `batch_of(data)` makes a stage's batch(rng), `loss(p, *batch)` their loss; `on_sample(ema, stage, step)` may draw
     images on the way.
     """
-    clip, t5 = tokenizers_of(model)
+    tokenizers = tokenizers_of(model)
     vae = load_component(model, "vae", nx)
     shift = section(Schedule, part(recipe, "schedule")).shift
     weights = tree_map(nx.array, init_weights(shapes, part(recipe, "flow")["seed"]))
     for name in stages(recipe, "flow"):
         how = section(Training, part(recipe, f"flow.{name}.training"))
         mixture = section(Mixture, part(recipe, f"flow.{name}.mixture"))
-        encoded = encode_all(vae, counts_of(mixture, how.scenes), how.seed, folder / "latents", nx, mixture.kinds)
+        data = data_of(how, mixture, vae, tokenizers, shift, folder / "latents", nx)
         weights = train(
             nx,
             assemble(how.workers),
             Plan(folder / name, how.steps, how.seed, how.checkpoint_every, how.sample_every),
             optimizer(part(recipe, f"flow.{name}.optimizer")),
             weights,
-            batch_of(Data(how, mixture, encoded, clip, t5, mixture.shift or shift)),
+            batch_of(data),
             loss,
             on_sample and (lambda p, step, name=name: on_sample(p, name, step)),
         )
