@@ -24,7 +24,7 @@ from minflux.train.discriminator import JudgeConfig, judge_shapes
 from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, run, train
 from minflux.train.optimizer import AdamW
-from minflux.train.recipe import Training, optimizer, part, section, stages
+from minflux.train.recipe import Training, optimizer, part, section, stages, workers
 from minflux.train.vae import vae_loss
 from minflux.train.workers import Team, assemble
 from minflux.world import scenes
@@ -79,11 +79,12 @@ def train_autoencoder(recipe: dict[str, Any], folder: Path, nx: Backend, on_samp
     """
     cfg = section(VAEConfig, part(recipe, "vae.model"))
     weights = tree_map(nx.array, init_weights(vae_shapes(cfg), part(recipe, "vae")["seed"]))
-    for name in stages(recipe, "vae"):
-        how = section(Training, part(recipe, f"vae.{name}.training"))
-        opt = optimizer(part(recipe, f"vae.{name}.optimizer"))
-        sample = on_sample and (lambda p, step, name=name: on_sample(cfg, p, name, step))
-        weights = train_stage(nx, assemble(how.workers), cfg, how, opt, weights, folder / name, sample)
+    with assemble(workers(recipe, "vae")) as team:
+        for name in stages(recipe, "vae"):
+            how = section(Training, part(recipe, f"vae.{name}.training"))
+            opt = optimizer(part(recipe, f"vae.{name}.optimizer"))
+            sample = on_sample and (lambda p, step, name=name: on_sample(cfg, p, name, step))
+            weights = train_stage(nx, team, cfg, how, opt, weights, folder / name, sample)
     return normalised(cfg, weights, nx), weights
 
 

@@ -5,6 +5,7 @@ with another caption and other noise. A file names the VAE and the scenes it was
 stopped goes on with the files it has, and another VAE makes its own.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from minflux.checkpoints.formats.atomic import written_whole
 from minflux.model.vae import VAEConfig, encode
 from minflux.train.autoencoder import signed
 from minflux.train.flow import fingerprint
+from minflux.train.workers import ALONE, Team
 from minflux.world.render import render_batch
 from minflux.world.scenes import Scene, sample
 
@@ -44,33 +46,60 @@ def scenes_of(size: Size, shard: int, count: int, seed: int, kinds: Kinds = ()) 
 
 
 def encode_all(
-    vae: tuple[VAEConfig, Tree], counts: dict[Size, int], seed: int, folder: Path, nx: Backend, kinds: Kinds = ()
+    vae: tuple[VAEConfig, Tree],
+    counts: dict[Size, int],
+    seed: int,
+    folder: Path,
+    nx: Backend,
+    kinds: Kinds = (),
+    team: Team = ALONE,
 ) -> dict[Size, Encoded]:
-    """Encode `counts[size]` scenes of each size, or read back what an earlier run has left in `folder`."""
+    """Encode `counts[size]` scenes of each size, or read back what an earlier run has left in `folder`.
+
+    Each process of the team encodes its share of the shards, and reads them all.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(total=sum(counts.values()), desc="encoding scenes", unit="scene")
-    found = {}
+    shards = [shard_of(vae, size, drawn, folder) for size, drawn in drawn_in_shards(counts, seed, kinds)]
+    for shard in tqdm(team.share(shards), desc="encoding scenes", unit="shard", disable=team.rank > 0):
+        if not shard.path.exists():
+            write_latents(shard, vae, nx)
+    team.wait(nx)
+    return {size: read_shards([shard for shard in shards if shard.size == size]) for size in counts}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Up to SHARD scenes of one size, and the file of their latents."""
+
+    size: Size
+    scenes: list[Scene]
+    path: Path
+
+
+def drawn_in_shards(counts: dict[Size, int], seed: int, kinds: Kinds) -> Iterator[tuple[Size, list[Scene]]]:
+    """Yield the scenes of each size, at most SHARD at once."""
     for size, count in counts.items():
-        parts = []
-        for shard, start in enumerate(range(0, count, SHARD)):
-            drawn = scenes_of(size, shard, min(SHARD, count - start), seed, kinds)
-            path = folder / f"latents-{fingerprint(vae, drawn)}-{size[0]}x{size[1]}-{shard}.npy"
-            parts.append(Encoded(drawn, read_or_encode(path, vae, drawn, nx)))
-            bar.update(len(drawn))
-        found[size] = Encoded([s for p in parts for s in p.scenes], np.concatenate([p.latents for p in parts]))
-    bar.close()
-    return found
+        for number, start in enumerate(range(0, count, SHARD)):
+            yield size, scenes_of(size, number, min(SHARD, count - start), seed, kinds)
 
 
-def read_or_encode(path: Path, vae: tuple[VAEConfig, Tree], drawn: list[Scene], nx: Backend) -> np.ndarray:
-    """Read a shard's latents, or encode its scenes and write them."""
-    if path.exists():
-        return np.load(path)
+def shard_of(vae: tuple[VAEConfig, Tree], size: Size, drawn: list[Scene], folder: Path) -> Shard:
+    """Name the file of these scenes' latents by the VAE and the scenes."""
+    return Shard(size, drawn, folder / f"latents-{fingerprint(vae, drawn)}-{size[0]}x{size[1]}.npy")
+
+
+def write_latents(shard: Shard, vae: tuple[VAEConfig, Tree], nx: Backend) -> None:
+    """Encode a shard's scenes, and write their latents."""
     cfg, p = vae
-    chunks = [drawn[i : i + CHUNK] for i in range(0, len(drawn), CHUNK)]
+    chunks = [shard.scenes[i : i + CHUNK] for i in range(0, len(shard.scenes), CHUNK)]
     latents = np.concatenate([
         nx.to_numpy(encode(p, cfg, nx.array(signed(render_batch(chunk))))).astype(np.float16) for chunk in chunks
     ])  # fmt: skip
-    with written_whole(path) as file:
+    with written_whole(shard.path) as file:
         np.save(file, latents)
-    return latents
+
+
+def read_shards(shards: list[Shard]) -> Encoded:
+    """Read the latents of one size, and join them."""
+    scenes = [scene for shard in shards for scene in shard.scenes]
+    return Encoded(scenes, np.concatenate([np.load(shard.path) for shard in shards]))

@@ -145,10 +145,8 @@ def train_flow(
     clip_tokens, t5_tokens = (Tokenizer.from_folder(tokenizers / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
     configs = configs_of(recipe, clip_tokens, t5_tokens)
     folder.mkdir(parents=True, exist_ok=True)
-    team = assemble(how.workers)
     rng = np.random.default_rng(how.seed)
     drawn = [scenes.sample(rng) for _ in range(how.scenes)]
-    latents = encode_scenes(load_component(vae_folder, "vae", nx), drawn, folder, nx, team)
 
     def batch(rng: np.random.Generator) -> Batch:
         chosen = rng.integers(len(drawn), size=how.batch)
@@ -160,14 +158,16 @@ def train_flow(
         t = logit_normal(rng, how.batch, shift)
         return x0, noise, t, clip_tokens(texts), t5_tokens(texts, drawing.text_length)
 
-    weights = train(
-        nx,
-        team,
-        Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
-        optimizer(part(recipe, "flow.optimizer")),
-        tree_map(nx.array, init_weights(shapes_of(configs), how.seed)),
-        batch,
-        lambda p, *arrays: flow_loss(p, configs, *arrays),
-        on_sample and (lambda p, step: on_sample(configs, p, step)),
-    )
+    with assemble(how.workers) as team:
+        latents = encode_scenes(load_component(vae_folder, "vae", nx), drawn, folder, nx, team)
+        weights = train(
+            nx,
+            team,
+            Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
+            optimizer(part(recipe, "flow.optimizer")),
+            tree_map(nx.array, init_weights(shapes_of(configs), how.seed)),
+            batch,
+            lambda p, *arrays: flow_loss(p, configs, *arrays),
+            on_sample and (lambda p, step: on_sample(configs, p, step)),
+        )
     return configs, weights

@@ -125,17 +125,18 @@ def distill_guidance(
     mixture = section(Mixture, part(recipe, "guidance.mixture"))
     scales = section(Range, part(recipe, "guidance.range"))
     tokenizers = base.clip_tokenizer, base.t5_tokenizer
-    data = data_of(how, mixture, base.vae, tokenizers, base.schedule.shift, folder / "latents", nx)
     teacher = teacher_of(base)
     cfg, p = student_of(*base.flux, nx, how.seed)
-    weights = train(
-        nx,
-        assemble(how.workers),
-        Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
-        optimizer(part(recipe, "guidance.optimizer")),
-        tree_map(nx.array, p),
-        guidance_batch(data, scales),
-        lambda p, *arrays: guidance_loss(p, cfg, teacher, *arrays),
-        on_sample and (lambda p, step: on_sample(cfg, p, step)),
-    )
+    with assemble(how.workers) as team:
+        data = data_of(how, mixture, base.vae, tokenizers, base.schedule.shift, folder / "latents", nx, team)
+        weights = train(
+            nx,
+            team,
+            Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
+            optimizer(part(recipe, "guidance.optimizer")),
+            tree_map(nx.array, p),
+            guidance_batch(data, scales),
+            lambda p, *arrays: guidance_loss(p, cfg, teacher, *arrays),
+            on_sample and (lambda p, step: on_sample(cfg, p, step)),
+        )
     return cfg, weights

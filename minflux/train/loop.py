@@ -133,10 +133,8 @@ def run(
         bar.write(f"stopped after step {done}; the same command goes on from there")
         raise
     finally:
-        team.dismiss()
         if log is not None:
             log.close()
-    if team.rank > 0:
-        raise SystemExit
-    checkpoint.save(plan.folder, nx, state, done)
+    if team.rank == 0:
+        checkpoint.save(plan.folder, nx, state, done)
     return state["ema"]

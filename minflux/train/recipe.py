@@ -60,6 +60,14 @@ def stages(recipe: dict[str, Any], name: str) -> list[str]:
     return [key for key, values in part(recipe, name).items() if isinstance(values, dict) and "training" in values]
 
 
+def workers(recipe: dict[str, Any], name: str) -> int:
+    """Return how many processes train a part of the recipe that has stages: `workers` in [vae] or [flow], or 1."""
+    for stage in stages(recipe, name):
+        if "workers" in part(recipe, f"{name}.{stage}.training"):
+            raise ArgumentError(f"[{name}.{stage}.training] has workers: all stages share those of [{name}]")
+    return part(recipe, name).get("workers", 1)
+
+
 def section(kind: type, values: dict[str, Any]) -> Any:
     """Make a config dataclass of a recipe's section; raises `ArgumentError` at a name too many or missing."""
     unknown = set(values) - {field.name for field in fields(kind)}

@@ -29,7 +29,7 @@ from minflux.train.loop import Batch, Plan, train
 from minflux.train.objective import noised, velocity
 from minflux.train.recipe import Training, optimizer, part, section
 from minflux.train.velocity import CLIP_TOKENS, Mixture, counts_of, draw_shape
-from minflux.train.workers import assemble
+from minflux.train.workers import ALONE, Team, assemble
 from minflux.world.captions import caption
 
 SHARD = 256  # pairs a file
@@ -46,18 +46,22 @@ class Pairs:
     latents: np.ndarray
 
 
-def pair(teacher: Flux1, size: Size, shard: int, count: int, how: Training, path: Path) -> Pairs:
-    """Sample the teacher's latents for a shard of prompts, or read back what an earlier run has left at `path`."""
+def prompts_and_noise(
+    teacher: Flux1, size: Size, shard: int, count: int, how: Training
+) -> tuple[list[str], np.ndarray]:
+    """Draw a shard's captions and noise, the same for the same seed."""
     rng = np.random.default_rng([how.seed, *size, shard])
     prompts = [caption(scene, rng, how.in_order) for scene in scenes_of(size, shard, count, how.seed)]
     rows, columns = size[1] // teacher.downscale, size[0] // teacher.downscale
-    noise = rng.standard_normal((count, rows, columns, teacher.channels), np.float32)
-    if not path.exists():
-        chunks = range(0, count, CHUNK)
-        latents = np.concatenate([sampled(teacher, prompts[i : i + CHUNK], noise[i : i + CHUNK]) for i in chunks])
-        with written_whole(path) as file:
-            np.save(file, latents)
-    return Pairs(prompts, noise, np.load(path))
+    return prompts, rng.standard_normal((count, rows, columns, teacher.channels), np.float32)
+
+
+def write_sampled(teacher: Flux1, prompts: list[str], noise: np.ndarray, path: Path) -> None:
+    """Sample the teacher's latents for a shard, and write them."""
+    chunks = range(0, len(prompts), CHUNK)
+    latents = np.concatenate([sampled(teacher, prompts[i : i + CHUNK], noise[i : i + CHUNK]) for i in chunks])
+    with written_whole(path) as file:
+        np.save(file, latents)
 
 
 def sampled(teacher: Flux1, prompts: list[str], noise: np.ndarray) -> np.ndarray:
@@ -66,20 +70,32 @@ def sampled(teacher: Flux1, prompts: list[str], noise: np.ndarray) -> np.ndarray
     return teacher.nx.to_numpy(last.x)
 
 
-def pair_all(teacher: Flux1, counts: dict[Size, int], how: Training, folder: Path) -> dict[Size, Pairs]:
-    """Sample `counts[size]` pairs of each size, or read back the shards that are there."""
+def pair_all(
+    teacher: Flux1, counts: dict[Size, int], how: Training, folder: Path, team: Team = ALONE
+) -> dict[Size, Pairs]:
+    """Sample `counts[size]` pairs of each size, or read back the shards that are there; each process its share."""
     folder.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(total=sum(counts.values()), desc="sampling pairs", unit="pair")
-    found = {}
-    for size, count in counts.items():
-        parts = []
-        for shard, start in enumerate(range(0, count, SHARD)):
-            some = min(SHARD, count - start)
-            parts.append(pair(teacher, size, shard, some, how, folder / f"{size[0]}x{size[1]}-{shard}-{some}.npy"))
-            bar.update(some)
-        found[size] = joined(parts)
-    bar.close()
-    return found
+    shards = [(size, *shard) for size, count in counts.items() for shard in shards_of(count)]
+    for size, number, count in tqdm(team.share(shards), desc="sampling pairs", unit="shard", disable=team.rank > 0):
+        path = pairs_path(folder, size, number, count)
+        if not path.exists():
+            write_sampled(teacher, *prompts_and_noise(teacher, size, number, count, how), path)
+    team.wait(teacher.nx)
+    found: dict[Size, list[Pairs]] = {size: [] for size in counts}
+    for size, number, count in shards:
+        latents = np.load(pairs_path(folder, size, number, count))
+        found[size].append(Pairs(*prompts_and_noise(teacher, size, number, count, how), latents))
+    return {size: joined(parts) for size, parts in found.items()}
+
+
+def pairs_path(folder: Path, size: Size, shard: int, count: int) -> Path:
+    """Name the file of a shard's latents."""
+    return folder / f"{size[0]}x{size[1]}-{shard}-{count}.npy"
+
+
+def shards_of(count: int) -> list[tuple[int, int]]:
+    """Part `count` pairs into shards: the number of each, and how many it holds."""
+    return [(number, min(SHARD, count - start)) for number, start in enumerate(range(0, count, SHARD))]
 
 
 def joined(parts: list[Pairs]) -> Pairs:
@@ -154,17 +170,18 @@ def distill_steps(
     how = section(Training, part(recipe, "steps.training"))
     mixture = section(Mixture, part(recipe, "steps.mixture"))
     few = section(Few, part(recipe, "steps.few"))
-    pairs = pair_all(base, counts_of(mixture, how.scenes), how, folder / "pairs")
     cfg, p = without_guidance(*base.flux, base.defaults.guidance, nx)
     teacher = teacher_of(base)
-    weights = train(
-        nx,
-        assemble(how.workers),
-        Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
-        optimizer(part(recipe, "steps.optimizer")),
-        p,
-        pairs_batch(pairs, base, how, mixture, few),
-        lambda p, *arrays: reflow_loss(p, cfg, teacher, *arrays),
-        on_sample and (lambda p, step: on_sample(cfg, p, step)),
-    )
+    with assemble(how.workers) as team:
+        pairs = pair_all(base, counts_of(mixture, how.scenes), how, folder / "pairs", team)
+        weights = train(
+            nx,
+            team,
+            Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
+            optimizer(part(recipe, "steps.optimizer")),
+            p,
+            pairs_batch(pairs, base, how, mixture, few),
+            lambda p, *arrays: reflow_loss(p, cfg, teacher, *arrays),
+            on_sample and (lambda p, step: on_sample(cfg, p, step)),
+        )
     return cfg, weights

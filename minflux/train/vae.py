@@ -55,16 +55,17 @@ def train_vae(recipe: dict[str, Any], folder: Path, nx: Backend, on_sample=None)
         drawn = images([scenes.sample(rng) for _ in range(how.batch)])
         return drawn, rng.standard_normal((how.batch, side, side, cfg.z_channels), np.float32)
 
-    weights = train(
-        nx,
-        assemble(how.workers),
-        Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
-        optimizer(part(recipe, "vae.optimizer")),
-        tree_map(nx.array, init_weights(vae_shapes(cfg), how.seed)),
-        batch,
-        lambda p, image, noise: vae_loss(p, cfg, image, noise, how.kl_weight),
-        on_sample and (lambda p, step: on_sample(cfg, p, step)),
-    )
+    with assemble(how.workers) as team:
+        weights = train(
+            nx,
+            team,
+            Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
+            optimizer(part(recipe, "vae.optimizer")),
+            tree_map(nx.array, init_weights(vae_shapes(cfg), how.seed)),
+            batch,
+            lambda p, image, noise: vae_loss(p, cfg, image, noise, how.kl_weight),
+            on_sample and (lambda p, step: on_sample(cfg, p, step)),
+        )
     return normalised(cfg, weights, nx), weights
 
 

@@ -31,8 +31,8 @@ from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of, flow_lo
 from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.objective import logit_normal
-from minflux.train.recipe import Training, optimizer, part, section, stages
-from minflux.train.workers import assemble
+from minflux.train.recipe import Training, optimizer, part, section, stages, workers
+from minflux.train.workers import Team, assemble
 from minflux.world.captions import caption
 from minflux.world.scenes import DEFAULT_SIDE, SIDES
 
@@ -68,9 +68,9 @@ def counts_of(mixture: Mixture, scenes: int) -> dict[Size, int]:
 
 
 def batch_size(how: Training, size: Size, text: int, usual_text: int) -> int:
-    """Give how many samples cost as many tokens as `how.batch` of the default size and usual text."""
+    """Give how many samples cost as many tokens as `how.batch` of the default size and usual text: an even number."""
     budget = how.batch * (tokens_of((DEFAULT_SIDE, DEFAULT_SIDE)) + usual_text)
-    return max(LEAST, round(budget / (tokens_of(size) + text)))
+    return max(LEAST, 2 * round(budget / (tokens_of(size) + text) / 2))
 
 
 def tokens_of(size: Size) -> int:
@@ -156,9 +156,10 @@ def data_of(
     shift: float,
     folder: Path,
     nx: Backend,
+    team: Team,
 ) -> Data:
     """Encode a mixture's scenes, or read back what is in `folder`; shift: of the times, where the mixture has none."""
-    encoded = encode_all(vae, counts_of(mixture, how.scenes), how.seed, folder, nx, mixture.kinds)
+    encoded = encode_all(vae, counts_of(mixture, how.scenes), how.seed, folder, nx, mixture.kinds, team)
     return Data(how, mixture, encoded, *tokenizers, mixture.shift or shift)
 
 
@@ -182,18 +183,19 @@ def train_stages(
     vae = load_component(model, "vae", nx)
     shift = section(Schedule, part(recipe, "schedule")).shift
     weights = tree_map(nx.array, init_weights(shapes, part(recipe, "flow")["seed"]))
-    for name in stages(recipe, "flow"):
-        how = section(Training, part(recipe, f"flow.{name}.training"))
-        mixture = section(Mixture, part(recipe, f"flow.{name}.mixture"))
-        data = data_of(how, mixture, vae, tokenizers, shift, folder / "latents", nx)
-        weights = train(
-            nx,
-            assemble(how.workers),
-            Plan(folder / name, how.steps, how.seed, how.checkpoint_every, how.sample_every),
-            optimizer(part(recipe, f"flow.{name}.optimizer")),
-            weights,
-            batch_of(data),
-            loss,
-            on_sample and (lambda p, step, name=name: on_sample(p, name, step)),
-        )
+    with assemble(workers(recipe, "flow")) as team:
+        for name in stages(recipe, "flow"):
+            how = section(Training, part(recipe, f"flow.{name}.training"))
+            mixture = section(Mixture, part(recipe, f"flow.{name}.mixture"))
+            data = data_of(how, mixture, vae, tokenizers, shift, folder / "latents", nx, team)
+            weights = train(
+                nx,
+                team,
+                Plan(folder / name, how.steps, how.seed, how.checkpoint_every, how.sample_every),
+                optimizer(part(recipe, f"flow.{name}.optimizer")),
+                weights,
+                batch_of(data),
+                loss,
+                on_sample and (lambda p, step, name=name: on_sample(p, name, step)),
+            )
     return weights

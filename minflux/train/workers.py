@@ -3,6 +3,9 @@
 On a CPU, MLX runs most ops on one core. So a run with `workers = 2` starts itself once more; both processes hold the
 same weights, differentiate one half of the batch each, and average their gradients over a socket of this machine
 (MLX's "ring"), after which each takes the same step. The first process alone logs and saves.
+
+    with assemble(2) as team:    # one team for all stages of a training; after it the first process goes on alone
+        ...
 """
 
 import json
@@ -55,11 +58,19 @@ class Team:
         """Return when all processes have come this far."""
         nx.eval(self.mean(nx, [nx.zeros(1, dtype=nx.float32)]))
 
-    def dismiss(self) -> None:
-        """End the other processes."""
+    def __enter__(self) -> "Team":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the other processes; one of the others ends here."""
         for other in self.others:
             other.kill()
             other.wait()
+        if self.rank > 0 and kind is None:
+            raise SystemExit
+
+
+ALONE = Team()
 
 
 def assemble(size: int) -> Team:
@@ -68,7 +79,7 @@ def assemble(size: int) -> Team:
     Raises `MinfluxError` the second time: MLX's ring is made once in a process.
     """
     if size == 1:
-        return Team()
+        return ALONE
     if os.environ.get(RANK) == "0":
         raise MinfluxError("workers: this process has already led a team; start a new one for each training")
     blas.set_threads(1)
