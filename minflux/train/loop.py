@@ -19,7 +19,6 @@ from minflux.arrays import Array, Tree
 from minflux.backend import Backend, blas
 from minflux.backend.malloc import keep_freed_memory
 from minflux.checkpoints.formats.atomic import written_whole
-from minflux.checkpoints.tree import leaves, tree
 from minflux.errors import MinfluxError
 from minflux.train import checkpoint
 from minflux.train.optimizer import AdamW, clip_by_global_norm, init_state, schedule, update
@@ -79,7 +78,6 @@ def train(
     images on the way. Logs every step to log.csv. Ctrl-C saves a checkpoint first. Raises `MinfluxError` when the
     loss or its gradient is no longer a number.
     """
-    params = tree(dict(sorted(leaves(params))))  # in a checkpoint's order: a sum over all weights depends on it
     return run(nx, team, plan, opt, init_state(nx, params), compiled_step(nx, opt, loss, team), batch, on_sample)
 
 

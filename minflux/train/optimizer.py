@@ -59,7 +59,11 @@ def clip_by_global_norm(nx: Backend, grads: Tree, limit: float) -> tuple[Tree, A
 
 
 def init_state(nx: Backend, params: Tree) -> dict[str, Tree]:
-    """Make the state of a training run: weights, their average, and Adam's two moments (zero)."""
+    """Make the state of a training run: weights, their average, and Adam's two moments (zero).
+
+    They are sorted by name, as a checkpoint has them: the sum over all gradients depends on the order.
+    """
+    params = tree(dict(sorted(leaves(params))))
     zeros = tree_map(lambda p: nx.zeros(p.shape, dtype=p.dtype), params)
     return {"params": params, "ema": params, "m": zeros, "v": zeros}
 
