@@ -91,7 +91,7 @@ def test_whole_images_have_one_size():
 
 def test_stages_are_in_the_recipes_order():
     assert stages(tomllib.loads(SMALL), "vae") == ["first", "second"]
-    assert stages(read_recipe("second"), "vae") == ["crops", "wider", "sharp", "whole"]
+    assert stages(read_recipe("second"), "vae") == ["crops", "wider", "sharp"]
 
 
 def test_a_stage_starts_from_the_one_before(mlx, tmp_path):
