@@ -1,5 +1,8 @@
 """From a recipe to a second model in two commands: it draws, diffusers draws the same with it, and runs resume."""
 
+import csv
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +16,14 @@ import minflux
 from minflux.backend import get_backend
 from minflux.checkpoints.read import load_component
 from minflux.commands import main as cli
-from minflux.errors import CheckpointError
+from minflux.errors import ArgumentError, CheckpointError
 from minflux.train import autoencoder, checkpoint, loop
-from minflux.train.recipe import read_recipe
+from minflux.train.recipe import read_recipe, workers
 from minflux.train.run import run_velocity
 from minflux.train.velocity import train_velocity
 
 RECIPE = Path(__file__).with_name("second.toml")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +140,36 @@ def test_a_sibling_of_few_steps_is_drawn_alike_by_diffusers(patched, folder):
     expected = theirs("a cat", generator=torch.Generator().manual_seed(3), max_sequence_length=40, **settings).images[0]
     got = np.asarray(pipe("a cat", seed=3))
     assert np.abs(got / 255 - expected).max() <= 2 / 255
+
+
+# -- two workers ---------------------------------------------------------------------------------------------
+
+
+def losses(stage: Path) -> list[float]:
+    """Return the loss of each step of a stage."""
+    with (stage / loop.LOG).open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_one_team_of_two_trains_all_stages_as_one_process_does(folder, tmp_path):
+    text = RECIPE.read_text()
+    for part in ("[vae]\n", "[flow]\n"):
+        assert part in text
+        text = text.replace(part, f"{part}workers = 2\n")
+    (tmp_path / "two.toml").write_text(text)
+    for part in ("vae", "flow"):
+        given = ["train", part, "--recipe", str(tmp_path / "two.toml"), "--folder", str(tmp_path)]
+        done = subprocess.run([sys.executable, "-m", "minflux", *given], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    for stage in ("vae/crops", "vae/sharp"):
+        np.testing.assert_allclose(losses(tmp_path / stage), losses(folder / stage), rtol=2e-3, err_msg=stage)
+    assert len(losses(tmp_path / "flow/every")) == 4
+    assert minflux.load(tmp_path / "model")("a cat", seed=3).size == (80, 64)
+
+
+def test_workers_belong_to_the_whole_part(tmp_path):
+    recipe = read_recipe(RECIPE)
+    recipe["vae"]["sharp"]["training"]["workers"] = 2
+    with pytest.raises(ArgumentError, match=r"\[vae.sharp.training\] has workers: all stages share those of \[vae\]"):
+        workers(recipe, "vae")
