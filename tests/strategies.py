@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from minflux.model.clip import CLIPConfig
 from minflux.model.controlnet import ControlNetConfig
 from minflux.model.flux import FluxConfig
+from minflux.model.flux2 import Flux2Config
 from minflux.model.sd3 import SD3Config
 from minflux.model.siglip import SiglipConfig
 from minflux.model.t5 import T5Config
@@ -37,6 +38,26 @@ def flux_configs(draw, wide=False, **fixed) -> FluxConfig:
         "guidance_embed": draw(st.booleans()),
     }
     return FluxConfig(**sizes | fixed)
+
+
+@st.composite
+def flux2_configs(draw, **fixed) -> Flux2Config:
+    """A FLUX.2 transformer of 3 or 4 heads, each of RoPE's four axes 4 to 8 wide (no narrower: see `flux_configs`)."""
+    axes = tuple(draw(st.sampled_from([4, 6, 8])) for _ in range(4))
+    heads = draw(st.integers(3, 4))
+    sizes = {
+        "in_channels": draw(st.sampled_from([4, 12, 16])),
+        "out_channels": draw(st.sampled_from([4, 12])),
+        "context_in_dim": draw(st.integers(1, 9)),
+        "hidden_size": heads * sum(axes),
+        "mlp_ratio": draw(st.sampled_from([1.5, 3.0])),
+        "num_heads": heads,
+        "depth": draw(st.integers(1, 2)),
+        "depth_single_blocks": draw(st.integers(1, 3)),
+        "axes_dim": axes,
+        "guidance_embed": draw(st.booleans()),
+    }
+    return Flux2Config(**sizes | fixed)
 
 
 @st.composite
