@@ -10,7 +10,7 @@ from minflux.model.sd3 import SD3Config
 from minflux.model.siglip import SiglipConfig
 from minflux.model.t5 import T5Config
 from minflux.model.unet import UNetConfig
-from minflux.model.vae import VAEConfig
+from minflux.model.vae import Flux2VAEConfig, VAEConfig
 
 batches = st.integers(1, 3)
 tokens = st.integers(1, 9)
@@ -106,6 +106,14 @@ def vae_configs(draw) -> VAEConfig:
         norm_groups=groups,
         quant_conv=draw(st.booleans()),
     )
+
+
+@st.composite
+def flux2_vae_configs(draw) -> Flux2VAEConfig:
+    """FLUX.2's autoencoder in sizes of `vae_configs`."""
+    shared = ("ch", "ch_mult", "num_res_blocks", "z_channels", "norm_groups")
+    sizes = {name: value for name, value in vars(draw(vae_configs())).items() if name in shared}
+    return Flux2VAEConfig(**sizes, batch_norm_eps=draw(st.sampled_from([1e-4, 0.3])))
 
 
 @st.composite

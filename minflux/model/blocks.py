@@ -13,7 +13,6 @@ from minflux.model.attention import attention, normed_qkv
 from minflux.model.linear import linear
 from minflux.model.modulation import chunks, modulate
 
-
 Activation = Callable[[Array], Array]
 
 

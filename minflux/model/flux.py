@@ -143,7 +143,8 @@ def through_blocks(
     `hooks`). With keep_qkv there are "q", "k" and "v" too, normalised and rotated, of the joint sequence (B, H, T + I,
     K); they are then held until the block is done. run_block: how a block is run (see `hooks`). residuals: what
     ControlNets add to the image after a block, by its name (see `controlnet`). bias: what is added to the logits of
-    every attention, broadcast to (B, H, T + I, T + I): -inf where a token is not to hear another one. blocks: FLUX.1's unless given.
+    every attention, broadcast to (B, H, T + I, T + I): -inf where a token is not to hear another one. blocks: the two
+    kinds of block, FLUX.1's unless given.
     """
     nx, (double, single) = backend_of(img, txt), blocks or (double_block, single_block)
     for i, (block, block_mod) in enumerate(zip(p.get("double_blocks", ()), mod["double"], strict=True)):

@@ -1,6 +1,6 @@
 """FLUX.2's transformer: FLUX.1's two kinds of block, and around them less that is a block's own.
 
-    embed img, txt, and (t, guidance) -> three modulations for all blocks -> double blocks -> single blocks -> final layer
+    embed img, txt, and (t, guidance) -> modulations for all blocks -> double blocks -> single blocks -> final layer
 
 What differs from `flux`: all blocks of a kind have one modulation, where in FLUX.1 each makes its own of `vec`; `vec`
 knows no pooled text; MLPs are gated, SwiGLU in GELU's place; no matrix has a bias; positions have a fourth axis, a

@@ -25,7 +25,9 @@ def oracle(trial, cfg):
     return module, tree(FLUX2_TRANSFORMER.folder_naming.load(trial.flat(module), cfg))
 
 
-@given(cfg=flux2_configs(), batch=batches, sizes=st.lists(st.tuples(sides, sides), min_size=1, max_size=3), words=tokens)
+@given(
+    cfg=flux2_configs(), batch=batches, sizes=st.lists(st.tuples(sides, sides), min_size=1, max_size=3), words=tokens
+)
 def test_flux2(trial, cfg, batch, sizes, words):
     """With as many references as there are sizes after the first."""
     module, p = oracle(trial, cfg)
@@ -77,7 +79,9 @@ def test_places_are_diffusers(nx):
     rest = [nx.to_numpy(image_ids(like, 2 * z.shape[2], 2 * z.shape[3], 10 * i)) for i, z in enumerate(latents, 1)]
     expected = Flux2KleinPipeline._prepare_image_ids(latents).expand(2, -1, -1)
     np.testing.assert_array_equal(np.concatenate(rest, axis=1), expected)
-    np.testing.assert_array_equal(nx.to_numpy(text_ids(like)), Flux2KleinPipeline._prepare_text_ids(torch.zeros(2, 7, 1)))
+    np.testing.assert_array_equal(
+        nx.to_numpy(text_ids(like)), Flux2KleinPipeline._prepare_text_ids(torch.zeros(2, 7, 1))
+    )
 
 
 @given(data=st.data())

@@ -7,14 +7,19 @@ shift and scale come in the other order there. Sources: BFL `flux2/model.py`, `f
 """
 
 import re
+from dataclasses import replace
 
+from minflux.checkpoints.components import vae as vae_files
 from minflux.checkpoints.components.base import Component, Flat, Json, Naming, is_like, require, take
 from minflux.checkpoints.components.flux import COMFY, FINAL_MODULATION, check_heads, embedder_shapes, qk_norm_shapes
 from minflux.checkpoints.components.renaming import Rules, apart, backwards, exchange, joined, rename, renamed
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, under
+from minflux.checkpoints.components.vae import VAE, channels_last, channels_second, vae_shapes, vae_sizes
 from minflux.errors import CheckpointError, quoted
 from minflux.model.flux import TIME_DIM
 from minflux.model.flux2 import FLUX2_DEV, FLUX2_PRESETS, KLEIN_4B, SHARED, Flux2Config
+from minflux.model.vae import FLUX2_VAE as FLUX2_VAE_CONFIG
+from minflux.model.vae import Flux2VAEConfig
 
 # -- names -----------------------------------------------------------------------------------------------------
 
@@ -237,3 +242,86 @@ FLUX2_TRANSFORMER = Component(
     in_blocks=re.compile(r"(double|single)_blocks\.\d+\."),
     joints=JOINTS,
 )  # fmt: skip
+
+
+# -- the VAE ---------------------------------------------------------------------------------------------------
+# It is built as FLUX.1's is, with a 1×1 convolution on both sides of the latents, and beside it the statistics by which
+# they are normalised.
+
+VAE_RULES: Rules = (  # (BFL, ours)
+    ("encoder.quant_conv", "quant_conv"),
+    ("decoder.post_quant_conv", "post_quant_conv"),
+)
+VAE_FIXED = {
+    "_class_name": "AutoencoderKLFlux2",
+    "patch_size": [2, 2],
+    "use_quant_conv": True,
+    "decoder_block_out_channels": None,
+}
+FLUX1_VAE = {"_class_name": "AutoencoderKL", "scaling_factor": 1.0, "shift_factor": 0.0}  # what it shares with that
+STEPS = "bn.num_batches_tracked"  # how many steps the statistics are of, which nothing depends on
+
+
+def vae_from_bfl(flat: Flat) -> Flat:
+    """Turn BFL's names and layout into ours."""
+    return channels_last(renamed(flat, VAE_RULES))
+
+
+def vae_to_bfl(flat: Flat) -> Flat:
+    """Undo `vae_from_bfl`."""
+    return renamed(channels_second(flat), backwards(VAE_RULES))
+
+
+def our_vae_part(name: str, config: Flux2VAEConfig) -> str:
+    """Return our name of a weight that BFL names."""
+    return rename(name, VAE_RULES)
+
+
+def vae_alias(name: str) -> str | None:
+    """Return a weight's name, None for the count of steps."""
+    return None if name == STEPS else name
+
+
+def read_vae_config(config: Json) -> Flux2VAEConfig:
+    """Read the config of diffusers' `AutoencoderKLFlux2`; raises `CheckpointError` if we can't run it."""
+    require(config, VAE_FIXED)
+    same = vae_files.read_config({"latent_channels": FLUX2_VAE_CONFIG.z_channels} | config | FLUX1_VAE)
+    eps = take(config, FLUX2_VAE_CONFIG, {"batch_norm_eps": "batch_norm_eps"}).get("batch_norm_eps", 1e-4)
+    if not eps > 0:
+        raise CheckpointError(f"batch_norm_eps: expected a number above 0, found {eps}")
+    return Flux2VAEConfig(**vars(same) | {"batch_norm_eps": eps})
+
+
+def write_vae_config(cfg: Flux2VAEConfig) -> Json:
+    """Return the config that diffusers reads."""
+    same = {name: value for name, value in vae_files.write_config(cfg).items() if name not in FLUX1_VAE}
+    return same | VAE_FIXED | {"batch_norm_eps": cfg.batch_norm_eps}
+
+
+def flux2_vae_shapes(cfg: Flux2VAEConfig) -> Shapes:
+    """Return the shape of every weight of the VAE, and of the statistics of a patch's numbers."""
+    numbers = (4 * cfg.z_channels,)
+    return vae_shapes(cfg) | under("bn", {"running_mean": numbers, "running_var": numbers})
+
+
+def flux2_vae_sizes(size: Sizes, beside: Flux2VAEConfig | None) -> Flux2VAEConfig:
+    """Read the VAE's config off its shapes; no shape shows groups and eps: these are `beside`'s, or FLUX.2's own."""
+    hidden_from = beside or FLUX2_VAE_CONFIG
+    return Flux2VAEConfig(**vars(vae_sizes(size, hidden_from)) | {"batch_norm_eps": hidden_from.batch_norm_eps})
+
+
+DIFFUSERS_VAE = VAE.naming("diffusers")
+FLUX2_VAE = replace(
+    VAE,
+    library=("diffusers", "AutoencoderKLFlux2"),
+    config=Flux2VAEConfig,
+    read_config=read_vae_config,
+    write_config=write_vae_config,
+    shapes=flux2_vae_shapes,
+    sizes=flux2_vae_sizes,
+    namings=(
+        DIFFUSERS_VAE,
+        replace(VAE.naming("bfl"), to_ours=vae_from_bfl, from_ours=vae_to_bfl, our_part=our_vae_part),
+    ),
+    alias=vae_alias,
+)
