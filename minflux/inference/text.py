@@ -45,13 +45,14 @@ class PromptTruncated(UserWarning):
 class Tokenizer:
     """A tokenizer that turns prompts into padded token ids, exactly as transformers does from the same folder.
 
-    max_length: the length that its text encoder was trained for.
+    max_length: the length that its text encoder was trained for. padding_side: where padding goes, "right" or "left".
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, pad_token: str, max_length: int):
+    def __init__(self, backend: tokenizers.Tokenizer, pad_token: str, max_length: int, padding_side: str = "right"):
         self.backend = backend
         self.pad_token = pad_token
         self.max_length = max_length
+        self.padding_side = padding_side
 
     @classmethod
     def from_folder(cls, folder: str | Path, vocab_size: int | None = None) -> "Tokenizer":
@@ -62,8 +63,9 @@ class Tokenizer:
         """
         folder = Path(folder)
         backend = _read_backend(folder)
-        pad_token, max_length = _padding(read_tokenizer_config(folder), backend, folder)
-        tokenizer = cls(backend, pad_token, max_length)
+        config = read_tokenizer_config(folder)
+        pad_token, max_length = _padding(config, backend, folder)
+        tokenizer = cls(backend, pad_token, max_length, _padding_side(config, folder))
         if vocab_size is not None and tokenizer.vocab_size > vocab_size:
             largest = tokenizer.vocab_size - 1
             raise CheckpointError(f"{folder}: token ids reach {largest}; the text encoder has only {vocab_size}")
@@ -81,15 +83,26 @@ class Tokenizer:
         A longer prompt is cut before its end token, with a `PromptTruncated` warning. Raises `ArgumentError` for
         prompts that aren't text, and for a length that has no room for the start and end tokens.
         """
+        ids, _ = self.with_mask(prompts, length)
+        return ids
+
+    def with_mask(
+        self, prompts: Sequence[str], length: int | None = None, marks: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Turn prompts into token ids as a call does, and a mask: 1 for a token, 0 for padding; both (B, T) int32.
+
+        marks: whether the tokenizer adds its tokens for start and end, which a prompt in a template has already.
+        """
         length = self.max_length if length is None else length
         _check_prompts(prompts)
         self._set_length(length)
         with errors_named("the tokenizer fails on this prompt: its file is damaged"):
-            encodings = [self.backend.encode(prompt) for prompt in prompts]
+            encodings = [self.backend.encode(prompt, add_special_tokens=marks) for prompt in prompts]
         for prompt, encoding in zip(prompts, encodings, strict=True):
             _warn_if_cut(prompt, encoding, length)
-        ids = np.array([encoding.ids for encoding in encodings], np.int32)
-        return ids.reshape(len(prompts), length)  # also for no prompt
+        ids, mask = ([getattr(encoding, name) for encoding in encodings] for name in ("ids", "attention_mask"))
+        shape = len(prompts), length  # also for no prompt
+        return np.array(ids, np.int32).reshape(shape), np.array(mask, np.int32).reshape(shape)
 
     def _set_length(self, length: int) -> None:
         marks = self.backend.num_special_tokens_to_add(is_pair=False)
@@ -97,7 +110,8 @@ class Tokenizer:
             raise ArgumentError(f"length: {length} has no room for the {marks} tokens that mark start and end")
         self.backend.enable_truncation(length)
         pad_id = self.backend.token_to_id(self.pad_token)
-        self.backend.enable_padding(length=length, pad_id=pad_id, pad_token=self.pad_token)
+        side = self.padding_side
+        self.backend.enable_padding(direction=side, length=length, pad_id=pad_id, pad_token=self.pad_token)
 
 
 # ------------------------------------------------------------------------------------------------- prompts
@@ -191,6 +205,14 @@ def _padding(config: dict, backend: tokenizers.Tokenizer, folder: Path) -> tuple
             f"{folder / SETTINGS}: model_max_length: expected a whole number from 1 on, found {found}"
         )
     return pad_token, max_length
+
+
+def _padding_side(config: dict, folder: Path) -> str:
+    """Return the side on which a prompt is padded; raises `CheckpointError` for anything but a side."""
+    side = config.get("padding_side", "right")
+    if side not in ("right", "left"):
+        raise CheckpointError(f"{folder / SETTINGS}: padding_side: expected 'right' or 'left', found {quoted(side)}")
+    return side
 
 
 # -------------------------------------------------------------------------------------------- CLIP's parts
