@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from minflux.model.clip import CLIPConfig
 from minflux.model.controlnet import ControlNetConfig
+from minflux.model.decoder import DecoderConfig
 from minflux.model.flux import FluxConfig
 from minflux.model.flux2 import Flux2Config
 from minflux.model.sd3 import SD3Config
@@ -184,4 +185,21 @@ def siglip_configs(draw) -> SiglipConfig:
         num_attention_heads=heads,
         image_size=draw(st.integers(patch, 17)),
         patch_size=patch,
+    )
+
+
+@st.composite
+def decoder_configs(draw, kind: type[DecoderConfig]) -> DecoderConfig:
+    """A Qwen3 or a Mistral; heads · head_dim need not be hidden_size (no narrower: see `t5_configs`)."""
+    groups = draw(st.integers(1, 2))
+    return kind(
+        vocab_size=draw(st.integers(20, 50)),
+        hidden_size=draw(st.integers(16, 25)),
+        intermediate_size=draw(st.integers(9, 33)),
+        num_hidden_layers=draw(st.integers(4, 5)),
+        num_attention_heads=groups * draw(st.integers(1, 3)),
+        num_key_value_heads=groups,
+        head_dim=draw(st.sampled_from([16, 18, 20])),
+        rms_norm_eps=draw(st.sampled_from([1e-5, 1e-6])),
+        rope_theta=draw(st.sampled_from([1e4, 1e6, 1e9])),
     )

@@ -7,7 +7,7 @@ there is to a name, they all learn here.
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -159,8 +159,8 @@ def with_sizes(stored: StoredComponent, replaced: Any = None) -> StoredComponent
     config = path.with_name(CONFIG) if is_at_home else path.parent / component.name / CONFIG
     try:
         if config.exists():
-            return replace(stored, config=stored.read_sizes(read_config(config, component)))
-        return replace(stored, config=sizes_like(stored, replaced))
+            return stored.with_config(stored.read_sizes(read_config(config, component)))
+        return stored.with_config(sizes_like(stored, replaced))
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(config) in str(error) else f"{path}: {error}") from error
 
@@ -240,7 +240,7 @@ def read_component(folder: Path, component: Component) -> tuple[StoredComponent,
     stored, others = as_component(path, tensors, component, usual)
     if config is None and not stored.naming.has_config:
         return with_sizes(stored), others
-    return replace(stored, config=config or read_config(folder / CONFIG, component)), others
+    return stored.with_config(config or read_config(folder / CONFIG, component)), others
 
 
 def open_folder(folder: Path) -> Checkpoint:

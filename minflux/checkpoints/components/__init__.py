@@ -11,6 +11,7 @@ from typing import Any
 from minflux.checkpoints.components.base import Component, Naming
 from minflux.checkpoints.components.clip import CLIP
 from minflux.checkpoints.components.controlnet import CONTROLNET
+from minflux.checkpoints.components.decoder import MISTRAL, QWEN3
 from minflux.checkpoints.components.flux import TRANSFORMER
 from minflux.checkpoints.components.redux import REDUX
 from minflux.checkpoints.components.sd3 import SD3_CLIP_G, SD3_CLIP_L, SD3_T5, SD3_TRANSFORMER, SD3_VAE
@@ -20,8 +21,8 @@ from minflux.checkpoints.components.unet import UNET
 from minflux.checkpoints.components.vae import VAE
 
 __all__ = [
-    "ADAPTERS", "CLIP", "COMPONENTS", "CONTROLNET", "FAMILIES", "REDUX", "SD1", "SD3", "SIGLIP", "T5", "TRANSFORMER",
-    "UNET", "VAE", "Component", "Family", "Naming", "component_of", "network",
+    "ADAPTERS", "CLIP", "COMPONENTS", "CONTROLNET", "FAMILIES", "MISTRAL", "QWEN3", "REDUX", "SD1", "SD3", "SIGLIP",
+    "T5", "TRANSFORMER", "UNET", "VAE", "Component", "Family", "Naming", "component_of", "network",
 ]  # fmt: skip
 
 Family = dict[str, Component]
