@@ -68,7 +68,14 @@ class Checkpoint:
         pipeline = str(self.index.get("_class_name"))
         by_index = [family for prefix, family in FAMILIES.items() if pipeline.startswith(prefix)]
         by_network = [family for family in FAMILIES.values() if network(family) in held]
+        if len(by_network) > 1:
+            by_network.sort(key=lambda family: -sum(self._is_there(component) for component in family.values()))
         return [*by_index, *by_network, COMPONENTS][0]
+
+    def _is_there(self, component: Component) -> bool:
+        """Return whether a component was found, or else lies in the folder."""
+        found = self.components.get(component.name)
+        return (found.component if found else component_in(self.folder / component.name)) is component
 
     def take(self, name: str) -> StoredComponent:
         """Return a component, found here or in the folder; raises `CheckpointError` at its first wrong weight."""
@@ -193,7 +200,7 @@ def is_component_folder(path: Path) -> bool:
 
 def component_in(path: Path) -> Component | None:
     """Return the component that a folder of its name holds: of several of the name, that of the class in its config."""
-    named = [family[path.name] for family in FAMILIES.values() if path.name in family]
+    named = [family[path.name] for family in (COMPONENTS, *FAMILIES.values()) if path.name in family]
     config = read_json(path / CONFIG) if (path / CONFIG).is_file() and len(named) > 1 else {}
     classes = [config.get("_class_name"), *as_list(config.get("architectures"))]
     exact = [component for component in named if component.library[1] in classes]

@@ -37,15 +37,7 @@ from minflux.inference.text import Tokenizer
 from minflux.inference.with_vae import VAEPipeline
 from minflux.model.decoder import DecoderConfig, MistralConfig, decoder_hidden_states
 from minflux.model.flux import velocity
-from minflux.model.flux2 import (
-    BLOCKS,
-    REFERENCE_STEP,
-    Flux2Config,
-    condition,
-    image_ids,
-    modulations,
-    text_ids,
-)
+from minflux.model.flux2 import BLOCKS, REFERENCE_STEP, Flux2Config, condition, image_ids, modulations, text_ids
 from minflux.model.hooks import OnBlock
 from minflux.model.latents import pack, unpack
 from minflux.model.rope import rope

@@ -55,6 +55,7 @@ from minflux.inference.beside import read_tokenizers, usual_schedule
 from minflux.inference.cache import identity, open_cache
 from minflux.inference.controlnets import GUIDANCE, ControlNet
 from minflux.inference.flux1 import Flux1
+from minflux.inference.flux2 import DEV_MODEL, KLEIN_MODEL
 from minflux.inference.hints import FLUX1_TRAINED, Report, Trained, parse_trained, tell, trained_content
 from minflux.inference.image_prompts import Redux
 from minflux.inference.memory import choose, when_read
@@ -75,7 +76,7 @@ DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 KONTEXT_DEFAULTS = Defaults(guidance=2.5)
 SHOWN_DEFAULTS = Defaults(steps=50, guidance=30.0)  # of Fill and Canny; Depth's guidance is 10
-NEIGHBOURS = (SD3_MODEL, SD1_MODEL)
+NEIGHBOURS = (SD3_MODEL, SD1_MODEL, KLEIN_MODEL, DEV_MODEL)
 
 
 def load(
