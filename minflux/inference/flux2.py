@@ -25,6 +25,7 @@ from minflux.checkpoints.open import INDEX
 from minflux.edit.kontext import Place, Reference, Size
 from minflux.errors import ArgumentError, check_choice
 from minflux.inference.arguments import check_latents
+from minflux.inference.chat import MISTRAL_CHAT, QWEN3_CHAT, ChatTokenizer
 from minflux.inference.compiled import block_runner
 from minflux.inference.flux1 import both_signs
 from minflux.inference.hints import Trained
@@ -33,9 +34,8 @@ from minflux.inference.neighbour import Neighbour, Traits
 from minflux.inference.pipeline import Conditioning, Defaults, SamplingPlan, check_finite
 from minflux.inference.settings import read_schedule
 from minflux.inference.step_cache import StepCache
-from minflux.inference.text import Tokenizer
 from minflux.inference.with_vae import VAEPipeline
-from minflux.model.decoder import DecoderConfig, MistralConfig, decoder_hidden_states
+from minflux.model.decoder import DecoderConfig, decoder_hidden_states
 from minflux.model.flux import velocity
 from minflux.model.flux2 import BLOCKS, REFERENCE_STEP, Flux2Config, condition, image_ids, modulations, text_ids
 from minflux.model.hooks import OnBlock
@@ -50,25 +50,6 @@ UNDISTILLED = Defaults(steps=50, guidance=4.0)  # klein's base, and dev, whose g
 LARGEST_REFERENCE = 1024 * 1024  # pixels
 FEW, MANY = 10, 200  # steps for which the shift was fitted
 LONG = 4300  # tokens above which it is the same for any number of steps
-
-# -- text ------------------------------------------------------------------------------------------------------
-# What the language models were trained to be told, and FLUX.2 with them: no word of it can be another.
-
-QWEN3_CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"  # with no thought in it
-SYSTEM = (
-    "You are an AI that reasons about image descriptions. You give structured responses focusing on object "
-    "relationships, object\nattribution and actions without speculation."
-)
-MISTRAL_CHAT = f"<s>[SYSTEM_PROMPT]{SYSTEM}[/SYSTEM_PROMPT][INST]{{}}[/INST]"
-IMAGE_MARK = "[IMG]"  # where Mistral expects an image, so not in a prompt
-
-
-def in_chat(prompt: str, cfg: DecoderConfig) -> str:
-    """Return a prompt as a language model is told it: in its chat template."""
-    if isinstance(cfg, MistralConfig):
-        return MISTRAL_CHAT.format(prompt.replace(IMAGE_MARK, ""))
-    return QWEN3_CHAT.format(prompt)
-
 
 # -- steps -----------------------------------------------------------------------------------------------------
 
@@ -121,7 +102,7 @@ class Flux2(VAEPipeline):
 
     flux: tuple[Flux2Config, Tree]
     decoder: tuple[DecoderConfig, Tree]
-    tokenizer: Tokenizer
+    tokenizer: ChatTokenizer
 
     @property
     def built_in_guidance(self) -> bool:
@@ -166,9 +147,7 @@ class Flux2(VAEPipeline):
 
     def _tokens(self, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Turn prompts into the language model's token ids, and a mask: 1 for a token, 0 for padding."""
-        cfg, _ = self.decoder
-        chats = [in_chat(prompt, cfg) for prompt in prompts]
-        return self.tokenizer.with_mask(chats, self.defaults.text_length, marks=False)
+        return self.tokenizer(prompts, self.defaults.text_length)
 
     def _run_encoders(self, ids: np.ndarray, mask: np.ndarray) -> tuple[Array, Array]:
         """Run the language model on token ids: its states (B, T, E); of pooled text there is none, (B, 0)."""
@@ -291,7 +270,7 @@ def sizes(configs: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     ]
 
 
-def make(parts: Mapping[str, tuple[Any, Tree]], tokenizers: Sequence[Tokenizer], **rest: Any) -> Flux2:
+def make(parts: Mapping[str, tuple[Any, Tree]], tokenizers: Sequence[ChatTokenizer], **rest: Any) -> Flux2:
     """Put a FLUX.2 together of its networks, (config, weights) each, and its tokenizer; `rest` as for `Pipeline`."""
     (tokenizer,) = tokenizers
     return Flux2(
@@ -308,5 +287,8 @@ KLEIN_MODEL = Neighbour(
     read_schedule=partial(read_schedule, kind=Flux2Schedule),
     sizes=sizes,
     make=make,
+    read_tokenizer=partial(ChatTokenizer.from_folder, chat=QWEN3_CHAT),
 )
-DEV_MODEL = replace(KLEIN_MODEL, title="a FLUX.2", family=FLUX2)
+DEV_MODEL = replace(
+    KLEIN_MODEL, title="a FLUX.2", family=FLUX2, read_tokenizer=partial(ChatTokenizer.from_folder, chat=MISTRAL_CHAT)
+)

@@ -40,7 +40,8 @@ def always(traits: Traits) -> Callable[[Path, Any], Traits]:
 class Neighbour:
     """How a model of another family than FLUX.1's is loaded from a folder in diffusers' layout.
 
-    tokenizers: each one's folder, and the text encoder that it is for. traits: what a model can be asked for, of its
+    tokenizers: each one's folder, and the text encoder that it is for; read_tokenizer: reads one of its folder, for so
+    many embeddings. traits: what a model can be asked for, of its
     folder and the config of the network that runs in every step. sizes: what must fit together, of components' configs.
     make: the pipeline of the networks, (config, weights) by name, and the tokenizers in their order.
     """
@@ -52,6 +53,7 @@ class Neighbour:
     read_schedule: Callable[[Path], Any]
     sizes: Callable[[Configs], Sequence[Size]]
     make: Callable[..., VAEPipeline]
+    read_tokenizer: Callable[..., Any] = Tokenizer.from_folder
 
     def check_alone(
         self,
@@ -84,10 +86,10 @@ class Neighbour:
         warn_of_unexpected({path: names for path, names in checkpoint.unexpected_keys.items() if path in used})
         return components
 
-    def read_tokenizers(self, folder: Path, configs: Configs) -> list[Tokenizer]:
+    def read_tokenizers(self, folder: Path, configs: Configs) -> list[Any]:
         """Read the tokenizers of a model."""
         sizes = {name: configs[encoder].vocab_size for name, encoder in self.tokenizers.items()}
-        return [Tokenizer.from_folder(folder / name, size) for name, size in sizes.items()]
+        return [self.read_tokenizer(folder / name, vocab_size=size) for name, size in sizes.items()]
 
 
 def check_plain(text: Conditioning, step_cache: StepCache | None) -> None:

@@ -45,7 +45,8 @@ class PromptTruncated(UserWarning):
 class Tokenizer:
     """A tokenizer that turns prompts into padded token ids, exactly as transformers does from the same folder.
 
-    max_length: the length that its text encoder was trained for. padding_side: where padding goes, "right" or "left".
+    max_length: the length that its text encoder was trained for. padding_side: where a short prompt is padded, "right"
+    or "left".
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, pad_token: str, max_length: int, padding_side: str = "right"):
@@ -83,26 +84,22 @@ class Tokenizer:
         A longer prompt is cut before its end token, with a `PromptTruncated` warning. Raises `ArgumentError` for
         prompts that aren't text, and for a length that has no room for the start and end tokens.
         """
-        ids, _ = self.with_mask(prompts, length)
-        return ids
-
-    def with_mask(
-        self, prompts: Sequence[str], length: int | None = None, marks: bool = True
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Turn prompts into token ids as a call does, and a mask: 1 for a token, 0 for padding; both (B, T) int32.
-
-        marks: whether the tokenizer adds its tokens for start and end, which a prompt in a template has already.
-        """
         length = self.max_length if length is None else length
-        _check_prompts(prompts)
+        ids = [encoding.ids for encoding in self.encodings(prompts, length)]
+        return np.array(ids, np.int32).reshape(len(prompts), length)  # also for no prompt
+
+    def encodings(self, texts: Sequence[str], length: int, marks: bool = True) -> list[Encoding]:
+        """Return what the `tokenizers` library knows of each text, as `__call__` cuts and pads it.
+
+        marks: whether the tokenizer puts its own tokens around a text, those for start and end.
+        """
+        check_prompts(texts)
         self._set_length(length)
         with errors_named("the tokenizer fails on this prompt: its file is damaged"):
-            encodings = [self.backend.encode(prompt, add_special_tokens=marks) for prompt in prompts]
-        for prompt, encoding in zip(prompts, encodings, strict=True):
-            _warn_if_cut(prompt, encoding, length)
-        ids, mask = ([getattr(encoding, name) for encoding in encodings] for name in ("ids", "attention_mask"))
-        shape = len(prompts), length  # also for no prompt
-        return np.array(ids, np.int32).reshape(shape), np.array(mask, np.int32).reshape(shape)
+            encodings = [self.backend.encode(text, add_special_tokens=marks) for text in texts]
+        for text, encoding in zip(texts, encodings, strict=True):
+            _warn_if_cut(text, encoding, length)
+        return encodings
 
     def _set_length(self, length: int) -> None:
         marks = self.backend.num_special_tokens_to_add(is_pair=False)
@@ -117,7 +114,7 @@ class Tokenizer:
 # ------------------------------------------------------------------------------------------------- prompts
 
 
-def _check_prompts(prompts: Sequence[str]) -> None:
+def check_prompts(prompts: Sequence[str]) -> None:
     """Raise `ArgumentError` unless the prompts are a list of whole strings."""
     if isinstance(prompts, str) or not isinstance(prompts, (list, tuple)):
         raise ArgumentError(f"prompts: pass a list of strings, not {type(prompts).__name__}")
@@ -136,7 +133,7 @@ def _warn_if_cut(prompt: str, encoding: Encoding, length: int) -> None:
     first = rest.special_tokens_mask.index(0)  # the first token that is no start or end mark
     begin, _ = rest.offsets[first]
     dropped = prompt[begin:].strip()
-    warnings.warn(f"prompt cut to {length} tokens; dropped: {quoted(dropped)}", PromptTruncated, stacklevel=3)
+    warnings.warn(f"prompt cut to {length} tokens; dropped: {quoted(dropped)}", PromptTruncated, stacklevel=4)
 
 
 # ------------------------------------------------------------------------------------------------- folders
@@ -208,10 +205,10 @@ def _padding(config: dict, backend: tokenizers.Tokenizer, folder: Path) -> tuple
 
 
 def _padding_side(config: dict, folder: Path) -> str:
-    """Return the side on which a prompt is padded; raises `CheckpointError` for anything but a side."""
+    """Return where a tokenizer pads, on the right unless its config says otherwise."""
     side = config.get("padding_side", "right")
-    if side not in ("right", "left"):
-        raise CheckpointError(f"{folder / SETTINGS}: padding_side: expected 'right' or 'left', found {quoted(side)}")
+    if side not in ("left", "right"):
+        raise CheckpointError(f"{folder / SETTINGS}: padding_side: expected 'left' or 'right', found {quoted(side)}")
     return side
 
 

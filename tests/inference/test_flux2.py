@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from transformers import Qwen3Config as TheirQwen3Config
 
 from minflux.backend import get_backend
+from minflux.backend.base import GROUP
 from minflux.checkpoints.components import FLUX2 as FLUX2_FAMILY
 from minflux.checkpoints.components import FLUX2_KLEIN, QWEN3
 from minflux.checkpoints.components.decoder import decoder_shapes
@@ -40,16 +41,18 @@ from minflux.commands.convert import convert
 from minflux.commands.inspect import inspect
 from minflux.commands.main import main
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.inference.flux2 import Flux2Schedule, in_chat, reference_pixels
+from minflux.inference.chat import MISTRAL_CHAT, QWEN3_CHAT
+from minflux.inference.flux2 import Flux2Schedule, reference_pixels
 from minflux.inference.load import load
 from minflux.inference.memory import MODES
 from minflux.inference.pipeline import Conditioning
-from minflux.model.decoder import MISTRAL_SMALL, MistralConfig, Qwen3Config
+from minflux.model.decoder import MistralConfig, Qwen3Config
 from minflux.model.flux2 import Flux2Config
 from minflux.model.latents import pack
 from minflux.model.vae import Flux2VAEConfig
 from tests import compare, tiny_model
 from tests.conftest import CHOSEN
+from tests.inference.test_sd3 import write_hole
 
 FLOAT32 = pytest.mark.parametrize("trial", [(name, "float32") for name in CHOSEN], indirect=True, ids=CHOSEN)
 TRIAL = compare.Trial(get_backend("numpy"), "numpy", "float32")
@@ -73,15 +76,15 @@ CHAT = (  # in Jinja, of what Qwen3's template says to a single message
 )
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of single bytes and Qwen3's marks, as transformers has it."""
+def byte_tokenizer(marks=MARKS) -> PreTrainedTokenizerFast:
+    """A tokenizer of single bytes and of marks, as transformers has it; Qwen3's unless told otherwise."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(BPE({letter: number for number, letter in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(mark, special=True) for mark in MARKS])
+    backend.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=MARKS[0], eos_token=MARKS[2], model_max_length=1000, chat_template=CHAT
+        tokenizer_object=backend, pad_token=marks[0], eos_token=marks[2], model_max_length=1000, chat_template=CHAT
     )
 
 
@@ -208,8 +211,8 @@ def test_what_the_language_models_are_told():
     chat = byte_tokenizer().apply_chat_template(
         [{"role": "user", "content": "a {cat}"}], tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
-    assert in_chat("a {cat}", TEXT) == chat
-    mistral = in_chat("a {cat}[IMG]", MISTRAL_SMALL)
+    assert QWEN3_CHAT.text("a {cat}") == chat
+    mistral = MISTRAL_CHAT.text("a {cat}[IMG]")
     assert mistral == f"<s>[SYSTEM_PROMPT]{SYSTEM_MESSAGE}[/SYSTEM_PROMPT][INST]a {{cat}}[/INST]"
 
 
@@ -242,8 +245,7 @@ def test_a_distilled_one_takes_four_steps_without_guidance(folder, tmp_path):
 
 def test_bfl_s_file_gives_the_same_weights(folder, tmp_path):
     nx = get_backend("numpy")
-    cfg, p = load_component(folder, "transformer", nx)
-    flat = flatten(p)
+    flat = flatten(load_component(folder, "transformer", nx)[1])
     again = convert_flux2_transformer_checkpoint_to_diffusers({n: torch.from_numpy(a.copy()) for n, a in flat.items()})
     theirs = read_safetensors(folder / "transformer" / "diffusion_pytorch_model.safetensors", nx)
     assert again.keys() == theirs.keys()
@@ -319,26 +321,28 @@ def test_dev_s_folder_is_known_and_draws(folder, tmp_path):
     model, rng = shutil.copytree(folder, tmp_path / "model"), np.random.default_rng(0)
     index = json.loads((model / "model_index.json").read_text()) | {"_class_name": "Flux2Pipeline"}
     (model / "model_index.json").write_text(json.dumps(index))
-    text = MistralConfig(**vars(TEXT))
-    flux = replace(FLUX, guidance_embed=True)
+    (model / "minflux.json").write_text(json.dumps({"width": 64, "height": 64, "steps": 2, "text_length": 256}))
+    text, flux = MistralConfig(**vars(TEXT)), replace(FLUX, guidance_embed=True)
     for name, cfg, shapes in (("text_encoder", text, decoder_shapes(text)), ("transformer", flux, flux2_shapes(flux))):
         shutil.rmtree(model / name)
         save_component(model, name, cfg, tiny_model.random_tree(shapes, rng))
+    with pytest.raises(CheckpointError, match="expected a token '<s>'"):
+        load(model, "numpy")
+    byte_tokenizer(["<s>", *MISTRAL_CHAT.marks[1:]]).save_pretrained(model / "tokenizer")
     report = inspect(model)
     assert report.ok, report.text()
     assert report.checkpoint.family is FLUX2_FAMILY
-    settings = {"steps": 2, "guidance": 3.0}
-    pipe = replace(load(model, "numpy"), decoder=load(folder, "numpy").decoder)  # whose template fits the tokenizer
+    pipe = load(model, "numpy")
     assert pipe.built_in_guidance
-    assert pipe("a cat", **settings) != pipe("a cat", steps=2, guidance=5.0)
+    assert pipe("a cat", guidance=3.0) != pipe("a cat", guidance=5.0)
     write_safetensors(model / "flux2-dev.safetensors", flatten(pipe.flux[1]))
     assert open_file(model / "flux2-dev.safetensors").family is FLUX2_FAMILY  # as its text encoder tells
 
 
 def test_what_cannot_be_honoured_is_said(folder, tmp_path):
-    with pytest.raises(CheckpointError, match="is a FLUX.2, of which no bfl file is written"):
+    with pytest.raises(CheckpointError, match=r"is a FLUX\.2, of which no bfl file is written"):
         convert(folder, tmp_path / "out.safetensors", "bfl")
-    with pytest.raises(ArgumentError, match="lora: minflux loads a FLUX.2 klein without"):
+    with pytest.raises(ArgumentError, match=r"lora: minflux loads a FLUX\.2 klein without"):
         load(folder, "numpy", lora=["some.safetensors"])
     pipe = load(folder, "numpy")
     with pytest.raises(ArgumentError, match="reference_layout must be one of 'offset'"):
@@ -349,3 +353,41 @@ def test_what_cannot_be_honoured_is_said(folder, tmp_path):
         pipe("a cat", image_prompt=photo(64, 64))
     with pytest.raises(ArgumentError, match="the model takes no control image"):
         pipe("a cat", control=photo(64, 64))
+
+
+# -- the published ones ------------------------------------------------------------------------------------------
+
+
+def in_8_bits(component, cfg):
+    """Names and shapes of a component's own file in which all matrices are quantised that may be."""
+    shapes = {}
+    for name, shape in component.shapes(cfg).items():
+        quantised = component.is_quantisable(name, shape, GROUP)
+        shapes |= packed_shapes(name, shape, 8) if quantised else {name: shape}
+    return shapes
+
+
+@pytest.mark.parametrize("name", FLUX2_PRESETS)
+def test_inspect_knows_bfl_s_files_by_their_shapes(tmp_path, name):
+    write_hole(tmp_path / "flux2.safetensors", flux2_shapes(FLUX2_PRESETS[name]))
+    report = inspect(tmp_path / "flux2.safetensors")
+    assert report.ok, report.text()
+    assert f"    {name}, with" in report.text()
+    assert report.checkpoint.components["transformer"].config == FLUX2_PRESETS[name]
+
+
+def test_klein_4b_in_8_bits_takes_less_than_16_gb(tmp_path):
+    parts = {"transformer": (FLUX2_TRANSFORMER, KLEIN_4B), "vae": (FLUX2_VAE, FLUX2_VAE_SIZES)}
+    parts |= {"text_encoder": (QWEN3, QWEN3_4B)}
+    for name, (component, cfg) in parts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(component.write_config(cfg)))
+        write_hole(tmp_path / name / "minflux.safetensors", in_8_bits(component, cfg))
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Flux2KleinPipeline"}))
+    report = inspect(tmp_path)
+    assert report.ok, report.text()
+    assert "klein 4B" in report.text()
+    components = report.checkpoint.components
+    for itemsize, blockwise in ((4, False), (None, True)):
+        assert held(components, "resident", itemsize, blockwise) < 9e9
+        assert held(components, "staged", itemsize, blockwise) < 5e9
