@@ -52,6 +52,7 @@ WATCHED = {
     "minflux.model.unet": ("model/test_parity_unet.py", "numpy"),
     "minflux.model.t5": ("model/test_parity_text.py", "numpy"),
     "minflux.model.clip": ("model/test_parity_text.py", "numpy"),
+    "minflux.model.decoder": ("model/test_parity_decoder.py", "numpy"),
     "minflux.model.siglip": ("model/test_parity_siglip.py", "numpy"),
     "minflux.model.redux": ("model/test_parity_siglip.py", "numpy"),
     "minflux.sampling.ddpm": ("sampling/test_ddpm.py", "numpy"),

@@ -8,18 +8,21 @@ Sources: `modeling_qwen3.py`, `modeling_mistral3.py`; llama.cpp's `gguf-py/gguf/
 """
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from minflux.checkpoints.components.base import Component, Flat, Json, Naming, is_like, require, take
 from minflux.checkpoints.components.renaming import Rules, backwards, rename, renamed
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, norm_shapes, under
 from minflux.errors import CheckpointError, quoted
-from minflux.model.decoder import QWEN3_4B, DecoderConfig, MistralConfig, Qwen3Config
+from minflux.model.decoder import MISTRAL_SMALL, QWEN3_4B, DecoderConfig, MistralConfig, Qwen3Config
 
 TEXT_TOKENS = 512  # that FLUX.2 reads of a prompt
-EMBEDDING, LAYERS = "model.embed_tokens.weight", "model.layers"
+EMBEDDING, LAYERS, FINAL_NORM = "model.embed_tokens.weight", "model.layers", "model.norm.weight"
+FIRST_QUERIES = "layers.0.self_attn.q_proj.weight"
 LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
+# the final norm; the head, tied to the table of tokens or not; Mistral3's head, its vision tower and what joins the two
+UNUSED = re.compile(r"(model\.norm|(language_model\.)?lm_head|(model\.)?(vision_tower|multi_modal_projector))\.")
 
 # -- names -----------------------------------------------------------------------------------------------------
 
@@ -93,9 +96,6 @@ def is_used(name: str, cfg: DecoderConfig) -> bool:
     return not UNUSED.match(name)
 
 
-# the final norm; the head, tied to the table of tokens or not; Mistral3's head, its vision tower and what joins the two
-UNUSED = re.compile(r"(model\.norm|(language_model\.)?lm_head|(model\.)?(vision_tower|multi_modal_projector))\.")
-
 # -- config ----------------------------------------------------------------------------------------------------
 
 NAMES = {field.name: field.name for field in fields(DecoderConfig) if field.name != "rope_theta"}
@@ -131,7 +131,7 @@ def read_mistral_config(config: Json) -> MistralConfig:
         raise CheckpointError(f"text_config: expected a JSON object, found {quoted(inner)}")
     require(inner, MISTRAL_FIXED)
     check_window(inner)
-    found = MISTRAL_DEFAULTS | take(inner, MistralConfig(), NAMES)
+    found = MISTRAL_DEFAULTS | take(inner, MISTRAL_SMALL, NAMES)
     found.setdefault("head_dim", found["hidden_size"] // found["num_attention_heads"])
     return checked(MistralConfig(**found, rope_theta=read_theta(inner)))
 
@@ -153,12 +153,12 @@ def read_theta(config: Json) -> float:
 def check_window(config: Json) -> None:
     """Raise `CheckpointError` where a token sees fewer tokens before it than FLUX.2's prompts have."""
     window = config.get("sliding_window")
-    if window is not None and not (is_like(window, 1, least=TEXT_TOKENS)):
+    if window is not None and not is_like(window, 1, least=TEXT_TOKENS):
         raise CheckpointError(f"sliding_window: expected null or {TEXT_TOKENS} at least, found {quoted(window)}")
 
 
 def checked(cfg: Any) -> Any:
-    """Return a config; raises `CheckpointError` where its heads can't share keys, or be turned, or it is too shallow."""
+    """Return a config; raises `CheckpointError` where heads can't share keys, or be turned, or layers are too few."""
     if cfg.num_attention_heads % cfg.num_key_value_heads:
         raise CheckpointError(
             f"num_key_value_heads: expected a divisor of {cfg.num_attention_heads}, found {cfg.num_key_value_heads}"
@@ -217,20 +217,14 @@ def layer_shapes(cfg: DecoderConfig) -> Shapes:
 
 def attention_shapes(cfg: DecoderConfig) -> Shapes:
     """Return the shapes of a layer's attention, with norms of queries and keys where the model has them."""
-    d, queries, keys = cfg.hidden_size, *(cfg.head_dim * heads for heads in head_counts(cfg))
-    shapes = under("q_proj", linear_shapes(queries, d, bias=False)) | under(
-        "o_proj", linear_shapes(d, queries, bias=False)
-    )
+    d, queries, keys = cfg.hidden_size, cfg.num_attention_heads * cfg.head_dim, cfg.num_key_value_heads * cfg.head_dim
+    shapes = under("q_proj", linear_shapes(queries, d, bias=False))
     for name in ("k_proj", "v_proj"):
         shapes |= under(name, linear_shapes(keys, d, bias=False))
+    shapes |= under("o_proj", linear_shapes(d, queries, bias=False))
     for name in ("q_norm", "k_norm") if cfg.qk_norm else ():
         shapes |= under(name, norm_shapes(cfg.head_dim, bias=False))
     return shapes
-
-
-def head_counts(cfg: DecoderConfig) -> tuple[int, int]:
-    """Return how many heads of queries there are, and of keys."""
-    return cfg.num_attention_heads, cfg.num_key_value_heads
 
 
 # -- sizes -----------------------------------------------------------------------------------------------------
@@ -238,21 +232,20 @@ def head_counts(cfg: DecoderConfig) -> tuple[int, int]:
 
 def qwen3_sizes(size: Sizes, beside: Qwen3Config | None) -> Qwen3Config:
     """Read a Qwen3's config off its shapes; no shape shows ε and θ: these are `beside`'s, or Qwen3-4B's."""
-    known = beside or QWEN3_4B
     head_dim = size(f"{LAYERS}.0.self_attn.q_norm.weight", 0)
-    return checked(
-        Qwen3Config(**sizes_seen(size, head_dim), rms_norm_eps=known.rms_norm_eps, rope_theta=known.rope_theta)
-    )
+    return checked(replace(beside or QWEN3_4B, **sizes_seen(size, head_dim, beside)))
 
 
 def mistral_sizes(size: Sizes, beside: MistralConfig | None) -> MistralConfig:
-    """Read a Mistral's config off its shapes; no shape shows a head's width, ε and θ: `beside`'s, or Mistral-Small's."""
-    known = beside or MistralConfig()
-    seen = sizes_seen(size, known.head_dim)
-    return checked(MistralConfig(**seen, rms_norm_eps=known.rms_norm_eps, rope_theta=known.rope_theta))
+    """Read a Mistral's config off its shapes; no shape shows a head's width, ε and θ.
+
+    These are `beside`'s, or Mistral-Small's.
+    """
+    known = beside or MISTRAL_SMALL
+    return checked(replace(known, **sizes_seen(size, known.head_dim, beside)))
 
 
-def sizes_seen(size: Sizes, head_dim: int) -> dict[str, int]:
+def sizes_seen(size: Sizes, head_dim: int, beside: DecoderConfig | None) -> dict[str, Any]:
     """Return the sizes that shapes show, heads being `head_dim` wide; raises `CheckpointError` where they can't be."""
     queries, keys = (size(f"{LAYERS}.0.self_attn.{name}.weight", 0) for name in ("q_proj", "k_proj"))
     if not head_dim or not keys or queries % head_dim or keys % head_dim:
@@ -261,11 +254,24 @@ def sizes_seen(size: Sizes, head_dim: int) -> dict[str, int]:
         "vocab_size": size(EMBEDDING, 0),
         "hidden_size": size(EMBEDDING, 1),
         "intermediate_size": size(f"{LAYERS}.0.mlp.gate_proj.weight", 0),
-        "num_hidden_layers": size.count(LAYERS),
+        "num_hidden_layers": depth_seen(size, beside),
         "num_attention_heads": queries // head_dim,
         "num_key_value_heads": keys // head_dim,
         "head_dim": head_dim,
     }
+
+
+def depth_seen(size: Sizes, beside: DecoderConfig | None) -> int:
+    """Return how many layers the whole model has: those that are there, if its final norm is.
+
+    A file without the norm holds what FLUX.2 needs, as minflux writes them: three quarters of the layers.
+    """
+    count = size.count(LAYERS)
+    if size.has(FINAL_NORM):
+        return count
+    if beside is not None and beside.state_layers[-1] == count:
+        return beside.num_hidden_layers
+    return 4 * count // 3
 
 
 def describe(cfg: DecoderConfig) -> str:
@@ -317,10 +323,10 @@ MISTRAL = Component(
     namings=(
         Naming(
             "mistral3", "Hugging Face's names",
-            ("language_model.model.layers.0.self_attn.q_proj.weight", "model.language_model.layers.0.self_attn.q_proj.weight"),
+            (f"language_model.model.{FIRST_QUERIES}", f"model.language_model.{FIRST_QUERIES}"),
             ("",), from_mistral3, to_mistral3, our_part_of_mistral3,
         ),
-        Naming("transformers", "Hugging Face's names of a Mistral alone", (f"{LAYERS}.0.self_attn.q_proj.weight",)),
+        Naming("transformers", "Hugging Face's names of a Mistral alone", (f"model.{FIRST_QUERIES}",)),
     ),
     own="transformers",
     stage="text",
