@@ -45,6 +45,7 @@ WATCHED = {
     "minflux.model.attention": ("model/test_parity_layers.py", "numpy"),
     "minflux.model.blocks": ("model/test_parity_layers.py", "numpy"),
     "minflux.model.flux": ("model/test_parity_flux.py", "numpy"),
+    "minflux.model.flux2": ("model/test_parity_flux2.py", "numpy"),
     "minflux.model.sd3": ("model/test_parity_sd3.py", "numpy"),
     "minflux.model.latents": ("model/test_parity_flux.py", "numpy"),
     "minflux.model.vae": ("model/test_parity_vae.py", "numpy"),

@@ -34,7 +34,7 @@ from minflux.checkpoints.components.decoder import decoder_shapes
 from minflux.checkpoints.components.flux2 import FLUX2_TRANSFORMER, FLUX2_VAE, flux2_shapes
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
-from minflux.checkpoints.open import open_file
+from minflux.checkpoints.open import open_file, open_model
 from minflux.checkpoints.quantise import packed_shapes, stem_of
 from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import flatten, tree
@@ -51,6 +51,7 @@ from minflux.model.decoder import MistralConfig, Qwen3Config
 from minflux.model.flux2 import Flux2Config
 from minflux.model.latents import pack
 from minflux.model.vae import Flux2VAEConfig
+from minflux.train.own_data import open_subject
 from tests import compare, tiny_model
 from tests.conftest import CHOSEN
 from tests.inference.test_sd3 import write_hole
@@ -345,6 +346,8 @@ def test_what_cannot_be_honoured_is_said(folder, tmp_path):
         convert(folder, tmp_path / "out.safetensors", "bfl")
     with pytest.raises(ArgumentError, match=r"lora: minflux loads a FLUX\.2 klein without"):
         load(folder, "numpy", lora=["some.safetensors"])
+    with pytest.raises(ArgumentError, match=r"minflux trains a FLUX\.1 on images, and 'klein' is another model"):
+        open_subject(open_model(folder), get_backend("numpy"), "klein", tmp_path)
     pipe = load(folder, "numpy")
     with pytest.raises(ArgumentError, match="reference_layout must be one of 'offset'"):
         pipe("a cat", reference=photo(64, 64), reference_layout="index")
