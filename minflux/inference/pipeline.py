@@ -216,7 +216,8 @@ class Pipeline(ABC):
         negative_prompt: what classifier-free guidance leads away from, "" unless given.
         width, height: of the image in pixels, multiples of 16.
         solver: "euler", "heun", "midpoint" or "dpm++" (see `minflux.sampling.solvers`).
-        latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of the seed's.
+        latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of the seed's; for FLUX.2
+        in patches, (B, 4 C, height/16, width/16).
         image: an image to begin with, a path, PIL image or array (see `minflux.images.read_image`). Unless width and
         height are given, the result has its size, shrunk to the model's own where it is larger; what is scaled or cut
         off is said in a warning, `ImageFitted`.

@@ -65,7 +65,8 @@ def image_ids(like: Array, height: int, width: int, reference: int = 0) -> Array
 
     `like` is any array (B, ...) of the wanted backend; only its batch size is used.
     """
-    return backend_of(like).pad(latents.image_ids(like, height, width, (reference, 0, 0)), ((0, 0), (0, 0), (0, 1)))
+    ids = latents.image_ids(like, height, width, (reference, 0, 0))  # (B, I, 3)
+    return backend_of(like).pad(ids, ((0, 0), (0, 0), (0, 1)))
 
 
 def text_ids(txt: Array) -> Array:
@@ -73,7 +74,8 @@ def text_ids(txt: Array) -> Array:
     batch, length, _ = txt.shape
     nx = backend_of(txt)
     place = nx.arange(length, dtype=nx.int32)[None, :, None]  # (1, T, 1)
-    return nx.broadcast_to(nx.pad(place, ((0, 0), (0, 0), (3, 0))), (batch, length, 4))
+    ids = nx.pad(place, ((0, 0), (0, 0), (3, 0)))  # (1, T, 4)
+    return nx.broadcast_to(ids, (batch, length, 4))
 
 
 # -- time ----------------------------------------------------------------------------------------------------
@@ -83,7 +85,8 @@ def text_ids(txt: Array) -> Array:
 def condition(p: Tree, timesteps: Float[Array, "B"], guidance: Float[Array, "B"] | None = None) -> Float[Array, "B D"]:
     """Make `vec`, all that steers the blocks: time + (guidance), each through its own MLP."""
     dtype = p["time_in"]["in_layer"]["weight"].dtype
-    vec = mlp_embedder(p["time_in"], timestep_embedding(timesteps, TIME_DIM).astype(dtype))
+    time = timestep_embedding(timesteps, TIME_DIM)
+    vec = mlp_embedder(p["time_in"], time.astype(dtype))
     if guidance is not None:
         strength = timestep_embedding(guidance, TIME_DIM)
         vec = vec + mlp_embedder(p["guidance_in"], strength.astype(dtype))

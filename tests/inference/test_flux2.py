@@ -304,7 +304,7 @@ def test_prompts_are_kept(folder, tmp_path):
 
 
 def test_converted_it_draws_the_same_and_diffusers_opens_it(folder, tmp_path):
-    with pytest.warns(UserWarning, match="left out 13 weights that are not needed"):
+    with pytest.warns(UserWarning, match="left out 12 weights that are not needed"):
         convert(folder, tmp_path / "out", "diffusers")
     report = inspect(tmp_path / "out")
     assert report.ok, report.text()
