@@ -111,10 +111,12 @@ def vae_configs(draw) -> VAEConfig:
 
 @st.composite
 def flux2_vae_configs(draw) -> Flux2VAEConfig:
-    """FLUX.2's autoencoder in sizes of `vae_configs`."""
+    """FLUX.2's autoencoder in sizes of `vae_configs`, with a decoder of other widths or not."""
     shared = ("ch", "ch_mult", "num_res_blocks", "z_channels", "norm_groups")
     sizes = {name: value for name, value in vars(draw(vae_configs())).items() if name in shared}
-    return Flux2VAEConfig(**sizes, batch_norm_eps=draw(st.sampled_from([1e-4, 0.3])))
+    first = sizes["norm_groups"] * draw(st.integers(4, 5))
+    own = tuple(sorted(first * mult for mult in sizes["ch_mult"])) if draw(st.booleans()) else ()
+    return Flux2VAEConfig(**sizes, batch_norm_eps=draw(st.sampled_from([1e-4, 0.3])), decoder_widths=own)
 
 
 @st.composite

@@ -42,13 +42,17 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class Flux2VAEConfig(VAEConfig):
-    """The sizes of FLUX.2's VAE, whose latents are normalised by statistics in its file."""
+    """The sizes of FLUX.2's VAE, whose latents are normalised by statistics in its file.
+
+    decoder_widths: the channels of the decoder's levels, finest first, where they are others than the encoder's.
+    """
 
     z_channels: int = 32
     scale_factor: float = 1.0
     shift_factor: float = 0.0
     quant_conv: bool = True
     batch_norm_eps: float | None = 1e-4
+    decoder_widths: tuple[int, ...] = ()
 
 
 FLUX_VAE = VAEConfig()

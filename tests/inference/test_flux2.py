@@ -32,6 +32,7 @@ from minflux.checkpoints.components import FLUX2 as FLUX2_FAMILY
 from minflux.checkpoints.components import FLUX2_KLEIN, QWEN3
 from minflux.checkpoints.components.decoder import decoder_shapes
 from minflux.checkpoints.components.flux2 import FLUX2_TRANSFORMER, FLUX2_VAE, flux2_shapes
+from minflux.checkpoints.components.shapes import Sizes
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.safetensors import read_safetensors, write_safetensors
 from minflux.checkpoints.open import open_file, open_model
@@ -360,6 +361,27 @@ def test_what_cannot_be_honoured_is_said(folder, tmp_path):
         pipe("a cat", image_prompt=photo(64, 64))
     with pytest.raises(ArgumentError, match="the model takes no control image"):
         pipe("a cat", control=photo(64, 64))
+
+
+@pytest.mark.parametrize("cfg", [VAE, replace(VAE, decoder_widths=(2, 4, 4, 6))], ids=["usual", "smaller decoder"])
+def test_a_vae_s_config_is_read_off_its_shapes_and_written(cfg):
+    for naming in FLUX2_VAE.namings[:2]:
+        shapes = {naming.our_part(n, None): shape for n, shape in FLUX2_VAE.file_shapes(naming, cfg).items()}
+        assert FLUX2_VAE.sizes(Sizes("vae", shapes), VAE) == cfg
+    assert FLUX2_VAE.read_config(json.loads(json.dumps(FLUX2_VAE.write_config(cfg)))) == cfg
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"decoder_block_out_channels": [2, 4]}, "decoder_block_out_channels: expected 4 multiples of 2, found .2, 4"),
+        ({"batch_norm_eps": 0.0}, "batch_norm_eps: expected a number above 0, found 0.0"),
+        ({"patch_size": [4, 4]}, "patch_size: expected .2, 2., found .4, 4"),
+    ],
+)
+def test_a_vae_that_cannot_be_run(wrong, complaint):
+    with pytest.raises(CheckpointError, match=complaint):
+        FLUX2_VAE.read_config(FLUX2_VAE.write_config(VAE) | wrong)
 
 
 # -- the published ones ------------------------------------------------------------------------------------------

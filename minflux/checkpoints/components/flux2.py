@@ -8,18 +8,26 @@ shift and scale come in the other order there. Sources: BFL `flux2/model.py`, `f
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from minflux.checkpoints.components import vae as vae_files
 from minflux.checkpoints.components.base import Component, Flat, Json, Naming, is_like, require, take
 from minflux.checkpoints.components.flux import COMFY, FINAL_MODULATION, check_heads, embedder_shapes, qk_norm_shapes
 from minflux.checkpoints.components.renaming import Rules, apart, backwards, exchange, joined, rename, renamed
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, under
-from minflux.checkpoints.components.vae import VAE, channels_last, channels_second, vae_shapes, vae_sizes
+from minflux.checkpoints.components.vae import (
+    VAE,
+    channels_last,
+    channels_second,
+    decoder_shapes,
+    encoder_shapes,
+    vae_sizes,
+)
 from minflux.errors import CheckpointError, quoted
 from minflux.model.flux import TIME_DIM
 from minflux.model.flux2 import FLUX2_DEV, FLUX2_PRESETS, KLEIN_4B, SHARED, Flux2Config
 from minflux.model.vae import FLUX2_VAE as FLUX2_VAE_CONFIG
-from minflux.model.vae import Flux2VAEConfig
+from minflux.model.vae import Flux2VAEConfig, VAEConfig
 
 # -- names -----------------------------------------------------------------------------------------------------
 
@@ -252,12 +260,8 @@ VAE_RULES: Rules = (  # (BFL, ours)
     ("encoder.quant_conv", "quant_conv"),
     ("decoder.post_quant_conv", "post_quant_conv"),
 )
-VAE_FIXED = {
-    "_class_name": "AutoencoderKLFlux2",
-    "patch_size": [2, 2],
-    "use_quant_conv": True,
-    "decoder_block_out_channels": None,
-}
+VAE_FIXED = {"_class_name": "AutoencoderKLFlux2", "patch_size": [2, 2], "use_quant_conv": True}
+DECODER_WIDTHS = "decoder_block_out_channels"  # null where they are the encoder's
 FLUX1_VAE = {"_class_name": "AutoencoderKL", "scaling_factor": 1.0, "shift_factor": 0.0}  # what it shares with that
 STEPS = "bn.num_batches_tracked"  # how many steps the statistics are of, which nothing depends on
 
@@ -289,25 +293,58 @@ def read_vae_config(config: Json) -> Flux2VAEConfig:
     eps = take(config, FLUX2_VAE_CONFIG, {"batch_norm_eps": "batch_norm_eps"}).get("batch_norm_eps", 1e-4)
     if not eps > 0:
         raise CheckpointError(f"batch_norm_eps: expected a number above 0, found {eps}")
-    return Flux2VAEConfig(**vars(same) | {"batch_norm_eps": eps})
+    widths = read_decoder_widths(config.get(DECODER_WIDTHS), same)
+    return Flux2VAEConfig(**vars(same) | {"batch_norm_eps": eps, "decoder_widths": widths})
+
+
+def read_decoder_widths(found: Any, cfg: VAEConfig) -> tuple[int, ...]:
+    """Return the decoder's widths, () for none; raises `CheckpointError` for those that are no VAE's of such groups."""
+    if found is None:
+        return ()
+    widths = vae_files.read_widths({"block_out_channels": found})
+    if len(widths) != len(cfg.ch_mult) or widths[0] % cfg.norm_groups:
+        raise CheckpointError(
+            f"{DECODER_WIDTHS}: expected {len(cfg.ch_mult)} multiples of {cfg.norm_groups}, found {quoted(found)}"
+        )
+    return tuple(widths)
 
 
 def write_vae_config(cfg: Flux2VAEConfig) -> Json:
     """Return the config that diffusers reads."""
     same = {name: value for name, value in vae_files.write_config(cfg).items() if name not in FLUX1_VAE}
-    return same | VAE_FIXED | {"batch_norm_eps": cfg.batch_norm_eps}
+    return same | VAE_FIXED | {
+        "batch_norm_eps": cfg.batch_norm_eps,
+        DECODER_WIDTHS: list(cfg.decoder_widths) or None,
+    }  # fmt: skip
 
 
 def flux2_vae_shapes(cfg: Flux2VAEConfig) -> Shapes:
     """Return the shape of every weight of the VAE, and of the statistics of a patch's numbers."""
     numbers = (4 * cfg.z_channels,)
-    return vae_shapes(cfg) | under("bn", {"running_mean": numbers, "running_var": numbers})
+    shapes = under("encoder", encoder_shapes(cfg)) | under("decoder", decoder_shapes(decoder_config(cfg)))
+    shapes |= under("quant_conv", linear_shapes(2 * cfg.z_channels, 2 * cfg.z_channels))
+    shapes |= under("post_quant_conv", linear_shapes(cfg.z_channels, cfg.z_channels))
+    return shapes | under("bn", {"running_mean": numbers, "running_var": numbers})
+
+
+def decoder_config(cfg: Flux2VAEConfig) -> VAEConfig:
+    """Return the config of a VAE that has the decoder's widths on both sides."""
+    if not cfg.decoder_widths:
+        return cfg
+    first = cfg.decoder_widths[0]
+    return replace(cfg, ch=first, ch_mult=tuple(width // first for width in cfg.decoder_widths))
 
 
 def flux2_vae_sizes(size: Sizes, beside: Flux2VAEConfig | None) -> Flux2VAEConfig:
     """Read the VAE's config off its shapes; no shape shows groups and eps: these are `beside`'s, or FLUX.2's own."""
     hidden_from = beside or FLUX2_VAE_CONFIG
-    return Flux2VAEConfig(**vars(vae_sizes(size, hidden_from)) | {"batch_norm_eps": hidden_from.batch_norm_eps})
+    same = vae_sizes(size, hidden_from)
+    levels = range(size.count("decoder.up"))  # which diffusers counts from the other end
+    widths = tuple(sorted(size(f"decoder.up.{i}.block.0.conv1.weight", 0) for i in levels))
+    own = () if widths == tuple(sorted(same.ch * mult for mult in same.ch_mult)) else widths
+    return Flux2VAEConfig(
+        **vars(same) | {"batch_norm_eps": hidden_from.batch_norm_eps, "decoder_widths": own}
+    )  # fmt: skip
 
 
 DIFFUSERS_VAE = VAE.naming("diffusers")
