@@ -93,8 +93,10 @@ class StoredComponent:
 
     def with_config(self, config: Any) -> "StoredComponent":
         """Return the component with its config known, without the weights that it then does not use."""
-        ours = {name: self.naming.our_name(name, config) for name in self.tensors}
-        kept = {name: stored for name, stored in self.tensors.items() if self.component.is_used(ours[name], config)}
+        is_used, our_name = self.component.is_used, self.naming.our_name
+        if is_used is None:
+            return replace(self, config=config)
+        kept = {name: stored for name, stored in self.tensors.items() if is_used(our_name(name, config), config)}
         return replace(
             self,
             config=config,
