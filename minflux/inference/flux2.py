@@ -41,6 +41,7 @@ from minflux.model.flux2 import BLOCKS, REFERENCE_STEP, Flux2Config, condition, 
 from minflux.model.hooks import OnBlock
 from minflux.model.latents import pack, unpack
 from minflux.model.rope import rope
+from minflux.model.vae import Flux2VAEConfig
 from minflux.sampling.guidance import Guidance, guided
 from minflux.sampling.solvers import Velocity
 from minflux.sampling.timesteps import Schedule, checked_mu
@@ -101,6 +102,7 @@ class Flux2(VAEPipeline):
     """
 
     flux: tuple[Flux2Config, Tree]
+    vae: tuple[Flux2VAEConfig, Tree]
     decoder: tuple[DecoderConfig, Tree]
     tokenizer: ChatTokenizer
 
@@ -238,7 +240,9 @@ class Flux2(VAEPipeline):
         """Return the rotations of text, image and references, in this order."""
         cfg = self.flux[0]
         ids = [text_ids(txt), image_ids(txt, *size)]
-        ids += [image_ids(txt, *r.latents.shape[1:3], reference=r.place[0]) for r in references]
+        for reference in references:
+            _, height, width, _ = reference.latents.shape
+            ids.append(image_ids(txt, height, width, reference.place[0]))
         return rope(self.nx.concatenate(ids, axis=1), cfg.axes_dim, cfg.theta)
 
     def _modulated(self, y: Array, guidance: Guidance) -> Modulated:
