@@ -26,8 +26,9 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from transformers import Qwen3Config as TheirQwen3Config
 
-from minflux.backend import get_backend
+from minflux.backend import get_backend, serving
 from minflux.backend.base import GROUP
+from minflux.backend.polynomial import can_compile
 from minflux.checkpoints.components import FLUX2 as FLUX2_FAMILY
 from minflux.checkpoints.components import FLUX2_KLEIN, QWEN3
 from minflux.checkpoints.components.decoder import decoder_shapes
@@ -44,10 +45,12 @@ from minflux.commands.inspect import inspect
 from minflux.commands.main import main
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.chat import MISTRAL_CHAT, QWEN3_CHAT
+from minflux.inference.compiled import compiled_runner
 from minflux.inference.flux2 import Flux2Schedule, reference_pixels
 from minflux.inference.load import load
 from minflux.inference.memory import MODES, held
 from minflux.inference.pipeline import Conditioning
+from minflux.inference.step_cache import StepCache
 from minflux.model.decoder import QWEN3_4B, MistralConfig, Qwen3Config
 from minflux.model.flux2 import FLUX2_PRESETS, KLEIN_4B, Flux2Config
 from minflux.model.latents import pack
@@ -186,6 +189,37 @@ def test_every_step_of_dev_is_diffusers(trial, folder):
     assert len(got) == len(steps) == 3
     for step, latents in zip(got, steps, strict=True):
         trial.close("FLUX.2-dev, each step's latents", pack(step.x), latents, compare.MODEL)
+
+
+def test_edits_and_a_step_cache_go_with_it(folder):
+    pipe, image = load(folder, "numpy"), photo(64, 64)
+    plain = pipe("a cat", steps=4)
+    assert pipe("a cat", steps=4, image=image, strength=1.0, seed=0) == plain  # which keeps nothing of the image
+    assert pipe("a cat", steps=4, image=image, strength=0.5) != plain
+    mask, left = Image.new("L", (64, 64)), (0, 0, 32, 64)
+    mask.paste(255, (32, 0, 64, 64))
+    redrawn = pipe("a cat", steps=4, image=image, mask=mask, strength=0.5)
+    assert redrawn != image
+    assert redrawn.crop(left).tobytes() == image.crop(left).tobytes()
+    assert pipe("a cat", steps=4, step_cache="first-block:1e-9") == plain
+    cache = StepCache("first-block", 100.0)
+    assert pipe("a cat", steps=4, step_cache=cache) != plain
+    assert cache.skipped == [1, 2, 3]
+
+
+@pytest.mark.skipif(not can_compile(), reason="on a CPU, mx.compile needs g++")
+def test_compiled_blocks_give_the_same_latents(folder, monkeypatch):
+    """As on a GPU; the backend takes this CPU for one."""
+    pipe = load(folder, "mlx")
+    text = pipe.encode("a cat", guidance=1.0)
+    with serving("mlx-fused") as nx:
+        found = []
+        for on_gpu in (True, False):
+            monkeypatch.setattr(nx, "on_gpu", on_gpu)
+            *_, last = replace(pipe, nx=nx).sample(text, steps=2, guidance=1.0)
+            found.append(nx.to_numpy(last.x))
+    compiled_runner.cache_clear()
+    np.testing.assert_allclose(*found, atol=2e-5)
 
 
 # -- the steps, the text, the references -------------------------------------------------------------------------
