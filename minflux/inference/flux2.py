@@ -81,7 +81,7 @@ def reference_pixels(image: Image.Image, unit: int) -> Image.Image:
     """
     if image.width * image.height > LARGEST_REFERENCE:
         scale = math.sqrt(LARGEST_REFERENCE / (image.width * image.height))
-        size = int(image.width * scale), int(image.height * scale)
+        size = max(1, int(image.width * scale)), max(1, int(image.height * scale))
         image = image.resize(size, Image.Resampling.LANCZOS)
     width, height = image.width // unit * unit, image.height // unit * unit
     if not width or not height:
