@@ -144,7 +144,7 @@ def read_theta(config: Json) -> float:
     kind = inner.get("rope_type", inner.get("type", "default"))
     if kind != "default":
         raise CheckpointError(f"rope_type: expected 'default', found {quoted(kind)}: minflux can't run this model")
-    theta = inner.get("rope_theta", config.get("rope_theta", THETA))
+    theta: Any = inner.get("rope_theta", config.get("rope_theta", THETA))
     if not is_like(theta, THETA, least=1) or theta <= 1:
         raise CheckpointError(f"rope_theta: expected a number above 1, found {quoted(theta)}")
     return float(theta)
