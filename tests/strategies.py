@@ -4,12 +4,14 @@ from hypothesis import strategies as st
 
 from minflux.model.clip import CLIPConfig
 from minflux.model.controlnet import ControlNetConfig
+from minflux.model.decoder import DecoderConfig
 from minflux.model.flux import FluxConfig
+from minflux.model.flux2 import Flux2Config
 from minflux.model.sd3 import SD3Config
 from minflux.model.siglip import SiglipConfig
 from minflux.model.t5 import T5Config
 from minflux.model.unet import UNetConfig
-from minflux.model.vae import VAEConfig
+from minflux.model.vae import Flux2VAEConfig, VAEConfig
 
 batches = st.integers(1, 3)
 tokens = st.integers(1, 9)
@@ -37,6 +39,26 @@ def flux_configs(draw, wide=False, **fixed) -> FluxConfig:
         "guidance_embed": draw(st.booleans()),
     }
     return FluxConfig(**sizes | fixed)
+
+
+@st.composite
+def flux2_configs(draw, **fixed) -> Flux2Config:
+    """A FLUX.2 transformer of 3 or 4 heads, each of RoPE's four axes 4 to 8 wide (no narrower: see `flux_configs`)."""
+    axes = tuple(draw(st.sampled_from([4, 6, 8])) for _ in range(4))
+    heads = draw(st.integers(3, 4))
+    sizes = {
+        "in_channels": draw(st.sampled_from([4, 12, 16])),
+        "out_channels": draw(st.sampled_from([4, 12])),
+        "context_in_dim": draw(st.integers(1, 9)),
+        "hidden_size": heads * sum(axes),
+        "mlp_ratio": draw(st.sampled_from([1.5, 3.0])),
+        "num_heads": heads,
+        "depth": draw(st.integers(1, 2)),
+        "depth_single_blocks": draw(st.integers(1, 3)),
+        "axes_dim": axes,
+        "guidance_embed": draw(st.booleans()),
+    }
+    return Flux2Config(**sizes | fixed)
 
 
 @st.composite
@@ -85,6 +107,16 @@ def vae_configs(draw) -> VAEConfig:
         norm_groups=groups,
         quant_conv=draw(st.booleans()),
     )
+
+
+@st.composite
+def flux2_vae_configs(draw) -> Flux2VAEConfig:
+    """FLUX.2's autoencoder in sizes of `vae_configs`, with a decoder of other widths or not."""
+    shared = ("ch", "ch_mult", "num_res_blocks", "z_channels", "norm_groups")
+    sizes = {name: value for name, value in vars(draw(vae_configs())).items() if name in shared}
+    first = sizes["norm_groups"] * draw(st.integers(4, 5))
+    own = tuple(sorted(first * mult for mult in sizes["ch_mult"])) if draw(st.booleans()) else ()
+    return Flux2VAEConfig(**sizes, batch_norm_eps=draw(st.sampled_from([1e-4, 0.3])), decoder_widths=own)
 
 
 @st.composite
@@ -155,4 +187,21 @@ def siglip_configs(draw) -> SiglipConfig:
         num_attention_heads=heads,
         image_size=draw(st.integers(patch, 17)),
         patch_size=patch,
+    )
+
+
+@st.composite
+def decoder_configs(draw, kind: type[DecoderConfig]) -> DecoderConfig:
+    """A Qwen3 or a Mistral; heads · head_dim need not be hidden_size (no narrower: see `t5_configs`)."""
+    groups = draw(st.integers(1, 2))
+    return kind(
+        vocab_size=draw(st.integers(20, 50)),
+        hidden_size=draw(st.integers(16, 25)),
+        intermediate_size=draw(st.integers(9, 33)),
+        num_hidden_layers=draw(st.integers(4, 5)),
+        num_attention_heads=groups * draw(st.integers(1, 3)),
+        num_key_value_heads=groups,
+        head_dim=draw(st.sampled_from([16, 18, 20])),
+        rms_norm_eps=draw(st.sampled_from([1e-5, 1e-6])),
+        rope_theta=draw(st.sampled_from([1e4, 1e6, 1e9])),
     )

@@ -7,7 +7,7 @@ there is to a name, they all learn here.
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,14 @@ class Checkpoint:
         pipeline = str(self.index.get("_class_name"))
         by_index = [family for prefix, family in FAMILIES.items() if pipeline.startswith(prefix)]
         by_network = [family for family in FAMILIES.values() if network(family) in held]
+        if len(by_network) > 1:
+            by_network.sort(key=lambda family: -sum(self._is_there(component) for component in family.values()))
         return [*by_index, *by_network, COMPONENTS][0]
+
+    def _is_there(self, component: Component) -> bool:
+        """Return whether a component was found, or else lies in the folder."""
+        found = self.components.get(component.name)
+        return (found.component if found else component_in(self.folder / component.name)) is component
 
     def take(self, name: str) -> StoredComponent:
         """Return a component, found here or in the folder; raises `CheckpointError` at its first wrong weight."""
@@ -159,8 +166,8 @@ def with_sizes(stored: StoredComponent, replaced: Any = None) -> StoredComponent
     config = path.with_name(CONFIG) if is_at_home else path.parent / component.name / CONFIG
     try:
         if config.exists():
-            return replace(stored, config=stored.read_sizes(read_config(config, component)))
-        return replace(stored, config=sizes_like(stored, replaced))
+            return stored.with_config(stored.read_sizes(read_config(config, component)))
+        return stored.with_config(sizes_like(stored, replaced))
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(config) in str(error) else f"{path}: {error}") from error
 
@@ -193,7 +200,7 @@ def is_component_folder(path: Path) -> bool:
 
 def component_in(path: Path) -> Component | None:
     """Return the component that a folder of its name holds: of several of the name, that of the class in its config."""
-    named = [family[path.name] for family in FAMILIES.values() if path.name in family]
+    named = [family[path.name] for family in (COMPONENTS, *FAMILIES.values()) if path.name in family]
     config = read_json(path / CONFIG) if (path / CONFIG).is_file() and len(named) > 1 else {}
     classes = [config.get("_class_name"), *as_list(config.get("architectures"))]
     exact = [component for component in named if component.library[1] in classes]
@@ -240,7 +247,7 @@ def read_component(folder: Path, component: Component) -> tuple[StoredComponent,
     stored, others = as_component(path, tensors, component, usual)
     if config is None and not stored.naming.has_config:
         return with_sizes(stored), others
-    return replace(stored, config=config or read_config(folder / CONFIG, component)), others
+    return stored.with_config(config or read_config(folder / CONFIG, component)), others
 
 
 def open_folder(folder: Path) -> Checkpoint:

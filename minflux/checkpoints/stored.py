@@ -5,7 +5,7 @@ Only headers were read to know it. Our name of each weight is worked out here, o
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,8 @@ class StoredComponent:
     """A component in a file or folder: its weights by the file's names, without the `prefix` they lie under.
 
     `config` is None as long as it isn't known. `scales` holds the factors of float8 weights, by the weight's name;
-    `copies` what is there under two names of a weight: itself, its scale.
+    `copies` what is there under two names of a weight: itself, its scale. `left_out`: names of weights that a network
+    of this config does not use, as the last layers of a language model that FLUX.2 takes its text from.
     """
 
     component: Component
@@ -88,6 +89,22 @@ class StoredComponent:
     prefix: str = ""
     scales: dict[str, Stored] = field(default_factory=dict)
     copies: dict[str, list[Copy]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+    def with_config(self, config: Any) -> "StoredComponent":
+        """Return the component with its config known, without the weights that it then does not use."""
+        is_used, our_name = self.component.is_used, self.naming.our_name
+        if is_used is None:
+            return replace(self, config=config)
+        kept = {name: stored for name, stored in self.tensors.items() if is_used(our_name(name, config), config)}
+        return replace(
+            self,
+            config=config,
+            tensors=kept,
+            scales={name: scale for name, scale in self.scales.items() if name in kept},
+            copies={name: copies for name, copies in self.copies.items() if name in kept},
+            left_out=tuple(sorted(self.tensors.keys() - kept.keys())),
+        )
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ from it, into any format, quantised matrices become floats again.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from minflux.checkpoints.formats.gguf import WRITABLE, to_blocks, write_gguf
 from minflux.checkpoints.formats.json_files import write_json
 from minflux.checkpoints.formats.safetensors import Entries, write_entries
 from minflux.checkpoints.lora import Change, add_loras, read_loras, with_loras
-from minflux.checkpoints.open import Checkpoint, warn_of_unexpected
+from minflux.checkpoints.open import Checkpoint, some_of, warn_of_unexpected
 from minflux.checkpoints.quantise import (
     BITS,
     SCALES,
@@ -167,7 +168,19 @@ def choose(checkpoint: Checkpoint, part: str | None) -> list[StoredComponent]:
     if part is not None and part not in held and part not in checkpoint.broken:
         titles = ", ".join(stored.component.title for stored in held.values())
         raise CheckpointError(f"{source}: holds no {part}, only {titles}")
-    return [checkpoint.take(name) for name in ([part] if part else held)]
+    chosen = [checkpoint.take(name) for name in ([part] if part else held)]
+    warn_of_left_out(chosen)
+    return chosen
+
+
+def warn_of_left_out(chosen: Sequence[StoredComponent]) -> None:
+    """Warn of weights that a model has no use for, and that are therefore not converted."""
+    for stored in chosen:
+        if stored.left_out:
+            names = some_of(stored.left_out)
+            warnings.warn(
+                f"{stored.path}: left out {len(stored.left_out)} weights that are not needed: {names}", stacklevel=3
+            )
 
 
 def check_target(source: Path, target: Path, format_: str) -> None:

@@ -97,7 +97,7 @@ HEADINGS = {
         "control_end",
         "control_mode",
     ),
-    "FLUX.1 Kontext": ("reference", "reference_layout"),
+    "FLUX.1 Kontext and FLUX.2": ("reference", "reference_layout"),
     "FLUX.1 Redux": ("image_prompt", "image_prompt_strength", "image_prompt_mix", "redux", "image_encoder"),
 }
 

@@ -12,7 +12,7 @@ import click
 
 from minflux.checkpoints.comfy import checkpoint_of, open_comfy
 from minflux.checkpoints.diffusionkit import what_is_lost
-from minflux.checkpoints.open import Checkpoint
+from minflux.checkpoints.open import Checkpoint, some_of
 from minflux.checkpoints.quantise import bits_of, is_packed
 from minflux.checkpoints.relaid import relaid
 from minflux.checkpoints.stored import StoredComponent
@@ -92,8 +92,15 @@ def component_lines(stored: StoredComponent, place: str = "") -> list[str]:
         f"  {stored.component.title}{place}: {numbers}, {dtypes(stored)}; {stored.naming.title}{prefix}",
         f"    {stored.component.describe(stored.config)}",
         *(f"    {note}" for note in what_is_lost(stored)),
+        *left_out_lines(stored),
         *listed([f"    {mismatch}" for mismatch in stored.mismatches]),
     ]
+
+
+def left_out_lines(stored: StoredComponent) -> list[str]:
+    """Say which weights are not read, because the model has no use for them."""
+    names = stored.left_out
+    return [f"    {len(names)} more weights are not read, nor needed: {some_of(names)}"] if names else []
 
 
 def dtypes(stored: StoredComponent) -> str:

@@ -67,7 +67,7 @@ IMAGE_OPTIONS = (  # an image to begin with; the names are a call's
         "--canny", callback=parse_thresholds, metavar="LOW,HIGH", help="Draw along the edges of --control, a photo."
     ),
     click.option("--control-out", type=FILE, help="Write the control image as the model sees it, a .png."),
-    click.option("--reference", type=FILE, multiple=True, help="Show FLUX.1 Kontext this image; repeatable."),
+    click.option("--reference", type=FILE, multiple=True, help="Show FLUX.1 Kontext or FLUX.2 this image; repeatable."),
     click.option(
         "--reference-layout",
         type=click.Choice(LAYOUTS),

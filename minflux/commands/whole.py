@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from minflux.checkpoints.components import CLIP, COMPONENTS, SD3, T5, TRANSFORMER, Family
+from minflux.checkpoints.components import CLIP, COMPONENTS, SD1, SD3, T5, TRANSFORMER, Family
 from minflux.checkpoints.components.flux import takes
 from minflux.checkpoints.fit import check_fit
 from minflux.checkpoints.formats.atomic import saved
@@ -23,12 +23,13 @@ def check_family(checkpoint: Checkpoint, format_: str, lora: Sequence[str]) -> N
     path, family = checkpoint.path, checkpoint.family
     if family is COMPONENTS:
         return
-    if family is not SD3:
-        raise CheckpointError(f"{path}: minflux converts FLUX.1 and SD3 alone, and this is another model")
+    if family is SD1:
+        raise CheckpointError(f"{path}: minflux converts FLUX.1, FLUX.2 and SD3 alone, and this is another model")
+    title = "an SD3" if family is SD3 else "a FLUX.2"
     if format_ not in ("diffusers", "minflux"):
-        raise CheckpointError(f"{path}: is an SD3, of which no {format_} file is written: take diffusers or minflux")
+        raise CheckpointError(f"{path}: is {title}, of which no {format_} file is written: take diffusers or minflux")
     if lora:
-        raise CheckpointError(f"{path}: is an SD3, to which minflux adds no LoRA")
+        raise CheckpointError(f"{path}: is {title}, to which minflux adds no LoRA")
 
 
 def files_beside(checkpoint: Checkpoint, chosen: Sequence[StoredComponent], report: Callable) -> dict[str, bytes]:

@@ -225,7 +225,7 @@ def tell_stretched(name: str, size: tuple[int, int], wanted: tuple[int, int], sh
     across, down = (after / before for before, after in zip(size, wanted, strict=True))
     if abs(across / down - 1) > share:
         line = f"{name}: {size[0]} × {size[1]} pixels are stretched to {wanted[0]} × {wanted[1]}; crop it first"
-        warnings.warn(line, ImageFitted, stacklevel=4)
+        warnings.warn(line, ImageFitted, stacklevel=5)
 
 
 def is_stretched(seen: tuple[int, int], wanted: tuple[int, int]) -> bool:

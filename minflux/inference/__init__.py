@@ -3,6 +3,7 @@
 `pipeline`   encode, sample, decode, in the one loop that all models share
 `with_vae`   what models with a VAE and text encoders share
 `flux1`      FLUX.1's side of it: its text encoders, its velocity, its VAE
+`flux2`      FLUX.2's side
 `sd3`        SD3's side
 `unet`       Stable Diffusion 1's side
 `neighbour`  how models of other families than FLUX.1's are loaded

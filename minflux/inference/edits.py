@@ -128,7 +128,8 @@ def check_references(references: Sequence[Any], takes_references: bool) -> None:
     """
     if references and not takes_references:
         raise ArgumentError(
-            "reference: the model takes none; FLUX.1 Kontext does, black-forest-labs/FLUX.1-Kontext-dev"
+            "reference: the model takes none; FLUX.1 Kontext does, black-forest-labs/FLUX.1-Kontext-dev, and so does "
+            "FLUX.2"
         )
 
 

@@ -11,7 +11,7 @@ beside the weights is FLUX.1's own (`beside.py`).
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,10 +55,11 @@ from minflux.inference.beside import read_tokenizers, usual_schedule
 from minflux.inference.cache import identity, open_cache
 from minflux.inference.controlnets import GUIDANCE, ControlNet
 from minflux.inference.flux1 import Flux1
+from minflux.inference.flux2 import DEV_MODEL, KLEIN_MODEL
 from minflux.inference.hints import FLUX1_TRAINED, Report, Trained, parse_trained, tell, trained_content
 from minflux.inference.image_prompts import Redux
 from minflux.inference.memory import choose, when_read
-from minflux.inference.neighbour import Neighbour
+from minflux.inference.neighbour import Neighbour, Traits
 from minflux.inference.pipeline import Defaults
 from minflux.inference.sd3 import SD3_MODEL
 from minflux.inference.settings import read_fields, read_schedule
@@ -75,7 +76,7 @@ DEV_DEFAULTS = Defaults()
 SCHNELL_DEFAULTS = Defaults(steps=4, guidance=1.0, text_length=256)
 KONTEXT_DEFAULTS = Defaults(guidance=2.5)
 SHOWN_DEFAULTS = Defaults(steps=50, guidance=30.0)  # of Fill and Canny; Depth's guidance is 10
-NEIGHBOURS = (SD3_MODEL, SD1_MODEL)
+NEIGHBOURS = (SD3_MODEL, SD1_MODEL, KLEIN_MODEL, DEV_MODEL)
 
 
 def load(
@@ -450,23 +451,14 @@ def find_schedule(checkpoint: Checkpoint, cfg: FluxConfig, report: Report | None
     return usual_schedule(checkpoint.path, cfg, report)
 
 
-@dataclass(frozen=True)
-class Traits:
-    """What a model can be asked for, known before a weight is read; the fields are `Pipeline`'s."""
-
-    defaults: Defaults
-    built_in_guidance: bool = False
-    takes: str = ""
-    takes_references: bool = False
-
-
 def traits_of(folder: Path, cfg: Any) -> Traits:
     """Return what a model can be asked for, by its folder's settings and the config of its network."""
     path = folder / DEFAULTS
     if isinstance(cfg, FluxConfig):
         return Traits(read_defaults(path, cfg), cfg.guidance_embed, takes(cfg) or "", not takes(cfg))
-    usual = next(known.defaults for known in NEIGHBOURS if isinstance(cfg, network(known.family).config))
-    return Traits(read_fields(Defaults, read_json(path), path) if path.exists() else usual)
+    known = next(known for known in NEIGHBOURS if isinstance(cfg, network(known.family).config))
+    usual = known.traits(folder, cfg)
+    return replace(usual, defaults=read_fields(Defaults, read_json(path), path)) if path.exists() else usual
 
 
 def read_defaults(path: Path, cfg: FluxConfig) -> Defaults:

@@ -15,7 +15,8 @@ from minflux.model.flux import condition
 class Modulated:
     """Modulates a transformer's or a ControlNet's blocks: its weights, and the pooled text (B, P) of its prompts.
 
-    of: makes modulations of the weights and `vec`. guidance: a number where the weights take one.
+    of: makes modulations of the weights and `vec`. guidance: a number where the weights take one. vec_of: makes `vec`
+    of the weights, timesteps, pooled text and guidance.
     """
 
     of: Callable[[Tree, Array], Tree]
@@ -23,6 +24,7 @@ class Modulated:
     y: Array
     guidance: float | None
     nx: Backend
+    vec_of: Callable[..., Array] = condition
 
     def at(self, timesteps: Sequence[float]) -> dict[float, Tree]:
         """Compute the modulations of every timestep in one pass: {t: modulations}."""
@@ -32,7 +34,7 @@ class Modulated:
         if self.guidance is not None:
             strength = nx.array(np.full(len(timesteps) * batch, self.guidance, np.float32))
         y = nx.concatenate([self.y] * len(timesteps), axis=0)
-        every = self.of(self.p, condition(self.p, t, y, strength))
+        every = self.of(self.p, self.vec_of(self.p, t, y, strength))
 
         def rows_of(step: int) -> Tree:
             rows = slice(step * batch, (step + 1) * batch)

@@ -22,20 +22,38 @@ Size = tuple[str, int, int]  # what it is of, what the network takes, and what w
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What a model can be asked for, known before a weight is read; the fields are `Pipeline`'s."""
+
+    defaults: Defaults
+    built_in_guidance: bool = False
+    takes: str = ""
+    takes_references: bool = False
+
+
+def always(traits: Traits) -> Callable[[Path, Any], Traits]:
+    """Return the `traits` of a family whose models can all be asked for the same."""
+    return lambda folder, cfg: traits
+
+
+@dataclass(frozen=True)
 class Neighbour:
     """How a model of another family than FLUX.1's is loaded from a folder in diffusers' layout.
 
-    tokenizers: each one's folder, and the text encoder that it is for. sizes: what must fit together, of components'
-    configs. make: the pipeline of the networks, (config, weights) by name, and the tokenizers in their order.
+    tokenizers: each one's folder, and the text encoder that it is for; read_tokenizer: reads one of its folder, for so
+    many embeddings. traits: what a model can be asked for, of its
+    folder and the config of the network that runs in every step. sizes: what must fit together, of components' configs.
+    make: the pipeline of the networks, (config, weights) by name, and the tokenizers in their order.
     """
 
     title: str
     family: Family
     tokenizers: Mapping[str, str]
-    defaults: Defaults
+    traits: Callable[[Path, Any], Traits]
     read_schedule: Callable[[Path], Any]
     sizes: Callable[[Configs], Sequence[Size]]
     make: Callable[..., VAEPipeline]
+    read_tokenizer: Callable[..., Any] = Tokenizer.from_folder
 
     def check_alone(
         self,
@@ -68,10 +86,10 @@ class Neighbour:
         warn_of_unexpected({path: names for path, names in checkpoint.unexpected_keys.items() if path in used})
         return components
 
-    def read_tokenizers(self, folder: Path, configs: Configs) -> list[Tokenizer]:
+    def read_tokenizers(self, folder: Path, configs: Configs) -> list[Any]:
         """Read the tokenizers of a model."""
         sizes = {name: configs[encoder].vocab_size for name, encoder in self.tokenizers.items()}
-        return [Tokenizer.from_folder(folder / name, size) for name, size in sizes.items()]
+        return [self.read_tokenizer(folder / name, vocab_size=size) for name, size in sizes.items()]
 
 
 def check_plain(text: Conditioning, step_cache: StepCache | None) -> None:

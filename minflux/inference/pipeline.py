@@ -22,7 +22,7 @@ from minflux.edit.base import TEXT_TO_IMAGE, Edit
 from minflux.edit.canvas import Canvas, open_canvas, tell_stretched
 from minflux.edit.controlnet import Control
 from minflux.edit.flowedit import FlowEdit, check_counts
-from minflux.edit.kontext import Reference, places, reference_size
+from minflux.edit.kontext import Place, Reference, Size, places, reference_size
 from minflux.errors import ArgumentError, MinfluxError, quoted
 from minflux.images import from_uint8, read_image
 from minflux.inference.arguments import (
@@ -216,7 +216,8 @@ class Pipeline(ABC):
         negative_prompt: what classifier-free guidance leads away from, "" unless given.
         width, height: of the image in pixels, multiples of 16.
         solver: "euler", "heun", "midpoint" or "dpm++" (see `minflux.sampling.solvers`).
-        latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of the seed's.
+        latents: the initial noise (B, C, height/8, width/8), as diffusers takes it, in place of the seed's; for FLUX.2
+        in patches, (B, 4 C, height/16, width/16).
         image: an image to begin with, a path, PIL image or array (see `minflux.images.read_image`). Unless width and
         height are given, the result has its size, shrunk to the model's own where it is larger; what is scaled or cut
         off is said in a warning, `ImageFitted`.
@@ -237,9 +238,9 @@ class Pipeline(ABC):
         "gray" or "lq".
         canny: two thresholds, (50, 200) for FLUX.1 Canny, where `control` is a photo along whose edges to draw (see
         `minflux.edit.canny`).
-        reference: an image that FLUX.1 Kontext looks at, or a list of them; the result has the first one's aspect
-        unless width or height is given.
-        reference_layout: where several stand for the model, "offset" side by side, or "index" one behind the other.
+        reference: an image that FLUX.1 Kontext or FLUX.2 looks at, or a list of them; the result has the first one's
+        aspect unless width or height is given.
+        reference_layout: where several stand for Kontext, "offset" side by side, or "index" one behind the other.
         image_prompt: an image that Redux reads beside the prompt, or a list of them; goes with `load(…, redux=…)`.
         image_prompt_strength: how strongly, 1 unless given; one number for all of them, or one for each.
         image_prompt_mix: "append" several, or "sum" them as diffusers does (see `minflux.inference.image_prompts`).
@@ -383,21 +384,26 @@ class Pipeline(ABC):
         return [net.config for net in self.controlnets]
 
     def encode_references(self, reference: Any, layout: str = "offset") -> tuple[Reference, ...]:
-        """Encode the reference images of a call, one or a list, each at the size that Kontext sees it."""
+        """Encode the reference images of a call, one or a list, each at the size that the model sees it."""
         listed = list(reference) if isinstance(reference, list | tuple) else [reference]
         images = [read_image(image, "reference") for image in listed if image is not None]
         check_references(images, self.takes_references)
         if images:
             hint_at_references(self.trained)
-        unit, usual = 2 * self.downscale, (self.defaults.width, self.defaults.height)
-        sizes = [reference_size(image.size, usual, unit) for image in images]
-        for image, size in zip(images, sizes, strict=True):
-            tell_stretched("reference", image.size, size)
-        begin = places([(width // unit, height // unit) for width, height in sizes], layout)
-        return tuple(
-            Reference(self.encode_image(image.resize(size, Image.Resampling.LANCZOS)), place)
-            for image, size, place in zip(images, sizes, begin, strict=True)
-        )
+        seen, unit = list(map(self._as_reference, images)), 2 * self.downscale
+        begin = self._places_of([(image.width // unit, image.height // unit) for image in seen], layout)
+        encoded = map(self.encode_image, seen)
+        return tuple(Reference(latents, place) for latents, place in zip(encoded, begin, strict=True))
+
+    def _as_reference(self, image: Image.Image) -> Image.Image:
+        """Return a reference image as the model sees it: for FLUX.1 Kontext of a size that it was trained on."""
+        size = reference_size(image.size, (self.defaults.width, self.defaults.height), 2 * self.downscale)
+        tell_stretched("reference", image.size, size)
+        return image.resize(size, Image.Resampling.LANCZOS)
+
+    def _places_of(self, sizes: Sequence[Size], layout: str) -> list[Place]:
+        """Return where the tokens of references begin, of `sizes` (columns, rows) in tokens; see `kontext.places`."""
+        return places(sizes, layout)
 
     def image_prompts(self, image: Any, strength: Any = None, mix: str = "append") -> ImagePrompts:
         """Read the image prompts of a call; raises `ArgumentError` for what is none, and for a model without Redux."""

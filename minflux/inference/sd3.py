@@ -19,7 +19,7 @@ from minflux.checkpoints.lazy import for_steps
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.inference.flux1 import both_signs
 from minflux.inference.modulated import Modulated
-from minflux.inference.neighbour import Neighbour, check_plain
+from minflux.inference.neighbour import Neighbour, Traits, always, check_plain
 from minflux.inference.pipeline import Conditioning, Defaults, check_finite
 from minflux.inference.settings import read_schedule
 from minflux.inference.step_cache import StepCache
@@ -203,7 +203,7 @@ SD3_MODEL = Neighbour(
     title="an SD3",
     family=FAMILY,
     tokenizers={"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2", "tokenizer_3": "text_encoder_3"},
-    defaults=SD3_DEFAULTS,
+    traits=always(Traits(SD3_DEFAULTS)),
     read_schedule=partial(read_schedule, kind=SD3Schedule),
     sizes=sizes,
     make=make,

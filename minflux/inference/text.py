@@ -45,13 +45,15 @@ class PromptTruncated(UserWarning):
 class Tokenizer:
     """A tokenizer that turns prompts into padded token ids, exactly as transformers does from the same folder.
 
-    max_length: the length that its text encoder was trained for.
+    max_length: the length that its text encoder was trained for. padding_side: where a short prompt is padded, "right"
+    or "left".
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, pad_token: str, max_length: int):
+    def __init__(self, backend: tokenizers.Tokenizer, pad_token: str, max_length: int, padding_side: str = "right"):
         self.backend = backend
         self.pad_token = pad_token
         self.max_length = max_length
+        self.padding_side = padding_side
 
     @classmethod
     def from_folder(cls, folder: str | Path, vocab_size: int | None = None) -> "Tokenizer":
@@ -62,8 +64,9 @@ class Tokenizer:
         """
         folder = Path(folder)
         backend = _read_backend(folder)
-        pad_token, max_length = _padding(read_tokenizer_config(folder), backend, folder)
-        tokenizer = cls(backend, pad_token, max_length)
+        config = read_tokenizer_config(folder)
+        pad_token, max_length = _padding(config, backend, folder)
+        tokenizer = cls(backend, pad_token, max_length, _padding_side(config, folder))
         if vocab_size is not None and tokenizer.vocab_size > vocab_size:
             largest = tokenizer.vocab_size - 1
             raise CheckpointError(f"{folder}: token ids reach {largest}; the text encoder has only {vocab_size}")
@@ -82,14 +85,21 @@ class Tokenizer:
         prompts that aren't text, and for a length that has no room for the start and end tokens.
         """
         length = self.max_length if length is None else length
-        _check_prompts(prompts)
+        ids = [encoding.ids for encoding in self.encodings(prompts, length)]
+        return np.array(ids, np.int32).reshape(len(prompts), length)  # also for no prompt
+
+    def encodings(self, texts: Sequence[str], length: int, marks: bool = True) -> list[Encoding]:
+        """Return what the `tokenizers` library knows of each text, as `__call__` cuts and pads it.
+
+        marks: whether the tokenizer puts its own tokens around a text, those for start and end.
+        """
+        check_prompts(texts)
         self._set_length(length)
         with errors_named("the tokenizer fails on this prompt: its file is damaged"):
-            encodings = [self.backend.encode(prompt) for prompt in prompts]
-        for prompt, encoding in zip(prompts, encodings, strict=True):
-            _warn_if_cut(prompt, encoding, length)
-        ids = np.array([encoding.ids for encoding in encodings], np.int32)
-        return ids.reshape(len(prompts), length)  # also for no prompt
+            encodings = [self.backend.encode(text, add_special_tokens=marks) for text in texts]
+        for text, encoding in zip(texts, encodings, strict=True):
+            _warn_if_cut(text, encoding, length)
+        return encodings
 
     def _set_length(self, length: int) -> None:
         marks = self.backend.num_special_tokens_to_add(is_pair=False)
@@ -97,13 +107,14 @@ class Tokenizer:
             raise ArgumentError(f"length: {length} has no room for the {marks} tokens that mark start and end")
         self.backend.enable_truncation(length)
         pad_id = self.backend.token_to_id(self.pad_token)
-        self.backend.enable_padding(length=length, pad_id=pad_id, pad_token=self.pad_token)
+        side = self.padding_side
+        self.backend.enable_padding(direction=side, length=length, pad_id=pad_id, pad_token=self.pad_token)
 
 
 # ------------------------------------------------------------------------------------------------- prompts
 
 
-def _check_prompts(prompts: Sequence[str]) -> None:
+def check_prompts(prompts: Sequence[str]) -> None:
     """Raise `ArgumentError` unless the prompts are a list of whole strings."""
     if isinstance(prompts, str) or not isinstance(prompts, (list, tuple)):
         raise ArgumentError(f"prompts: pass a list of strings, not {type(prompts).__name__}")
@@ -122,7 +133,7 @@ def _warn_if_cut(prompt: str, encoding: Encoding, length: int) -> None:
     first = rest.special_tokens_mask.index(0)  # the first token that is no start or end mark
     begin, _ = rest.offsets[first]
     dropped = prompt[begin:].strip()
-    warnings.warn(f"prompt cut to {length} tokens; dropped: {quoted(dropped)}", PromptTruncated, stacklevel=3)
+    warnings.warn(f"prompt cut to {length} tokens; dropped: {quoted(dropped)}", PromptTruncated, stacklevel=4)
 
 
 # ------------------------------------------------------------------------------------------------- folders
@@ -191,6 +202,14 @@ def _padding(config: dict, backend: tokenizers.Tokenizer, folder: Path) -> tuple
             f"{folder / SETTINGS}: model_max_length: expected a whole number from 1 on, found {found}"
         )
     return pad_token, max_length
+
+
+def _padding_side(config: dict, folder: Path) -> str:
+    """Return where a tokenizer pads, on the right unless its config says otherwise."""
+    side = config.get("padding_side", "right")
+    if side not in ("left", "right"):
+        raise CheckpointError(f"{folder / SETTINGS}: padding_side: expected 'left' or 'right', found {quoted(side)}")
+    return side
 
 
 # -------------------------------------------------------------------------------------------- CLIP's parts

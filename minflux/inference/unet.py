@@ -23,7 +23,7 @@ from minflux.edit.base import Edit
 from minflux.errors import ArgumentError, CheckpointError, quoted
 from minflux.inference.arguments import check_steps
 from minflux.inference.flux1 import both_signs
-from minflux.inference.neighbour import Neighbour, check_plain
+from minflux.inference.neighbour import Neighbour, Traits, always, check_plain
 from minflux.inference.pipeline import Conditioning, Defaults, SamplingPlan, check_finite
 from minflux.inference.settings import read_fields
 from minflux.inference.step_cache import StepCache
@@ -202,7 +202,7 @@ SD1_MODEL = Neighbour(
     title="a Stable Diffusion 1",
     family=FAMILY,
     tokenizers={"tokenizer": "text_encoder"},
-    defaults=SD1_DEFAULTS,
+    traits=always(Traits(SD1_DEFAULTS)),
     read_schedule=read_noise_schedule,
     sizes=sizes,
     make=make,

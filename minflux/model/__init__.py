@@ -7,6 +7,7 @@
 `attention`   rotated queries and keys, normalised per head
 `blocks`      two streams meet; one stream carries on
 `flux`        the whole transformer
+`flux2`       FLUX.2's: the same blocks, steered otherwise
 `sd3`         another one of the same parts
 `latents`     images as tokens: packing and position ids
 `controlnet`  a copy of the first blocks, which adds to the image what a control image shows

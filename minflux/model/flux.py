@@ -3,7 +3,7 @@
 embed img, txt, and (t, guidance, pooled text) -> double blocks -> join -> single blocks -> keep img -> final layer
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from minflux.arrays import Array, Float, Int, Tree, shaped
@@ -15,6 +15,7 @@ from minflux.model.linear import linear
 from minflux.model.modulation import modulations
 from minflux.model.rope import rope
 
+Blocks = tuple[Callable, Callable]  # a double-stream block and a single-stream one
 Residuals = Mapping[str, Sequence[Array]]  # (B, R, D) each, by the block after which they are added
 NONE: Residuals = {}
 TIME_DIM = 256  # sinusoids of the timestep and guidance embeddings
@@ -109,6 +110,7 @@ def velocity(
     run_block: RunBlock = run,
     residuals: Residuals = NONE,
     bias: Array | None = None,
+    blocks: Blocks | None = None,
 ) -> Float[Array, "B I O"]:
     """Run the blocks, given their modulations `mod` and the rotations `pe` (which are the same in every block).
 
@@ -117,7 +119,7 @@ def velocity(
     dtype = mod["final"].dtype
     img = linear(img.astype(dtype), **p["img_in"])  # (B, I, D)
     txt = linear(txt.astype(dtype), **p["txt_in"])  # (B, T, D)
-    img = through_blocks(p, img, txt, mod, pe, on_block, keep_qkv, run_block, residuals, bias)
+    img = through_blocks(p, img, txt, mod, pe, on_block, keep_qkv, run_block, residuals, bias, blocks)
     return final_layer(p["final_layer"], img, mod["final"])
 
 
@@ -133,6 +135,7 @@ def through_blocks(
     run_block: RunBlock = run,
     residuals: Residuals = NONE,
     bias: Array | None = None,
+    blocks: Blocks | None = None,
 ) -> Float[Array, "B I D"]:
     """Run both kinds of block on the streams, and return the image's.
 
@@ -140,18 +143,19 @@ def through_blocks(
     `hooks`). With keep_qkv there are "q", "k" and "v" too, normalised and rotated, of the joint sequence (B, H, T + I,
     K); they are then held until the block is done. run_block: how a block is run (see `hooks`). residuals: what
     ControlNets add to the image after a block, by its name (see `controlnet`). bias: what is added to the logits of
-    every attention, broadcast to (B, H, T + I, T + I): -inf where a token is not to hear another one.
+    every attention, broadcast to (B, H, T + I, T + I): -inf where a token is not to hear another one. blocks: the two
+    kinds of block, FLUX.1's unless given.
     """
-    nx = backend_of(img, txt)
+    nx, (double, single) = backend_of(img, txt), blocks or (double_block, single_block)
     for i, (block, block_mod) in enumerate(zip(p.get("double_blocks", ()), mod["double"], strict=True)):
         name, seen = f"double_blocks.{i}", {"mod": block_mod}
-        img, txt = run_block(double_block, block, img, txt, block_mod, pe, seen if keep_qkv else None, bias)
+        img, txt = run_block(double, block, img, txt, block_mod, pe, seen if keep_qkv else None, bias)
         img = with_residuals(img, residuals.get(name, ()))
         on_block(name, {"img": img, "txt": txt, **seen})
     x = nx.concatenate([txt, img], axis=1)  # (B, T + I, D)
     for i, (block, block_mod) in enumerate(zip(p.get("single_blocks", ()), mod["single"], strict=True)):
         name, seen = f"single_blocks.{i}", {"mod": block_mod}
-        x = run_block(single_block, block, x, block_mod, pe, seen if keep_qkv else None, bias)
+        x = run_block(single, block, x, block_mod, pe, seen if keep_qkv else None, bias)
         x = with_residuals(x, residuals.get(name, ()), first=txt.shape[1])
         txt, img = nx.split(x, [txt.shape[1]], axis=1)  # (B, T, D), (B, I, D)
         on_block(name, {"img": img, "txt": txt, **seen})

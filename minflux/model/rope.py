@@ -17,7 +17,7 @@ def axis_frequencies(dim: int, theta: float) -> list[float]:
 
 @shaped
 def rope(
-    ids: Int[Array, "B L A"], axes_dim: tuple[int, ...], theta: int = 10_000
+    ids: Int[Array, "B L A"], axes_dim: tuple[int, ...], theta: float = 10_000
 ) -> tuple[Float[Array, "B 1 L F"], Float[Array, "B 1 L F"]]:
     """Make `pe`, the rotation of every token: cos and sin, each (B, 1, L, D/2) float32.
 

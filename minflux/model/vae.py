@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from minflux.arrays import Array, Float, Tree, shaped
 from minflux.backend import backend_of
+from minflux.model.latents import pack, unpack
 from minflux.model.linear import linear
 
 
@@ -17,7 +18,8 @@ class VAEConfig:
     """The sizes of the VAE, under the names of BFL's `AutoEncoderParams` where it has them.
 
     Level i has ch · ch_mult[i] channels; latents are (z - shift_factor) · scale_factor. quant_conv: in Stable
-    Diffusion 1's, a 1×1 convolution of what the encoder gives, and one of what the decoder takes.
+    Diffusion 1's and FLUX.2's, a 1×1 convolution of what the encoder gives, and one of what the decoder takes.
+    batch_norm_eps: in FLUX.2's, that of `normalised`, which is there in place of shift and scale; None without it.
     """
 
     in_channels: int = 3
@@ -30,6 +32,7 @@ class VAEConfig:
     shift_factor: float = 0.1159
     norm_groups: int = 32
     quant_conv: bool = False
+    batch_norm_eps: float | None = None
 
     @property
     def downscale(self) -> int:
@@ -37,7 +40,23 @@ class VAEConfig:
         return 2 ** (len(self.ch_mult) - 1)
 
 
+@dataclass(frozen=True)
+class Flux2VAEConfig(VAEConfig):
+    """The sizes of FLUX.2's VAE, whose latents are normalised by statistics in its file.
+
+    decoder_widths: the channels of the decoder's levels, finest first, where they are others than the encoder's.
+    """
+
+    z_channels: int = 32
+    scale_factor: float = 1.0
+    shift_factor: float = 0.0
+    quant_conv: bool = True
+    batch_norm_eps: float | None = 1e-4
+    decoder_widths: tuple[int, ...] = ()
+
+
 FLUX_VAE = VAEConfig()
+FLUX2_VAE = Flux2VAEConfig()
 
 
 @shaped
@@ -113,7 +132,7 @@ def encode_moments(p: Tree, cfg: VAEConfig, image: Float[Array, "B H W 3"]) -> t
 def encode(p: Tree, cfg: VAEConfig, image: Float[Array, "B H W 3"]) -> Float[Array, "B H8 W8 Z"]:
     """Encode an image in [-1, 1] to latents: (mean - shift) · scale, the distribution's mean being its mode."""
     mean, _ = encode_moments(p, cfg, image)
-    return cfg.scale_factor * (mean - cfg.shift_factor)
+    return scaled(p, cfg, mean)
 
 
 @shaped
@@ -128,14 +147,41 @@ def encode_sample(
     mean, log_variance = encode_moments(p, cfg, image)
     log_variance = nx.minimum(nx.maximum(log_variance, -30), 20)
     drawn = mean + nx.exp(log_variance / 2) * noise.astype(mean.dtype)
-    return cfg.scale_factor * (drawn - cfg.shift_factor)
+    return scaled(p, cfg, drawn)
+
+
+@shaped
+def scaled(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H8 W8 Z"]:
+    """Bring raw latents to a size that a transformer works with: (z - shift) · scale, or `normalised` as in FLUX.2."""
+    if cfg.batch_norm_eps is not None:
+        return normalised(p["bn"], latents, cfg.batch_norm_eps)
+    return cfg.scale_factor * (latents - cfg.shift_factor)
 
 
 @shaped
 def unscaled(p: Tree, cfg: VAEConfig, latents: Float[Array, "B H8 W8 Z"]) -> Float[Array, "B H8 W8 Z"]:
-    """Undo the scale and shift that `encode` brings latents to, for the decoder to take them."""
-    latents = latents / cfg.scale_factor + cfg.shift_factor
+    """Undo `scaled`, for the decoder to take latents."""
+    if cfg.batch_norm_eps is None:
+        latents = latents / cfg.scale_factor + cfg.shift_factor
+    else:
+        latents = normalised(p["bn"], latents, cfg.batch_norm_eps, undo=True)
     return linear(latents, **p["post_quant_conv"]) if cfg.quant_conv else latents
+
+
+@shaped
+def normalised(
+    p: Tree, latents: Float[Array, "B H8 W8 Z"], eps: float, undo: bool = False
+) -> Float[Array, "B H8 W8 Z"]:
+    """Compute (z - mean) / sqrt(variance + eps), each number of a 2×2 patch by statistics of its own; undo: back again.
+
+    They are those that a BatchNorm kept while the VAE was trained, (4 Z,) each, in the order of a token's numbers.
+    """
+    _, height, width, _ = latents.shape
+    mean = p["running_mean"]
+    deviation = backend_of(mean).sqrt(p["running_var"] + eps).astype(latents.dtype)
+    mean, tokens = mean.astype(latents.dtype), pack(latents)  # (B, I, 4 Z)
+    tokens = tokens * deviation + mean if undo else (tokens - mean) / deviation
+    return unpack(tokens, height, width)
 
 
 @shaped

@@ -37,25 +37,28 @@ class Schedule:
         """Return t₀ = 1 > t₁ > … > 0, float32 (steps + 1,), for an image of `tokens` tokens."""
         t = np.linspace(1, 1 / steps, steps)
         if self.use_dynamic_shifting:
-            e_mu = math.exp(self.mu(tokens))
+            e_mu = math.exp(self.mu_of(steps, tokens))
             t = e_mu / (e_mu + (1 / t - 1))
         else:
             t = shifted(t, self.shift)
         return np.append(t, 0).astype(np.float32)
 
-    def mu(self, tokens: int) -> float:
-        """Interpolate the shift's logarithm: base_shift at 256 tokens, max_shift at 4096.
+    def mu_of(self, steps: int, tokens: int) -> float:
+        """Return the shift's logarithm, for FLUX.1 by `mu`, whatever the number of steps."""
+        return self.mu(tokens)
 
-        Raises `ArgumentError` where it is larger than `LARGEST_MU`, so that float32 has no timesteps for it.
-        """
+    def mu(self, tokens: int) -> float:
+        """Interpolate the shift's logarithm: base_shift at 256 tokens, max_shift at 4096; see `checked_mu`."""
         rise = self.max_shift - self.base_shift
         slope = rise / (self.max_image_seq_len - self.base_image_seq_len)
-        mu = self.base_shift + slope * (tokens - self.base_image_seq_len)
-        if not abs(mu) <= LARGEST_MU:
-            raise ArgumentError(
-                f"the schedule's shift for {tokens} tokens is e^{mu:g}: change its settings or the size"
-            )
-        return mu
+        return checked_mu(self.base_shift + slope * (tokens - self.base_image_seq_len), tokens)
+
+
+def checked_mu(mu: float, tokens: int) -> float:
+    """Return a shift's logarithm; raises `ArgumentError` where it is so large that float32 has no timesteps for it."""
+    if not abs(mu) <= LARGEST_MU:
+        raise ArgumentError(f"the schedule's shift for {tokens} tokens is e^{mu:g}: change its settings or the size")
+    return mu
 
 
 def shifted(t: np.ndarray, shift: float) -> np.ndarray:

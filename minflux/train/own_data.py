@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from minflux.arrays import Tree
 from minflux.backend import Backend
-from minflux.checkpoints.components import CLIP, T5, TRANSFORMER, VAE
+from minflux.checkpoints.components import CLIP, COMPONENTS, T5, TRANSFORMER, VAE
 from minflux.checkpoints.hashes import hash_model
 from minflux.checkpoints.open import Checkpoint
 from minflux.checkpoints.read import read_tree
@@ -168,10 +168,12 @@ class Subject:
 
 
 def open_subject(checkpoint: Checkpoint, nx: Backend, name: str, kept: Path) -> Subject:
-    """Open a model for training; for errors see `load_checkpoint`.
+    """Open a model for training; for errors see `load_checkpoint`, and there is one for another model than a FLUX.1.
 
     Its cache has no limit: one caption must not push out another that the next step needs.
     """
+    if checkpoint.family is not COMPONENTS:
+        raise ArgumentError(f"model: minflux trains a FLUX.1 on images, and {name!r} is another model")
     pipe = load_checkpoint(checkpoint, nx, name, memory="staged", cache=kept)
     return Subject(checkpoint, replace(pipe, cache=pipe.cache and replace(pipe.cache, limit=sys.maxsize)), kept)
 

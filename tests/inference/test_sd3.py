@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,12 +229,15 @@ def test_prompts_are_kept_for_their_own_encoders_alone(folder, tmp_path):
     assert np.abs(load(model, "numpy", cache=cache).encode("a cat", guidance=1.0).txt - first).max() > 0.1
 
 
-def write_hole(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """A file of float16 weights of these shapes, all of it a hole but for its header: it takes no room."""
-    sizes = [2 * math.prod(shape) for shape in shapes.values()]
+def write_hole(path: Path, shapes: dict[str, tuple[int, ...]], packed: Collection[str] = ()) -> None:
+    """A file of weights of these shapes, all of it a hole but for its header: it takes no room.
+
+    They are float16, but for those that are `packed`.
+    """
+    sizes = [(4 if name in packed else 2) * math.prod(shape) for name, shape in shapes.items()]
     ends = list(itertools.accumulate(sizes))
     header = {
-        name: {"dtype": "F16", "shape": list(shape), "data_offsets": [end - size, end]}
+        name: {"dtype": "U32" if name in packed else "F16", "shape": list(shape), "data_offsets": [end - size, end]}
         for (name, shape), size, end in zip(shapes.items(), sizes, ends, strict=True)
     }
     text = json.dumps(header).encode()

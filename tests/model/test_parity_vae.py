@@ -1,7 +1,9 @@
 """The autoencoder, its parts and both halves, against diffusers' `AutoencoderKL`."""
 
+from types import SimpleNamespace
+
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, Flux2KleinPipeline
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
@@ -9,13 +11,14 @@ from diffusers.models.upsampling import Upsample2D
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minflux.checkpoints.components.flux2 import FLUX2_VAE
 from minflux.checkpoints.components.vae import channels_last as to_channels_last
 from minflux.checkpoints.components.vae import diffusers_to_bfl as vae_to_bfl
 from minflux.checkpoints.components.vae import write_config as write_vae_config
 from minflux.checkpoints.tree import tree
 from minflux.model.vae import attention_block, conv3, decode, encode, encode_moments, middle, norm_silu, resnet_block
 from tests.compare import MODEL
-from tests.strategies import batches, vae_configs
+from tests.strategies import batches, flux2_vae_configs, vae_configs
 
 sides = st.integers(2, 6)
 groups_of = st.integers(1, 3)
@@ -130,3 +133,34 @@ def test_decode(trial, cfg, batch, rows, cols):
     latents = trial.randn(batch, cfg.z_channels, rows, cols)
     expected = module.decode(latents / cfg.scale_factor + cfg.shift_factor).sample
     trial.close("VAE decode", decode(p, cfg, nhwc(trial, latents)), last(expected), MODEL)
+
+
+def flux2_oracle(trial, cfg):
+    """diffusers' `AutoencoderKLFlux2` with random weights and statistics, and its weights as our tree."""
+    module = trial.random(AutoencoderKLFlux2.from_config(FLUX2_VAE.write_config(cfg)))
+    module.bn.running_mean = trial.randn(*module.bn.running_mean.shape)
+    module.bn.running_var = trial.rounded(0.1 + torch.rand(module.bn.running_var.shape))
+    flat = {name: array for name, array in trial.flat(module).items() if FLUX2_VAE.alias(name)}
+    return module, tree(FLUX2_VAE.folder_naming.load(flat, cfg))
+
+
+@given(flux2_vae_configs(), batches, sides, sides)
+def test_encode_as_flux2(trial, cfg, batch, rows, cols):
+    module, p = flux2_oracle(trial, cfg)
+    image = trial.rounded(torch.rand(batch, 3, 2 * rows * cfg.downscale, 2 * cols * cfg.downscale) * 2 - 1)
+    patchify = Flux2KleinPipeline._patchify_latents
+    pipe = SimpleNamespace(vae=module, _patchify_latents=patchify)
+    patches = Flux2KleinPipeline._encode_vae_image(pipe, image, None)
+    expected = Flux2KleinPipeline._unpatchify_latents(patches)
+    trial.close("FLUX.2's VAE, encode", encode(p, cfg, nhwc(trial, image)), last(expected), MODEL)
+
+
+@given(flux2_vae_configs(), batches, sides, sides)
+def test_decode_as_flux2(trial, cfg, batch, rows, cols):
+    module, p = flux2_oracle(trial, cfg)
+    latents = trial.randn(batch, cfg.z_channels, 2 * rows, 2 * cols)
+    patches = Flux2KleinPipeline._patchify_latents(latents)
+    mean, variance = (statistic[None, :, None, None] for statistic in (module.bn.running_mean, module.bn.running_var))
+    raw = Flux2KleinPipeline._unpatchify_latents(patches * (variance + cfg.batch_norm_eps).sqrt() + mean)
+    expected = module.decode(raw).sample
+    trial.close("FLUX.2's VAE, decode", decode(p, cfg, nhwc(trial, latents)), last(expected), MODEL)

@@ -108,6 +108,7 @@ class Component:
     lora_rules: Rules = ()  # names that LoRA files alone have, and ours; "qkv@0-2" are parts 0 to 2 of a joint matrix
     gguf: tuple[str, str] | None = None  # of its GGUF files, whose names and which general.architecture; None: has none
     alias: Callable[[str], str | None] = str  # a file's name in standard form; None for what is not used
+    is_used: Callable[[str, Any], bool] | None = None  # whether a weight is needed, by our name and a config; None: all
 
     @property
     def folder_naming(self) -> Naming:

@@ -189,9 +189,10 @@ def body_shapes(cfg: FluxConfig) -> Shapes:
     return shapes
 
 
-def embedder_shapes(outputs: int, inputs: int) -> Shapes:
+def embedder_shapes(outputs: int, inputs: int, bias: bool = True) -> Shapes:
     """Return the shapes of the two layers that bring a vector into the model's width."""
-    return under("in_layer", linear_shapes(outputs, inputs)) | under("out_layer", linear_shapes(outputs, outputs))
+    first, last = linear_shapes(outputs, inputs, bias), linear_shapes(outputs, outputs, bias)
+    return under("in_layer", first) | under("out_layer", last)
 
 
 def stream_shapes(cfg: FluxConfig, stream: str) -> Shapes:
@@ -200,7 +201,7 @@ def stream_shapes(cfg: FluxConfig, stream: str) -> Shapes:
     return (
         under(f"{stream}_mod.lin", linear_shapes(6 * d, d))
         | under(f"{stream}_attn.qkv", linear_shapes(3 * d, d, cfg.qkv_bias))
-        | under(f"{stream}_attn", qk_norm_shapes(cfg))
+        | under(f"{stream}_attn", qk_norm_shapes(cfg.hidden_size // cfg.num_heads))
         | under(f"{stream}_attn.proj", linear_shapes(d, d))
         | under(f"{stream}_mlp.0", linear_shapes(hidden, d))
         | under(f"{stream}_mlp.2", linear_shapes(d, hidden))
@@ -213,15 +214,14 @@ def single_block_shapes(cfg: FluxConfig) -> Shapes:
     return (
         under("modulation.lin", linear_shapes(3 * d, d))
         | under("linear1", linear_shapes(3 * d + hidden, d))
-        | qk_norm_shapes(cfg)
+        | qk_norm_shapes(cfg.hidden_size // cfg.num_heads)
         | under("linear2", linear_shapes(d, d + hidden))
     )
 
 
-def qk_norm_shapes(cfg: FluxConfig) -> Shapes:
+def qk_norm_shapes(head_dim: int) -> Shapes:
     """Return the shapes of a block's query and key norms: one number for each of a head's dimensions."""
-    width = cfg.hidden_size // cfg.num_heads
-    return {"norm.query_norm.scale": (width,), "norm.key_norm.scale": (width,)}
+    return {"norm.query_norm.scale": (head_dim,), "norm.key_norm.scale": (head_dim,)}
 
 
 # -- sizes -----------------------------------------------------------------------------------------------------
