@@ -270,7 +270,7 @@ class Pipeline(ABC):
         references = self.encode_references(reference, reference_layout)
         canvas = self.open_canvas(given, width, height)
         width, height = self.size_of(canvas, references, width, height)
-        plan = self._plan(len(prompts), seed, steps, guidance, true_cfg_scale, width, height, solver)
+        plan = self.plan(len(prompts), seed, steps, guidance, true_cfg_scale, width, height, solver)
         negative = effective(negative_prompt, plan.guidance)
         start = None if latents is None else self._start_from(latents, plan)
         edit = self.edit_of(given, canvas, plan.seeds)
@@ -483,7 +483,7 @@ class Pipeline(ABC):
         check_usable(cache, solver, count, on_block is not None, bool(conditioning.controls))
         if cache is not None and isinstance(edit, FlowEdit):
             raise ArgumentError("step_cache goes without FlowEdit, whose steps ask for several velocities")
-        plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
+        plan = self.plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
         self._check_edited(edit.image, plan)
         self._check_shown(edit.shown, plan)
         check_bias(conditioning, plan.height // (2 * self.downscale), plan.width // (2 * self.downscale))
@@ -593,7 +593,7 @@ class Pipeline(ABC):
 
     # -- settings ----------------------------------------------------------------------------------------------
 
-    def _plan(
+    def plan(
         self,
         count: int,
         seed: Any,

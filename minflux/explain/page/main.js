@@ -1,0 +1,38 @@
+// The page's head, what stands below each panel, and which part of the map is lit.
+
+byId('prompt').textContent = `“${data.prompt}”`;
+const asked = [
+  `drawn by minflux ${data.version} with the model ${data.model.split('/').pop()}`,
+  `${data.size[0]} × ${data.size[1]} pixels, ${data.tokens[0] * data.tokens[1]} tokens of image and ${data.textLength} of text`,
+  `${STEPS} steps`,
+  `seed ${data.seed}`,
+  data.passes === 2 ? `guidance ${data.guidance}: a second pass without the prompt at each step` : `guidance ${data.guidance}`,
+];
+byId('facts').textContent = `${asked.join(' · ')}.`;
+
+/** Return a link where there is an address, or else the words and where to find it. */
+function linked({name, path, url}) {
+  if (url) return [el('a', {href: url}, name)];
+  return [`${name}, `, el('code', {}, path)];
+}
+
+for (const [panel, {chapters, source}] of Object.entries(data.links)) {
+  const footer = document.querySelector(`#${panel} > footer`);
+  for (const chapter of chapters) footer.append(el('div', {}, 'Chapter ', ...linked(chapter)));
+  const where = {name: `${source.path}:${source.line}`, path: `${source.path}:${source.line}`, url: source.url};
+  const place = source.url ? linked(where) : [el('code', {}, where.path)];
+  const code = el('details', {}, el('summary', {}, `The code: ${source.name}, `, ...place), el('pre', {tabindex: 0}, source.text));
+  footer.append(code);
+}
+
+const order = [...document.querySelectorAll('main .panel')];
+
+/** Light up the panel that stands at the upper third of the window. */
+function lightUp() {
+  const third = window.innerHeight / 3;
+  const here = order.filter((panel) => panel.getBoundingClientRect().top <= third).pop() ?? order[0];
+  light(here.id);
+}
+window.addEventListener('scroll', lightUp, {passive: true});
+window.addEventListener('resize', lightUp);
+lightUp();
