@@ -18,7 +18,21 @@ from minflux.explain.record import Record, Recorder, block_names, record
 from minflux.version import __version__
 
 FOLDER = Path(__file__).parent / "page"
-SCRIPTS = ("data", "colours", "state", "grid", "chart", "map", "steps", "attention", "modulation", "rope", "motion", "cost", "main")
+SCRIPTS = (
+    "data",
+    "colours",
+    "state",
+    "grid",
+    "chart",
+    "map",
+    "steps",
+    "attention",
+    "modulation",
+    "rope",
+    "motion",
+    "cost",
+    "main",
+)
 FRAME_HEIGHT = 900  # pixels of a page inside another one
 
 

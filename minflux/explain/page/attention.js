@@ -168,7 +168,7 @@ whenever(['place', 'group', 'over', 'way', 'block', 'head'], () => {
   const values = shares(state.block, state.head, group);
   const image = values.subarray ? values.subarray(WORDS) : values.slice(WORDS);
   const most = Math.max(...image, 1e-9);
-  paint(patches.canvas, ROWS, COLUMNS, (i) => [0, 0, 0, Math.round(225 * (1 - image[i] / most))]);
+  paint(patches.canvas, ROWS, COLUMNS, (i) => [0, 0, 0, Math.round(205 * (1 - image[i] / most))]);
   patches.mark(group >= WORDS ? [Math.floor((group - WORDS) / COLUMNS), (group - WORDS) % COLUMNS] : null);
   const verb = state.way === 'looks' ? 'what it looks at' : 'who looks at it';
   byId('patches-name').textContent = `${called(group)}: ${verb}`;

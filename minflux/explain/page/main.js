@@ -25,7 +25,7 @@ for (const [panel, {chapters, source}] of Object.entries(data.links)) {
   footer.append(code);
 }
 
-const order = [...document.querySelectorAll('main .panel')];
+const order = [...document.querySelectorAll('.panel:not(#map)')];
 
 /** Light up the panel that stands at the upper third of the window. */
 function lightUp() {

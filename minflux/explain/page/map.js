@@ -62,7 +62,7 @@ const WIDE = {
     ['MLP', 220, 150, 'vec'], [VEC, 342, 180, 'vec'], [TURNS, 478, 170, 'pe', 'end'],
     [`linear map to ${data.textLength} × ${cfg.hidden_size}`, 73, 226, 'txt', 'start'],
     [`pack: ${data.tokens[0] * data.tokens[1]} × ${cfg.in_channels}, then a linear map to ${data.tokens[0] * data.tokens[1]} × ${cfg.hidden_size}`, 290, 348, 'img'],
-    [`${JOINT} × ${cfg.hidden_size}`, 330, 312, 'faint'], ['velocity:', 632, 208, 'img'], [OF_STEPS, 632, 222, 'img'],
+    [`${JOINT} × ${cfg.hidden_size}`, 330, 333, 'faint'], ['velocity:', 632, 207, 'img'], [OF_STEPS, 632, 222, 'img'],
   ],
   time: [300, 26],
 };
@@ -89,7 +89,7 @@ const TALL = {
   words: [
     ['prompt', 77, 20], ['position ids', 328, 20], [TEXT, 46, 107, 'txt'], [GIST, 134, 107, 'vec'],
     ['MLP', 158, 128, 'vec'], [VEC, 260, 150, 'vec'], [TURNS, 322, 120, 'pe', 'end'],
-    ['linear map', 36, 226, 'txt', 'start'], ['pack, linear map', 128, 236, 'img', 'middle'],
+    ['linear map', 36, 205, 'txt', 'start'], ['pack, linear map', 128, 236, 'img', 'middle'],
     [`${JOINT} × ${cfg.hidden_size}`, 134, 337, 'faint', 'start'], ['velocity:', 242, 510, 'img'], [OF_STEPS, 242, 524, 'img'],
   ],
   time: [215, 20],

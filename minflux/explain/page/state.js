@@ -16,7 +16,7 @@ const state = {
   where: 0, // of the places in a double block
   steered: 0, // a block, double ones first
   axes: 'all',
-  side: Math.max(4, ...data.tokens),
+  side: Math.max(16, ...data.tokens), // of the positions' grid
   alike: null, // the patch of the positions' grid
 };
 const panels = [];

@@ -15,10 +15,10 @@ function shortly() {
 }
 
 function atLength() {
-  if (state.place === SHOWN) return `After ${STEPS} steps, t = 0: no noise is left, and x_t is the image.`;
+  if (state.place === SHOWN) return `After ${STEPS} steps, t = 0: no noise is left, and xₜ is the image.`;
   const share = percent(timeNow());
   const first = stepNow() === 0 ? 'At first all is noise, and the guess is a blur of all that the prompt might mean. ' : '';
-  return `${first}At t = ${timeNow().toFixed(2)}, x_t is ${share} noise and ${percent(1 - timeNow())} image.`;
+  return `${first}At t = ${timeNow().toFixed(2)}, xₜ is ${share} noise and ${percent(1 - timeNow())} image.`;
 }
 
 const slider = byId('step');
@@ -62,7 +62,7 @@ whenever(['place'], () => {
   byId('steps-said').textContent = atLength();
   for (const id of ['noisy', 'bar-noisy']) byId(id).src = noisyFrame();
   for (const id of ['clean', 'bar-clean']) byId(id).src = cleanFrame();
-  byId('noisy').alt = `x_t, ${shortly()}`;
+  byId('noisy').alt = `xₜ, ${shortly()}`;
   byId('clean').alt = `What it aims at, ${shortly()}`;
   [...film.children].forEach((frame, place) => frame.setAttribute('aria-current', place === state.place));
   const now = film.children[state.place];
