@@ -52,7 +52,7 @@ def address() -> str | None:
 
 
 def links(repository: str | None) -> dict[str, dict[str, Any]]:
-    """Return each panel's {"chapters": [{"name", "path", "url"}], "source": {"name", "path", "line", "url", "text"}}."""
+    """Return each panel's {"chapters": [{"name", "path", "url"}], "source": {the same, "line", "text"}}."""
     return {
         panel: {"chapters": [chapter(name, repository) for name in names], "source": source(shown, repository)}
         for panel, (names, shown) in PANELS.items()

@@ -1,4 +1,4 @@
-"""A headless Chromium to try the page in, driven as WebDriver has it (https://www.w3.org/TR/webdriver2) by Python alone.
+"""A headless Chromium to try the page in, driven as WebDriver has it (https://www.w3.org/TR/webdriver2), by Python.
 
 Pointing, clicking and typing are the browser's own: the page can't tell them from a person's.
 """
