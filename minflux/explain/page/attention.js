@@ -175,7 +175,7 @@ whenever(['place', 'group', 'over', 'way', 'block', 'head'], () => {
   byId('patches-most').textContent = percent(most);
   const widest = Math.max(...Array.from(values).slice(0, WORDS), 1e-9);
   chips.forEach((chip, i) => {
-    chip.style.setProperty('--share', `${(100 * values[i]) / widest}%`);
+    chip.style.setProperty('--share', values[i] / widest);
     chip.setAttribute('aria-pressed', i === group);
     chip.title = percent(values[i]);
   });

@@ -6,7 +6,7 @@ const asked = [
   `${data.size[0]} × ${data.size[1]} pixels, ${data.tokens[0] * data.tokens[1]} tokens of image and ${data.textLength} of text`,
   `${STEPS} steps`,
   `seed ${data.seed}`,
-  data.passes === 2 ? `guidance ${data.guidance}: a second pass without the prompt at each step` : `guidance ${data.guidance}`,
+  data.passes === 2 ? `guidance ${data.guidance}, by two passes a step` : `guidance ${data.guidance}`,
 ];
 byId('facts').textContent = `${asked.join(' · ')}.`;
 
@@ -33,6 +33,15 @@ function lightUp() {
   const here = order.filter((panel) => panel.getBoundingClientRect().top <= third).pop() ?? order[0];
   light(here.id);
 }
+
+/** Let what stands at the side stay in sight: all of it where the window is high enough, or else its lower end. */
+function place() {
+  const side = document.querySelector('.side');
+  side.style.top = `${Math.min(12, window.innerHeight - byId('bar').offsetHeight - 12 - side.offsetHeight)}px`;
+}
+
 window.addEventListener('scroll', lightUp, {passive: true});
-window.addEventListener('resize', lightUp);
+window.addEventListener('resize', () => [place(), lightUp()]);
+new ResizeObserver(place).observe(document.querySelector('.side'));
+place();
 lightUp();
