@@ -130,12 +130,7 @@ def test_flux_parts_add_up_to_a_step():
 
 @pytest.mark.parametrize(
     ("how", "words"),
-    [
-        ({"steps": 0}, "steps"),
-        ({"seed": -1}, "seed"),
-        ({"width": 50}, "width"),
-        ({"guidance": -1}, "guidance"),
-    ],
+    [({"steps": 0}, "steps"), ({"seed": -1}, "seed"), ({"width": 50}, "width"), ({"guidance": -1}, "guidance")],
 )
 def test_settings_that_no_model_can_honour(pipe, how, words):
     with pytest.raises(ArgumentError, match=words):
