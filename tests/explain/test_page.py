@@ -60,7 +60,7 @@ def percents(text: str) -> list[float]:
     return [float(found) for found in re.findall(r"([\d.]+)%", text)]
 
 
-# -- steps -------------------------------------------------------------------------------------------------------------
+# -- steps ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_slider_moves_all_pictures(browser, drawn):
@@ -90,7 +90,7 @@ def test_it_plays_to_the_end_and_stops(browser):
     assert browser.run("return document.getElementById('play').getAttribute('aria-label')") == "Play"
 
 
-# -- attention -----------------------------------------------------------------------------------------------------------
+# -- attention -----------------------------------------------------------------------------------------------------
 
 
 def test_pointing_at_a_word_shows_what_it_looks_at(browser, shares):
@@ -152,7 +152,7 @@ def test_a_finger_chooses_a_patch(browser):
     assert "row 4, column 1" in browser.text("#patches-name")
 
 
-# -- the rest ------------------------------------------------------------------------------------------------------------
+# -- the rest ------------------------------------------------------------------------------------------------------
 
 
 def test_the_sizes_of_modulations_are_those_recorded(browser, drawn):
@@ -203,15 +203,19 @@ def test_every_panel_has_its_links_and_its_code(browser):
     assert "def rope(" in browser.text("#rope pre")
 
 
-# -- how it looks --------------------------------------------------------------------------------------------------------
+# -- how it looks --------------------------------------------------------------------------------------------------
 
-NAMELESS = """return [...document.querySelectorAll('button, a, input, select, [tabindex="0"], [role=img]')].filter((e) =>
-    e.getClientRects().length && !(e.getAttribute('aria-label') || e.innerText?.trim() || e.labels?.length ||
-    e.tagName === 'PRE')).map((e) => e.outerHTML.slice(0, 80))"""
+NAMELESS = """
+    const named = (e) => e.getAttribute('aria-label') || e.innerText?.trim() || e.labels?.length;
+    return [...document.querySelectorAll('button, a, input, select, [tabindex="0"], [role=img]')]
+        .filter((e) => e.getClientRects().length && !named(e)).map((e) => e.outerHTML.slice(0, 80))"""
 CONTRAST = """
     const level = (c) => c / 255 <= .04045 ? c / 3294.6 : ((c / 255 + .055) / 1.055) ** 2.4;
     const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-    const light = (colour) => { const [r, g, b] = numbers(colour).map(level); return .2126 * r + .7152 * g + .0722 * b; };
+    const light = (colour) => {
+        const [r, g, b] = numbers(colour).map(level);
+        return .2126 * r + .7152 * g + .0722 * b;
+    };
     const behind = (e) => {
         const colour = getComputedStyle(e).backgroundColor;
         return numbers(colour)[3] === 0 ? behind(e.parentElement) : colour;
