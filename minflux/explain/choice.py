@@ -7,7 +7,7 @@ import numpy as np
 
 BYTES = 2_200_000  # of attention, one a number and four a row; 2.9 MB as text
 STEPS, CELLS = 32, 16  # at most: steps that are shown at all, and cells along the image's longer side
-ENOUGH = {"steps": 6, "blocks": 12, "heads": 6, "cells": 8}  # what is beyond this goes first
+ENOUGH = {"steps": 4, "blocks": 12, "heads": 6, "cells": 8}  # what is beyond this goes first
 
 
 @dataclass(frozen=True)
