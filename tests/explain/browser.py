@@ -73,8 +73,9 @@ class Browser:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
         self.tell("Emulation.setDeviceMetricsOverride", **metrics)
         self.tell("Emulation.setTouchEmulationEnabled", enabled=touch)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.tell("Emulation.setEmulatedMedia", features=[scheme])
+        media = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
+        features = [{"name": name, "value": value} for name, value in media.items()]
+        self.tell("Emulation.setEmulatedMedia", features=features)
 
     def find(self, selector: str) -> str:
         """Return the first element of a CSS selector."""
@@ -86,7 +87,7 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Click on the middle of an element."""
-        self.ask("POST", f"/element/{self.find(selector)}/click")
+        self.point(selector, press=True)
 
     def point(self, selector: str, x: float = 0.5, y: float = 0.5, press: bool = False, kind: str = "mouse") -> None:
         """Point at a place in an element, in shares of its width and height, and press there or not."""

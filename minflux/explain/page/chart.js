@@ -1,7 +1,7 @@
 // Lines over time or distance, as SVG with words. Lines differ in their dashes too, not by colour alone.
 
 const DASHES = ['', '7 3', '2 3'];
-const CHART = {width: 460, height: 210, left: 40, right: 12, top: 10, bottom: 34};
+const CHART = {width: 460, height: 210, left: 40, right: 12, top: 10, bottom: 38};
 
 /** Return about four round numbers from low to high. */
 function ticks(low, high) {

@@ -19,10 +19,10 @@ function linked({name, path, url}) {
 for (const [panel, {chapters, source}] of Object.entries(data.links)) {
   const footer = document.querySelector(`#${panel} > footer`);
   for (const chapter of chapters) footer.append(el('div', {}, 'Chapter ', ...linked(chapter)));
-  const where = {name: `${source.path}:${source.line}`, path: `${source.path}:${source.line}`, url: source.url};
-  const place = source.url ? linked(where) : [el('code', {}, where.path)];
-  const code = el('details', {}, el('summary', {}, `The code: ${source.name}, `, ...place), el('pre', {tabindex: 0}, source.text));
-  footer.append(code);
+  const where = `${source.path}:${source.line}`;
+  const name = source.url ? el('a', {href: source.url}, el('code', {}, where)) : el('code', {}, where);
+  const code = el('pre', {tabindex: 0, 'aria-label': `The code of ${source.name}`}, source.text);
+  footer.append(el('div', {}, 'Code ', name), el('details', {}, el('summary', {}, `Show ${source.name}`), code));
 }
 
 const order = [...document.querySelectorAll('.panel:not(#map)')];
