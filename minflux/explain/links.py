@@ -46,8 +46,8 @@ def address() -> str | None:
         urls = metadata("minflux").get_all("Project-URL") or []
     except PackageNotFoundError:
         return None
-    named = dict(map(str.strip, line.split(",", 1)) for line in urls)
-    found = {name.lower(): url for name, url in named.items()}
+    named = (line.partition(",") for line in urls)
+    found = {name.strip().lower(): url.strip() for name, _, url in named}
     return next((found[name].rstrip("/") for name in NAMES if name in found), None)
 
 
