@@ -4,6 +4,7 @@ A group takes of another the sum of what its tokens take, and the mean over its 
 is a group of its own, that is attention itself.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,8 @@ class Groups:
 
 def text_groups(tokenizer: Any, prompt: str, length: int) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the labels of a prompt's groups, and the group of each of its `length` tokens."""
-    tokenizer([prompt], length)  # so that the next line cuts and pads as the model's text was
+    with warnings.catch_warnings(action="ignore"):  # of a prompt that is cut: encoding it for the model says so
+        tokenizer([prompt], length)  # so that the next line cuts and pads as the model's text was
     encoding = tokenizer.backend.encode(prompt)
     labels = [label(prompt, *pair) for pair in zip(encoding.tokens, encoding.offsets, strict=True)]
     real = sum(encoding.attention_mask)

@@ -33,6 +33,12 @@ def test_of_a_long_prompt_the_end_is_one_group():
     assert np.bincount(members).tolist() == [1] * 64 + [7, 9]
 
 
+def test_a_prompt_that_is_cut_ends_where_it_was_cut():
+    labels, members = text_groups(tiny_model.pipeline().t5_tokenizer, "a cat left of an apple", 4)
+    assert labels == ("a", "cat", "left", "</s>")
+    assert members.tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize(("rows", "columns", "grid"), [(4, 4, (4, 4)), (9, 6, (4, 3)), (5, 7, (2, 3))])
 def test_every_cell_of_the_image_has_tokens(rows, columns, grid):
     cells = image_groups(rows, columns, grid).reshape(rows, columns)

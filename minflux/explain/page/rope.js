@@ -40,12 +40,14 @@ whenever(['axes', 'side', 'alike'], () => {
   const [rows, columns] = alikeSize();
   const [r, c] = alikeCell();
   const values = Array.from({length: rows * columns}, (_, i) => alike(Math.floor(i / columns) - r, (i % columns) - c, state.axes));
-  paint(positions.canvas, rows, columns, (i) => colourOf(PUOR, 0.5 + values[i] / 2));
+  const least = Math.min(...values);
+  paint(positions.canvas, rows, columns, (i) => colourOf(VIRIDIS, (values[i] - least) / (1 - least)));
   positions.mark([r, c]);
   const pixels = data.size[1] / data.tokens[0];
   byId('side-said').textContent = `${rows} × ${columns}, an image of ${columns * pixels} × ${rows * pixels} pixels`;
-  const far = (values[0]).toFixed(2);
-  byId('alike-said').textContent = `The patch in row ${r + 1}, column ${c + 1}: 1.00 to itself, ${far} to that in the upper left corner. Purple is alike, orange opposite.`;
+  byId('alike-least').textContent = least.toFixed(2);
+  const corner = values.at(-1).toFixed(2);
+  byId('alike-said').textContent = `The patch in row ${r + 1}, column ${c + 1}: 1.00 to itself, ${corner} to that in the lower right corner.`;
 });
 
 whenever(['axes', 'side'], () => {
