@@ -105,7 +105,7 @@ const COLUMNS_OF_HEADS = [...kept.heads.keys(), -1]; // the mean comes last
 const minis = byId('minis');
 const maps = [];
 minis.style.gridTemplateColumns = `auto repeat(${COLUMNS_OF_HEADS.length}, minmax(26px, 64px))`;
-minis.append(el('span'), ...COLUMNS_OF_HEADS.map((h) => el('span', {class: 'column'}, h < 0 ? 'mean' : `head ${kept.heads[h]}`)));
+minis.append(el('span', {class: 'row'}, 'head'), ...COLUMNS_OF_HEADS.map((h) => el('span', {class: 'column'}, h < 0 ? 'mean' : String(kept.heads[h]))));
 kept.blocks.forEach((name, block) => {
   minis.append(el('span', {class: 'row'}, shortName(name)));
   for (const head of COLUMNS_OF_HEADS) {

@@ -2,13 +2,19 @@
 
 byId('prompt').textContent = `“${data.prompt}”`;
 const asked = [
-  `drawn by minflux ${data.version} with the model ${data.model.split('/').pop()}`,
+  `drawn by minflux ${data.version} with ${data.model ? `the model ${data.model.split(/[\\/]/).pop()}` : 'an unnamed model'}`,
   `${data.size[0]} × ${data.size[1]} pixels, ${data.tokens[0] * data.tokens[1]} tokens of image and ${data.textLength} of text`,
   `${STEPS} steps`,
   `seed ${data.seed}`,
-  data.passes === 2 ? `guidance ${data.guidance}, by two passes a step` : `guidance ${data.guidance}`,
+  guidance(),
 ];
 byId('facts').textContent = `${asked.join(' · ')}.`;
+
+/** Say how the prompt was followed. */
+function guidance() {
+  if (data.passes === 2) return `guidance ${data.guidance}, by two passes a step`;
+  return cfg.guidance_embed ? `guidance ${data.guidance}, which the model takes as an input` : 'no guidance';
+}
 
 /** Return a link where there is an address, or else the words and where to find it. */
 function linked({name, path, url}) {

@@ -41,7 +41,7 @@ whenever(['axes', 'side', 'alike'], () => {
   const [r, c] = alikeCell();
   const values = Array.from({length: rows * columns}, (_, i) => alike(Math.floor(i / columns) - r, (i % columns) - c, state.axes));
   const least = Math.min(...values);
-  paint(positions.canvas, rows, columns, (i) => colourOf(VIRIDIS, (values[i] - least) / (1 - least)));
+  paint(positions.canvas, rows, columns, (i) => colourOf(VIRIDIS, (values[i] - least) / Math.max(1 - least, 1e-9)));
   positions.mark([r, c]);
   const pixels = data.size[1] / data.tokens[0];
   byId('side-said').textContent = `${rows} × ${columns}, an image of ${columns * pixels} × ${rows * pixels} pixels`;
