@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
-import minflux
 from minflux.explain.cost import operations
 from minflux.model.attention import attention_weights
 from minflux.model.flux import through_blocks
@@ -17,7 +16,7 @@ from minflux.model.modulation import modulate
 from minflux.model.rope import rope
 from minflux.sampling.solvers import follow
 
-ROOT = Path(minflux.__path__[0]).parent
+ROOT = Path(__file__).parents[2]
 NAMES = ("repository", "source", "source code", "homepage")  # of an address in the package's metadata, best first
 CHAPTERS = {
     "00_the_map": "The map: from a prompt to a picture",
