@@ -34,6 +34,7 @@ ROOMS = (  # from the cellar to the roof: what stands earlier is used by what st
     ("sampling",),
     ("edit",),
     ("checkpoints",),
+    ("explain",),
     ("inference",),
     ("world",),
     ("train",),

@@ -1,5 +1,7 @@
 """Images as arrays and as files."""
 
+import base64
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +63,22 @@ def grid(images: Sequence[np.ndarray], columns: int, gap: int = 4, zoom: int = 1
         cell = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
         sheet.paste(cell, (column * (width + gap), row * (height + gap)))
     return sheet
+
+
+def encoded(image: Image.Image, kind: str, **how: Any) -> bytes:
+    """Return the file that PIL writes of an image, as "PNG" or "JPEG", with PIL's own settings `how`."""
+    file = io.BytesIO()
+    image.save(file, format=kind, **how)
+    return file.getvalue()
+
+
+def data_url(kind: str, file: bytes) -> str:
+    """Return a file of an image as an address that holds it whole, for a page that is to load nothing.
+
+    >>> data_url("PNG", b"...")
+    'data:image/png;base64,Li4u'
+    """
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file).decode()}"
 
 
 # -- images as people have them --------------------------------------------------------------------------------

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench import flops
 from benchmarks.laptop import bytes_of
 from minflux import zoo
 from minflux.checkpoints.components import COMPONENTS
 from minflux.checkpoints.open import open_component
 from minflux.inference.text import Tokenizer
+from minflux.model import flops
 from minflux.model.clip import CLIP_L
 from minflux.model.flux import SCHNELL, TINY, FluxConfig
 from minflux.model.t5 import T5_XXL

@@ -20,9 +20,9 @@ WHOLE = {  # files of the project that are pages as they stand
     "examples/README.md": "examples/index.md",
     "tests/README.md": "tests.md",
 }
-ROOMS = ["backend", "model", "sampling", "checkpoints", "inference", "edit", "world", "train", "commands"]
+ROOMS = ["backend", "model", "sampling", "checkpoints", "inference", "explain", "edit", "world", "train", "commands"]
 FRONT = ["minflux.inference.load.load"]
-STEPS = ["__call__", "encode", "sample", "decode", "encode_image", "velocity"]
+STEPS = ["__call__", "explain", "encode", "sample", "decode", "encode_image", "velocity"]
 PLAIN = {"show_root_heading": "false", "show_root_toc_entry": "false"}  # the page has a heading of its own
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 DOCTEST = re.compile(r"(?m)^( *)>>> .*(?:\n.+)*")  # to the next empty line

@@ -37,6 +37,7 @@ from minflux.commands.options import (
     FILE,
     LORA,
     MODEL,
+    SIZE,
     STEPS,
     ReadingBar,
     check_output,
@@ -102,16 +103,6 @@ HEADINGS = {
 }
 
 
-def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
-    """Read WxH."""
-    if value is None:
-        return None, None
-    width, _, height = value.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise ArgumentError(f"--size must be WIDTHxHEIGHT in pixels, like 64x64, got {value!r}")
-    return int(width), int(height)
-
-
 @click.command("generate", cls=WithHeadings, headings=HEADINGS, short_help="Generate an image of a prompt.")
 @click.argument("prompt", required=False)
 @MODEL
@@ -127,7 +118,7 @@ def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
 )
 @click.option("--true-cfg-scale", type=float, help="Classifier-free guidance on models with built-in guidance.")
 @click.option("--negative-prompt", help="What classifier-free guidance leads away from.")
-@click.option("--size", callback=parse_size, metavar="WxH", help="In pixels; unless given, what suits the model.")
+@SIZE
 @click.option(
     "--solver",
     type=click.Choice(list(SOLVERS)),

@@ -1,4 +1,4 @@
-"""The command line: `minflux generate`, `inspect`, `convert`, `cache` and others, a file each.
+"""The command line: `minflux generate`, `explain`, `inspect`, `convert`, `cache` and others, a file each.
 
 A command's file is imported when the command is called, so that none waits for what it doesn't need.
 """
@@ -13,7 +13,7 @@ from minflux.errors import MinfluxError, shown
 from minflux.version import __version__
 
 WIDEST = 120  # columns of help on a wide terminal
-COMMANDS = ("generate", "inspect", "convert", "cache", "doctor", "evaluate", "train")
+COMMANDS = ("generate", "explain", "inspect", "convert", "cache", "doctor", "evaluate", "train")
 
 
 class Commands(click.Group):

@@ -32,6 +32,19 @@ STEPS = click.option("--steps", type=int, help="Denoising steps; unless given, w
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
+def parse_size(ctx, param, value: str | None) -> tuple[int | None, int | None]:
+    """Read WxH."""
+    if value is None:
+        return None, None
+    width, _, height = value.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ArgumentError(f"--size must be WIDTHxHEIGHT in pixels, like 64x64, got {value!r}")
+    return int(width), int(height)
+
+
+SIZE = click.option("--size", callback=parse_size, metavar="WxH", help="In pixels; unless given, what suits the model.")
+
+
 def parse_thresholds(ctx, param, value: str | None) -> tuple[float, float] | None:
     """Read LOW,HIGH."""
     if value is None:

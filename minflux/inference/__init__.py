@@ -14,5 +14,6 @@
 `settings`   what lies beside the weights as JSON, checked
 `memory`     how much of the weights is held, and when
 `cache`      encoded prompts, kept on disk
+`display`    a pipeline as Jupyter shows it
 `arguments`  checks of what a caller asks for
 """

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Self, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
 import numpy as np
 from PIL import Image
@@ -42,6 +42,7 @@ from minflux.inference.arguments import (
     without_effect,
 )
 from minflux.inference.controlnets import ControlNet, check_controls, memory_of_controls
+from minflux.inference.display import pipeline_html
 from minflux.inference.edits import EditMaker, ImageInput, check_image_input, check_references, check_taken, uses_of
 from minflux.inference.hints import (
     Trained,
@@ -59,6 +60,9 @@ from minflux.sampling.guidance import Guidance
 from minflux.sampling.noise import noise
 from minflux.sampling.solvers import SOLVERS, Solver, Step, Velocity, visited_timesteps
 from minflux.sampling.timesteps import Stops
+
+if TYPE_CHECKING:
+    from minflux.explain.write import Explanation
 
 OnStep = Callable[[Step], None]
 
@@ -158,6 +162,10 @@ class Pipeline(ABC):
     def __repr__(self) -> str:
         """Return one line: the model's name, its size and its backend."""
         return f'Pipeline("{self.name}", {self.count_numbers() / 1e6:,.1f}M numbers, {self.nx.name})'
+
+    def _repr_html_(self) -> str:
+        """Return the pipeline for Jupyter: its size, and what it draws unless told otherwise."""
+        return pipeline_html(self)
 
     # -- the whole way -----------------------------------------------------------------------------------------
 
@@ -271,7 +279,7 @@ class Pipeline(ABC):
         references = self.encode_references(reference, reference_layout)
         canvas = self.open_canvas(given, width, height)
         width, height = self.size_of(canvas, references, width, height)
-        plan = self._plan(len(prompts), seed, steps, guidance, true_cfg_scale, width, height, solver)
+        plan = self.plan(len(prompts), seed, steps, guidance, true_cfg_scale, width, height, solver)
         negative = effective(negative_prompt, plan.guidance)
         start = None if latents is None else self._start_from(latents, plan)
         edit = self.edit_of(given, canvas, plan.seeds)
@@ -288,6 +296,29 @@ class Pipeline(ABC):
                 on_step(step)
         images = [finished(canvas, pixels) for pixels in self.decode(step.x)]
         return images[0] if isinstance(prompt, str) else images
+
+    def explain(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> "Explanation":
+        """Draw an image of a prompt, and return a page of how: Jupyter shows it, and `save("cat.html")` writes it.
+
+        It is one HTML file of at most 5 MB that loads nothing: each step, who looks at whom, what steers the blocks,
+        and what all of it cost (see `minflux.explain`). Raises `ArgumentError` as a call does, and for another model
+        than FLUX.1.
+        """
+        from minflux.explain.write import explain
+
+        return explain(
+            self, prompt, seed=seed, steps=steps, guidance=guidance, width=width, height=height, on_step=on_step
+        )
 
     def edit(
         self,
@@ -489,7 +520,7 @@ class Pipeline(ABC):
         check_usable(cache, solver, count, on_block is not None, bool(conditioning.controls))
         if cache is not None and isinstance(edit, FlowEdit):
             raise ArgumentError("step_cache goes without FlowEdit, whose steps ask for several velocities")
-        plan = self._plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
+        plan = self.plan(count, seed, steps, guidance, true_cfg_scale, width, height, solver, timesteps)
         self._check_edited(edit.image, plan)
         self._check_shown(edit.shown, plan)
         check_bias(conditioning, plan.height // (2 * self.downscale), plan.width // (2 * self.downscale))
@@ -599,7 +630,7 @@ class Pipeline(ABC):
 
     # -- settings ----------------------------------------------------------------------------------------------
 
-    def _plan(
+    def plan(
         self,
         count: int,
         seed: Any,

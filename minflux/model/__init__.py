@@ -16,6 +16,7 @@
 `t5`, `clip`  a prompt becomes `txt` and `y`
 `hooks`       listen to all of them while they run
 `concepts`    words that listen to the image: where is what they mean?
+`flops`       how many operations each network takes, counted from its sizes
 
 Everything is a pure function of arrays and a weight tree `p`, whose keys are the checkpoint's own names. (Two things
 are said where they are so: `vae_bands` uses up its lists of bands, and a block writes what it has seen into a dict that

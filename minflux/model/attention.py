@@ -79,10 +79,11 @@ def attention(
 
 
 @shaped
-def attention_weights(q: Float[Array, "B H L K"], k: Float[Array, "B H L K"]) -> Float[Array, "B H L L"]:
+def attention_weights(q: Float[Array, "B H L K"], k: Float[Array, "B H M K"]) -> Float[Array, "B H L M"]:
     """Compute softmax(q kᵀ / √K), the share that each query (a row) takes of each key's value; rows sum to 1.
 
-    The blocks themselves never hold these L² numbers a head. Take the q and k that `on_block` shows (see `velocity`).
+    The blocks themselves never hold these L² numbers a head. Take the q and k that `on_block` shows (see `velocity`);
+    of a long sequence, some of the queries at a time.
     """
     nx = backend_of(q, k)
     scaled = q * q.shape[-1] ** -0.5

@@ -18,6 +18,7 @@ import numpy as np
 
 from minflux.arrays import Array
 from minflux.backend import backend_of
+from minflux.sampling.display import step_html
 
 Velocity = Callable[[Array, float], Array]  # v(x, t), for any t in [0, 1]
 Slope = Callable[[Array, float, float], Array]  # of x, t and t_next
@@ -32,6 +33,10 @@ class Step:
     t: float
     x: Array
     denoised: Array
+
+    def _repr_html_(self) -> str | None:
+        """Return the step for Jupyter: what its first image's latents look like (see `display`)."""
+        return step_html(self.index, self.t, self.x, self.denoised)
 
 
 def walk(move: Move, x: Array, timesteps: np.ndarray) -> Iterator[Step]:

@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5EncoderModel
 from transformers import T5Config as TheirT5Config
 
 from benchmarks.bench import __main__ as bench
-from benchmarks.bench import commands, devices, flops, growth, kinds, records, report, works
+from benchmarks.bench import commands, devices, growth, kinds, records, report, works
 from benchmarks.bench.contenders import CONTENDERS, REFERENCE
 from benchmarks.bench.peak import peak_memory
 from benchmarks.bench.race import Interrupted, Lap, RaceError, Worker, agree, go_round, race, relative_error
@@ -28,6 +28,7 @@ from minflux.checkpoints.components.clip import write_config as write_clip_confi
 from minflux.checkpoints.components.flux import write_config as write_flux_config
 from minflux.checkpoints.components.t5 import write_config as write_t5_config
 from minflux.checkpoints.components.vae import write_config as write_vae_config
+from minflux.model import flops
 from tests import tiny_model
 
 ON_CPU = {c.name: c for c in CONTENDERS["cpu"]}

@@ -10,7 +10,7 @@ import minflux
 from minflux.train import reader
 from tests.commands.runner import assert_refused, pixels, run
 
-COMMANDS = ["", "generate", "inspect", "convert", "evaluate", "train", "doctor"]
+COMMANDS = ["", "generate", "explain", "inspect", "convert", "evaluate", "train", "doctor"]
 COMMANDS += [f"train {part}" for part in ("vae", "flow", "lora", "finetune")]
 
 

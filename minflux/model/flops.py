@@ -31,17 +31,26 @@ def conv(pixels: int, inputs: int, outputs: int, side: int = 3) -> int:
 
 def flux(cfg: FluxConfig, text: int, image: int, batch: int = 1) -> int:
     """Count one step of the transformer on so many text and image tokens."""
+    return batch * sum(flux_parts(cfg, text, image).values())
+
+
+def flux_parts(cfg: FluxConfig, text: int, image: int) -> dict[str, int]:
+    """Count one step by part: the maps into the model, what steers the blocks, both kinds of block, the last layer."""
     d, wide, tokens = cfg.hidden_size, int(cfg.mlp_ratio * cfg.hidden_size), text + image
     embedders = [TIME_DIM, cfg.vec_in_dim, *([TIME_DIM] if cfg.guidance_embed else [])]
-    embed = sum(linear(1, width, d) + linear(1, d, d) for width in embedders)
-    embed += linear(image, cfg.in_channels, d) + linear(text, cfg.context_in_dim, d)
-    double = 2 * linear(1, d, 6 * d)  # the modulation of both streams, one row each
-    double += linear(tokens, d, 3 * d) + attention(tokens, tokens, d) + linear(tokens, d, d)  # q, k, v; out
+    vec = sum(linear(1, width, d) + linear(1, d, d) for width in embedders)
+    modulation = cfg.depth * 2 * linear(1, d, 6 * d)  # of both streams, one row each
+    modulation += cfg.depth_single_blocks * linear(1, d, 3 * d) + linear(1, d, 2 * d)
+    double = linear(tokens, d, 3 * d) + attention(tokens, tokens, d) + linear(tokens, d, d)  # q, k, v; out
     double += linear(tokens, d, wide) + linear(tokens, wide, d)
-    single = linear(1, d, 3 * d)
-    single += linear(tokens, d, 3 * d + wide) + attention(tokens, tokens, d) + linear(tokens, d + wide, d)
-    final = linear(1, d, 2 * d) + linear(image, d, cfg.out_channels)
-    return batch * (embed + cfg.depth * double + cfg.depth_single_blocks * single + final)
+    single = linear(tokens, d, 3 * d + wide) + attention(tokens, tokens, d) + linear(tokens, d + wide, d)
+    return {
+        "maps in": linear(image, cfg.in_channels, d) + linear(text, cfg.context_in_dim, d),
+        "modulation": vec + modulation,
+        "double blocks": cfg.depth * double,
+        "single blocks": cfg.depth_single_blocks * single,
+        "last layer": linear(image, d, cfg.out_channels),
+    }
 
 
 def vae_decode(cfg: VAEConfig, height: int, width: int, batch: int = 1) -> int:
