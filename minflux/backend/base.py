@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from minflux.arrays import Array, Float, Int, shaped
+from minflux.backend import processes
 from minflux.errors import BackendError
 
 SHARED = (
@@ -31,6 +32,13 @@ GROUP = 64  # numbers in a row of a quantised matrix that share a scale, in minf
 def packed_bits(weight: Any, scales: Any, group: int = GROUP) -> int:
     """Return how many bits a number takes in a quantised matrix, from the widths of `weight` and `scales`."""
     return 32 * weight.shape[1] // max(1, group * scales.shape[1])
+
+
+def as_mlx(x: Array) -> Array:
+    """Return an array as MLX's, which alone can be sent to other processes."""
+    from minflux.backend import get_backend
+
+    return get_backend("mlx").array(x)
 
 
 class Backend:
@@ -84,6 +92,19 @@ class Backend:
         if bias is not None:
             y += bias  # nobody else holds y: NumPy adds in place
         return y
+
+    # -- several processes -------------------------------------------------------------------------------------
+
+    @shaped
+    def all_sum(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+        """Return the sum Σ xᵣ of what each process r gives here; all of them have to (see `processes.py`)."""
+        return self.array(processes.sum_of_all(as_mlx(x)))
+
+    @shaped
+    def all_gather(self, x: Float[Array, "*S C"]) -> Float[Array, "*S O"]:
+        """Return x₀ ‖ x₁ ‖ …, the last axis of what each process gives here, in the order of their ranks."""
+        last_first = as_mlx(x).swapaxes(0, -1)
+        return self.array(processes.rows_of_all(last_first).swapaxes(0, -1))
 
     # -- activations -------------------------------------------------------------------------------------------
 

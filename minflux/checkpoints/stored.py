@@ -77,7 +77,8 @@ class StoredComponent:
     """A component in a file or folder: its weights by the file's names, without the `prefix` they lie under.
 
     `config` is None as long as it isn't known. `scales` holds the factors of float8 weights, by the weight's name;
-    `copies` what is there under two names of a weight: itself, its scale.
+    `copies` what is there under two names of a weight: itself, its scale. `joins` says, under our names, what a tree of
+    it has beside its weights where several processes share them (see `shares.py`).
     """
 
     component: Component
@@ -88,6 +89,7 @@ class StoredComponent:
     prefix: str = ""
     scales: dict[str, Stored] = field(default_factory=dict)
     copies: dict[str, list[Copy]] = field(default_factory=dict)
+    joins: dict[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -1,0 +1,116 @@
+"""The processes that work together, on one machine or several: MLX's own `mx.distributed`, as `mlx.launch` starts it.
+
+    mlx.launch -n 2 -- minflux generate "a cat" --split
+
+Each process has a rank, and runs the same command. What they say to each other is two ops, a sum and a gathering
+(`Backend.all_sum`, `Backend.all_gather`). MLX sends NumPy's arrays too, so either backend computes. An array of a sum
+may differ from process to process by its rounding.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from minflux.arrays import Array
+from minflux.errors import MinfluxError
+
+Item = TypeVar("Item")
+
+RANKS = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")  # set by mlx.launch: its own backends', and MPI's
+HOSTS = "MLX_HOSTFILE"  # the ring's addresses; an empty file for a single process
+LOST = "connection to a peer was lost"  # of MLX's message, when another process has ended
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that were started together, as one of them sees it: its rank, and how many they are."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Return whether this is the process that speaks for all."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return this process's part of a list: every size-th item, from its rank on.
+
+        >>> Group(rank=1, size=3).share("abcdefg")
+        'be'
+        """
+        return items[self.rank :: self.size]
+
+
+ALONE = Group()
+
+
+def was_launched() -> bool:
+    """Return whether this process was started together with others."""
+    hosts = os.environ.get(HOSTS)
+    is_single = hosts is not None and not Path(hosts).read_text().strip()
+    return any(rank in os.environ for rank in RANKS) and not is_single
+
+
+def connect() -> Group:
+    """Join the processes that were started with this one, and return their group; `ALONE` where there are none.
+
+    Raises `MinfluxError` when they can't be reached, `BackendError` where MLX is not installed.
+    """
+    if not was_launched():
+        return ALONE
+    try:
+        group = communication().init(strict=True)
+    except RuntimeError as error:
+        raise MinfluxError(f"the processes could not be connected: {error}") from error
+    return Group(group.rank(), group.size())
+
+
+@contextmanager
+def together() -> Iterator[Group]:
+    """Join the processes that were started with this one; after the `with` block, wait until all have come that far.
+
+    A process that ended earlier would take from the others what it has yet to pass on. Where the block raises, nobody
+    is waited for: the others find out that this process is lost.
+    """
+    group = connect()
+    yield group
+    if group.size > 1:
+        wait_for_all()
+
+
+def wait_for_all() -> None:
+    """Return when all processes have called this, or are gone."""
+    from minflux.backend import get_backend
+
+    nx = get_backend("mlx")
+    try:
+        nx.eval(nx.all_sum(nx.zeros(1)))
+    except RuntimeError as error:  # one went on before its answer arrived here, so all have come this far
+        if not is_loss(error):
+            raise
+
+
+def is_loss(error: BaseException) -> bool:
+    """Return whether an error of MLX's says that another process has ended."""
+    return isinstance(error, RuntimeError) and LOST in str(error)
+
+
+def communication() -> Any:
+    """Return MLX's module that sends arrays between processes."""
+    from minflux.backend import get_backend
+
+    return get_backend("mlx").xp.distributed
+
+
+def sum_of_all(x: Array) -> Array:
+    """Return the sum of the MLX arrays that all processes give."""
+    return communication().all_sum(x)
+
+
+def rows_of_all(x: Array) -> Array:
+    """Return the rows of the MLX arrays that all processes give, one process after the other."""
+    return communication().all_gather(x)
