@@ -21,6 +21,7 @@ Item = TypeVar("Item")
 
 RANKS = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")  # set by mlx.launch: its own backends', and MPI's
 HOSTS = "MLX_HOSTFILE"  # the ring's addresses; an empty file for a single process
+LONGEST = 256  # bytes that processes are compared by
 LOST = "connection to a peer was lost"  # of MLX's message, when another process has ended
 
 
@@ -92,6 +93,24 @@ def wait_for_all() -> None:
     except RuntimeError as error:  # one went on before its answer arrived here, so all have come this far
         if not is_loss(error):
             raise
+
+
+def check_alike(group: Group, what: str) -> None:
+    """Raise `MinfluxError` unless every process of a group says the same of itself, in at most `LONGEST` bytes.
+
+    MLX's version is compared too, for it says in which order sums are taken.
+    """
+    from minflux.backend import get_backend
+
+    nx = get_backend("mlx")
+    what = f"{what}, MLX {nx.xp.__version__}"
+    own = what.encode()[:LONGEST].ljust(LONGEST)
+    said = nx.to_numpy(rows_of_all(nx.array(list(own))[None]))  # (processes, LONGEST)
+    for rank, other in enumerate(said):
+        text = bytes(other.tolist())
+        if text != own:
+            found = text.decode(errors="replace").strip()
+            raise MinfluxError(f"the processes differ: process {group.rank} has {what}; process {rank} has {found}")
 
 
 def is_loss(error: BaseException) -> bool:

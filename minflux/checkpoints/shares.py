@@ -10,10 +10,11 @@ of what is summed, so that they are added once.
 """
 
 import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from minflux.backend.processes import Group
-from minflux.checkpoints.components import Component
 from minflux.checkpoints.components.base import Sharing
 from minflux.checkpoints.formats.dtypes import BLOCKS
 from minflux.checkpoints.formats.entry import Stored
@@ -34,31 +35,35 @@ def shared(stored: StoredComponent, group: Group) -> StoredComponent:
     if group.size == 1 or not sharings:
         return stored
     check_even(stored, group)
-    tensors, scales, joins = dict(stored.tensors), dict(stored.scales), {}
-    for name, tensor in stored.tensors.items():
-        ours = stored.naming.our_part(name, stored.config)
-        sharing = sharing_of(ours, stored.component, sharings)
-        if sharing is None:
-            continue
-        if ours.endswith(".bias") and sharing.axis == 1:
-            if not group.is_first:
-                del tensors[name]
-            continue
-        tensors[name] = share(stored, name, sharing, group)
-        if name in scales and sharing.axis == 0 and scales[name].shape not in ((), (1,)):
-            scales[name] = sliced(scales[name], 0, ranges(sharing.parts, group))
-        if sharing.joined:
-            joins[f"{stem_of(stored.our_names[name])}.{sharing.joined}"] = group.size
+    found = {name: sharing_of(stored, name, sharings) for name in stored.tensors}
+    cut = {name: sharing for name, sharing in found.items() if sharing is not None}
+    once = {name for name, sharing in cut.items() if sharing.axis == 1 and is_bias(stored, name)}  # added after a sum
+    tensors = dict(stored.tensors) if group.is_first else without(stored.tensors, once)
+    tensors |= {name: share(stored, name, sharing, group) for name, sharing in without(cut, once).items()}
+    scales = {name: share_of_scale(scale, cut.get(name), group) for name, scale in stored.scales.items()}
+    modules = {stem_of(stored.our_names[name]): sharing.joined for name, sharing in cut.items()}
+    joins = {f"{module}.{joined}": group.size for module, joined in modules.items() if joined}
     return replace(stored, tensors=tensors, scales=scales, joins=joins)
 
 
-def sharing_of(ours: str, component: Component, sharings: dict[str, Sharing]) -> Sharing | None:
-    """Return how a weight is shared, by our name, in which "qkv@1" is a part of a joint matrix; None for a whole one."""
-    if not component.in_blocks.match(ours):
+def sharing_of(stored: StoredComponent, name: str, sharings: Mapping[str, Sharing]) -> Sharing | None:
+    """Return how a weight is shared, by the file's name; of a part of a joint matrix, that part; None: not at all."""
+    ours = stored.naming.our_part(name, stored.config)
+    module, _, part = stem_of(ours).partition("@")
+    found = [sharing for called, sharing in sharings.items() if is_called(module, called)]
+    if not found or not stored.component.in_blocks.match(ours):
         return None
-    module, part = re.fullmatch(r"(.*?)(?:@(\d))?", stem_of(ours)).groups()
-    found = next((sharing for called, sharing in sharings.items() if is_called(module, called)), None)
-    return found if found is None or part is None else replace(found, parts=(found.parts[int(part)],))
+    return replace(found[0], parts=(found[0].parts[int(part)],)) if part else found[0]
+
+
+def without(named: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return a dict without some of its keys."""
+    return {name: value for name, value in named.items() if name not in names}
+
+
+def is_bias(stored: StoredComponent, name: str) -> bool:
+    """Return whether a weight, by the file's name, is what a layer adds."""
+    return stored.our_names[name].endswith(".bias")
 
 
 def is_called(module: str, name: str) -> bool:
@@ -70,25 +75,44 @@ def share(stored: StoredComponent, name: str, sharing: Sharing, group: Group) ->
     """Return one process's part of an array: of a quantised matrix, of each of the three that stand for it."""
     tensor = stored.tensors[name]
     matrix = f"{stem_of(name)}.weight" if is_quantisation_parameter(name, stored.tensors) else name
-    shape, where = stored.shape(matrix), f"{tensor.path}: {stored.prefix}{name}"
-    if type(tensor) is not Stored:
-        raise CheckpointError(
-            f"{where}: is stored as {tensor.dtype}, which can't be split: split floats, GGUF's blocks, or a model that "
-            "minflux convert --quantize made"
-        )
-    if shape[sharing.axis] != sum(sharing.parts):
-        raise CheckpointError(f"{where}: expected {sum(sharing.parts)} along axis {sharing.axis}, found {shape}")
-    if sharing.axis == 0:
-        return sliced(tensor, 0, ranges(sharing.parts, group))
-    unit = columns_together(stored, matrix)
+    shape = stored.shape(matrix)
+    check_cuttable(stored, name, shape, sharing)
     cut = ranges(sharing.parts, group)
-    if any(end % unit for range_ in cut for end in range_):
-        raise CheckpointError(
-            f"{where}: {unit} columns are quantised together, and {group.size} processes would cut through them: split "
-            "among fewer, or another checkpoint"
-        )
+    if sharing.axis == 0:
+        return sliced(tensor, 0, cut)
+    check_groups(stored, name, columns_together(stored, matrix), cut, group)
     width, columns = tensor.shape[1], shape[1]
     return sliced(tensor, 1, [(first * width // columns, last * width // columns) for first, last in cut])
+
+
+def check_cuttable(stored: StoredComponent, name: str, shape: tuple[int, ...], sharing: Sharing) -> None:
+    """Raise `CheckpointError` for a weight in another program's quantisation, or of another shape than the config's."""
+    tensor, count = stored.tensors[name], sum(sharing.parts)
+    if type(tensor) is not Stored:
+        raise CheckpointError(
+            f"{tensor.path}: {stored.prefix}{name}: is stored as {tensor.dtype}, which can't be split: take a file of "
+            "floats or of GGUF's blocks, or convert it by minflux convert --format minflux --quantize 8"
+        )
+    if shape[sharing.axis] != count:
+        raise CheckpointError(
+            f"{tensor.path}: {stored.prefix}{name}: expected {count} along axis {sharing.axis}, found {shape}"
+        )
+
+
+def check_groups(stored: StoredComponent, name: str, unit: int, cut: Sequence[Range], group: Group) -> None:
+    """Raise `CheckpointError` where a process would have a part of the `unit` columns that are quantised together."""
+    if any(end % unit for range_ in cut for end in range_):
+        raise CheckpointError(
+            f"{stored.tensors[name].path}: {stored.prefix}{name}: {unit} columns at a time are quantised together, and "
+            f"{group.size} processes would cut through them: start fewer, or take a file of floats"
+        )
+
+
+def share_of_scale(scale: Stored, sharing: Sharing | None, group: Group) -> Stored:
+    """Return one process's part of a float8 weight's scale: all of it, unless there is one for each of the rows."""
+    if sharing is None or sharing.axis == 1 or scale.shape in ((), (1,)):
+        return scale
+    return sliced(scale, 0, ranges(sharing.parts, group))
 
 
 def columns_together(stored: StoredComponent, matrix: str) -> int:

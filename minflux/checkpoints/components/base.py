@@ -80,7 +80,7 @@ class Naming:
 
 @dataclass(frozen=True)
 class Sharing:
-    """How several processes share a matrix: by its rows (`axis` 0) or by its columns (1), a piece of each part for each.
+    """How several processes share a matrix: by its rows (`axis` 0) or its columns (1), each with a piece of each part.
 
     parts: how many rows or columns belong together, as those of the queries, whose pieces are whole heads. joined: how
     `linear` makes a whole of what the processes compute, "summed" or "gathered"; "" where the next matrix does.
