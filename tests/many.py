@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from minflux.backend import get_backend, processes
+from minflux.backend import available, get_backend, processes
 from minflux.backend.processes import Group
 
-PATIENCE = 60  # seconds until somebody has surely been left waiting
+PATIENCE = 60  # seconds until a played process has surely been left waiting
+LONG = 600  # and a real one, on a busy machine
+
+needs_mlx = pytest.mark.skipif("mlx" not in available(), reason="processes talk through MLX, which isn't here")
 
 
 class Played:
@@ -81,16 +85,20 @@ def played(monkeypatch, size: int) -> Played:
 # -- really started --------------------------------------------------------------------------------------------
 
 
-def start(count: int, hosts: Path, *command: object) -> list[subprocess.Popen]:
-    """Start a command of this Python in `count` processes of a ring on this machine, as `mlx.launch` does."""
+def start(count: int, hosts: Path, *command: object, others: tuple = ()) -> list[subprocess.Popen]:
+    """Start Python with these arguments in `count` processes of a ring on this machine, as `mlx.launch` does.
+
+    others: the arguments of all but the first process, where they are not the same.
+    """
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(count)]))
     env = os.environ | {"MLX_HOSTFILE": str(hosts), "MINFLUX_THREADS": "1"}
+    given = [command, *[others or command] * (count - 1)]
     return [
         subprocess.Popen(
-            [sys.executable, *map(str, command)], env=env | {"MLX_RANK": str(rank)}, text=True,
+            [sys.executable, *map(str, arguments)], env=env | {"MLX_RANK": str(rank)}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
-        for rank in range(count)
+        for rank, arguments in enumerate(given)
     ]  # fmt: skip
 
 

@@ -3,8 +3,8 @@
     mlx.launch -n 2 -- minflux generate "a cat" --split
 
 Each process has a rank, and runs the same command. What they say to each other is two ops, a sum and a gathering
-(`Backend.all_sum`, `Backend.all_gather`). MLX sends NumPy's arrays too, so either backend computes. An array of a sum
-may differ from process to process by its rounding.
+(`Backend.all_sum`, `Backend.all_gather`). MLX sends NumPy's arrays too, so either backend computes. A sum is the same
+in every process, to the bit.
 """
 
 import os

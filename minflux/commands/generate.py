@@ -1,5 +1,7 @@
 """`minflux generate`: a prompt to a PNG, under a progress bar, with previews of the way."""
 
+import hashlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from minflux.backend import get_backend
-from minflux.backend.processes import together
+from minflux.backend.processes import check_alike, together
 from minflux.checkpoints import hub
 from minflux.checkpoints.components import FAMILIES, TRANSFORMER, network
 from minflux.checkpoints.folder import CONFIG, read_config
@@ -45,7 +47,7 @@ from minflux.commands.options import (
     with_files,
 )
 from minflux.commands.png import ImageSettings, read_png_settings, save_png
-from minflux.commands.together import Part, prompts_of
+from minflux.commands.together import Part, Task, prompts_of
 from minflux.edit.canvas import Canvas, grow
 from minflux.edit.flowedit import check_counts
 from minflux.edit.image_to_image import check_share
@@ -64,7 +66,7 @@ from minflux.inference.edits import (
     uses_of,
 )
 from minflux.inference.flux1 import Flux1
-from minflux.inference.hints import Report
+from minflux.inference.hints import Hint, Report
 from minflux.inference.image_prompts import ImagePrompts, read_image_prompts, usual_guidance
 from minflux.inference.load import (
     choose_files,
@@ -221,6 +223,8 @@ def draw(
     tasks = part.tasks(given_prompts, seeds)
     if not tasks:
         return
+    if split:
+        begin_together(part, tasks)
     if TRANSFORMER.name not in files:
         check_ahead_of_fetching(model, given, images, lora)
     redux = find_redux(given["redux"], given["image_encoder"], fetch=True)
@@ -250,6 +254,13 @@ def draw(
     given |= {"lora": pipe.lora, "files": {name: str(path) for name, path in files.items()}, "hashes": hashes}
     jobs = {task.mark: ImageSettings(task.prompt, model, pipe.nx.name, task.seed, **given) for task in tasks}
     generate(pipe, jobs, out, preview, Shown(images, canvas, references, image_prompts), part)
+
+
+def begin_together(part: Part, tasks: Sequence[Task]) -> None:
+    """Raise `MinfluxError` unless all processes draw the same images; all hints are then the first one's."""
+    check_alike(part.group, f"prompts and seeds {hashlib.sha256(repr(tasks).encode()).hexdigest()[:12]}")
+    if not part.speaks:
+        warnings.simplefilter("ignore", Hint)
 
 
 # -- checks, before a weight is read -----------------------------------------------------------------------------
