@@ -46,7 +46,7 @@ def ghost(kind: str, cfg, bits: int | None) -> StoredComponent:
     return replace(whole, tensors={name: Stored(Path(), dtype, shape, 0) for name, (dtype, shape) in entries.items()})
 
 
-def gigabytes(model: dict[str, StoredComponent], mode: str, itemsize: int = 4, blockwise: bool = False) -> str:
+def gigabytes(model: dict[str, StoredComponent], mode: str, itemsize: int | None = 4, blockwise: bool = False) -> str:
     """Write down what a model takes in a mode."""
     return f"{held(model, mode, itemsize, blockwise) / 1e9:.1f} GB"
 
@@ -58,7 +58,7 @@ def rows() -> list[list[str]]:
         for stored, bits in WEIGHTS.items():
             model = parts(cfg, bits)
             on_cpu = [gigabytes(model, mode) for mode in MODES]
-            lines.append([name, stored, *on_cpu, *(gigabytes(model, mode, 2, blockwise=True) for mode in MODES)])
+            lines.append([name, stored, *on_cpu, *(gigabytes(model, mode, None, blockwise=True) for mode in MODES)])
     return lines
 
 
@@ -67,7 +67,7 @@ def machines() -> list[list[str]]:
     lines = [["free memory", *(f"{stored}, {where}" for where in ("CPU", "GPU") for stored in WEIGHTS)]]
     for size in MACHINES:
         lines.append([f"{size} GB"])
-        for itemsize, blockwise in ((4, False), (2, True)):
+        for itemsize, blockwise in ((4, False), (None, True)):
             for bits in WEIGHTS.values():
                 model = parts(DEV, bits)
                 fits = [mode for mode in MODES if held(model, mode, itemsize, blockwise) <= SPARE * size * 1e9]
@@ -87,7 +87,7 @@ def share(bits: int | None, count: int) -> dict[str, StoredComponent]:
 @cache
 def bytes_held(bits: int | None, count: int, mode: str, on_gpu: bool) -> int:
     """Count the bytes of FLUX.1-dev's weights that each of `count` machines holds."""
-    return held(share(bits, count), mode, 2 if on_gpu else 4, blockwise=on_gpu)
+    return held(share(bits, count), mode, None if on_gpu else 4, blockwise=on_gpu)
 
 
 def shares() -> list[list[str]]:

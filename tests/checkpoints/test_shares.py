@@ -65,10 +65,13 @@ def test_what_the_tree_says(stored):
     assert [layer["summed"] for layer in summed] == [2, 2, 2]
     assert [layer["gathered"] for layer in gathered] == [2, 2]
     assert all("bias" not in layer for layer in summed)  # the first process has it
-    assert "summed" not in double["img_attn"]["qkv"] and "gathered" not in tree["final_layer"]["linear"]
+    assert "summed" not in double["img_attn"]["qkv"]
+    assert "gathered" not in tree["final_layer"]["linear"]
 
 
-@pytest.mark.parametrize("axis, ranges", [(0, [(1, 3)]), (0, [(0, 1), (4, 6)]), (1, [(2, 5)]), (1, [(0, 2), (3, 7)])])
+@pytest.mark.parametrize(
+    ("axis", "ranges"), [(0, [(1, 3)]), (0, [(0, 1), (4, 6)]), (1, [(2, 5)]), (1, [(0, 2), (3, 7)])]
+)
 def test_a_slice_reads_its_bytes_alone(tmp_path, axis, ranges):
     x = np.arange(42, dtype=np.float32).reshape(6, 7)
     write_safetensors(tmp_path / "x.safetensors", {"a": x + 100, "x": x, "z": x})
@@ -131,7 +134,9 @@ def test_what_another_program_quantised_is_refused(stored):
         shared(other, Group(0, 2))
 
 
-@pytest.mark.parametrize("size, words", [(3, "4 heads and 256 channels of the MLP: start 2 or 4"), (8, "4 heads: ")])
+@pytest.mark.parametrize(
+    ("size", "words"), [(3, "4 heads and 256 channels of the MLP: start 2 or 4"), (8, "4 heads: ")]
+)
 def test_uneven(stored, size, words):
     with pytest.raises(ArgumentError, match=f"{size} processes can't have equal shares of the transformer's {words}"):
         shared(stored, Group(0, size))

@@ -15,7 +15,7 @@ from tests.many import LONG, free_ports, needs_mlx, start
 
 LOST = "minflux: another process has ended, and this one can't go on without it"
 STEPS = ("--steps", 2)
-ENDS = "import os, sys, minflux; pipe = minflux.load(sys.argv[1], split=True); pipe('a cat', on_step=lambda _: os._exit(3))"
+ENDS = "import os, minflux; minflux.load('tiny', split=True)('a cat', on_step=lambda step: os._exit(3))"
 
 
 def ended(process: subprocess.Popen) -> tuple[str, str]:
@@ -59,11 +59,13 @@ def test_images_are_shared_out(here):
 def test_a_process_that_ends_ends_the_others(here):
     """With one line of ours behind MLX's own of the connection, and not by waiting for ever."""
     generate = "-m", "minflux", "generate", "a cat", "--model", "tiny", *STEPS, "--split"
-    first, second = start(2, here / "hosts.json", *generate, others=("-c", ENDS, "tiny"))
+    first, second = start(2, here / "hosts.json", *generate, others=("-c", ENDS))
     (out, errors), _ = ended(first), ended(second)
     assert (first.returncode, second.returncode, out) == (2, 3, "")
     own = [line for line in errors.splitlines() if line.startswith("minflux:")]
-    assert own == [LOST] and errors.endswith(f"{LOST}\n") and "Traceback" not in errors
+    assert own == [LOST]
+    assert errors.endswith(f"{LOST}\n")
+    assert "Traceback" not in errors
     assert not [*here.glob("*.png")]
 
 
@@ -92,7 +94,7 @@ def test_who_writes_and_speaks():
 
 
 @pytest.mark.parametrize(
-    "args, words",
+    ("args", "words"),
     [
         (["a cat", "--split"], "--split needs several processes: mlx.launch -n 2 -- minflux generate … --split"),
         (["a cat", "--prompts", "prompts.txt"], "give a prompt or --prompts, not both"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minflux.backend import get_backend
-from minflux.backend.processes import Group
+from minflux.backend.processes import ALONE, Group
 from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.open import open_model
 from minflux.errors import ArgumentError, MinfluxError
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def load(folder: Path, group: Group = Group(), backend: str = "numpy", memory: str = "resident", **how) -> Flux1:
+def load(folder: Path, group: Group = ALONE, backend: str = "numpy", memory: str = "resident", **how) -> Flux1:
     nx = get_backend(backend)
     return load_checkpoint(open_model(folder), nx, str(folder), memory=memory, group=group, **how)
 
@@ -100,13 +100,13 @@ def numbers(shapes: list[tuple[int, ...]]) -> int:
 
 
 def test_alone():
-    with pytest.raises(ArgumentError, match="split: this is the only process; start several, as in: mlx.launch -n 2"):
+    with pytest.raises(ArgumentError, match=r"split: this is the only process; start several, as in: mlx.launch -n 2"):
         joined_group(True)
     assert joined_group(False).size == 1
 
 
 @pytest.mark.parametrize(
-    "how, words",
+    ("how", "words"),
     [({"lora": ["x.safetensors"]}, "split goes without lora"), ({"cache": "somewhere"}, "split goes without cache")],
 )
 def test_what_is_refused(folder, how, words):
@@ -128,5 +128,5 @@ def test_a_share_is_not_saved(monkeypatch, folder, tmp_path):
 
 def test_processes_that_differ(monkeypatch, folder, model):
     team = played(monkeypatch, 2)
-    with pytest.raises(MinfluxError, match="the processes differ: process 0 has minflux .*; process 1"):
+    with pytest.raises(MinfluxError, match=r"the processes differ: process 0 has minflux .*; process 1"):
         team.run(lambda group: load(folder if group.rank else model, group))
