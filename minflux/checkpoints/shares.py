@@ -9,8 +9,9 @@ process are norms, what leads into the blocks and out of them, CLIP and the VAE.
 of what is summed, so that they are added once.
 """
 
+import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,12 @@ from minflux.checkpoints.quantise import is_packed, is_quantisation_parameter, s
 from minflux.checkpoints.stored import StoredComponent
 from minflux.errors import ArgumentError, CheckpointError
 
-MOST = 1024  # processes; none are named beyond
+
+def share_model(components: Mapping[str, StoredComponent], group: Group) -> dict[str, StoredComponent]:
+    """Return what one process of a group has of a model's components, by name; for errors see `shared`."""
+    if group.size > 1:
+        check_even(components.values(), group)
+    return {name: shared(stored, group) for name, stored in components.items()}
 
 
 def shared(stored: StoredComponent, group: Group) -> StoredComponent:
@@ -34,7 +40,7 @@ def shared(stored: StoredComponent, group: Group) -> StoredComponent:
     sharings = stored.component.sharings(stored.config)
     if group.size == 1 or not sharings:
         return stored
-    check_even(stored, group)
+    check_even([stored], group)
     found = {name: sharing_of(stored, name, sharings) for name in stored.tensors}
     cut = {name: sharing for name, sharing in found.items() if sharing is not None}
     once = {name for name, sharing in cut.items() if sharing.axis == 1 and is_bias(stored, name)}  # added after a sum
@@ -137,13 +143,18 @@ def ranges(parts: tuple[int, ...], group: Group) -> list[Range]:
     ]
 
 
-def check_even(stored: StoredComponent, group: Group) -> None:
+def check_even(components: Iterable[StoredComponent], group: Group) -> None:
     """Raise `ArgumentError` unless a group of this size can have equal shares, whole heads among them."""
-    counts = stored.component.shared_counts(stored.config)
+    counts = {
+        f"{what} ({stored.component.title})": count
+        for stored in components
+        for what, count in stored.component.shared_counts(stored.config).items()
+    }
     uneven = [f"{count} {what}" for what, count in counts.items() if count % group.size]
     if uneven:
-        fitting = [str(n) for n in range(2, MOST) if not any(count % n for count in counts.values())]
+        most = math.gcd(*counts.values())
+        fitting = [str(size) for size in range(2, most + 1) if most % size == 0]
         raise ArgumentError(
-            f"split: {group.size} processes can't have equal shares of the {stored.component.title}'s "
-            f"{' and '.join(uneven)}: start {' or '.join(fitting) or 'one, without split'}"
+            f"split: {group.size} processes can't have equal shares of {' and '.join(uneven)}: "
+            f"start {' or '.join(fitting) or 'one, without split'}"
         )

@@ -49,7 +49,7 @@ from minflux.checkpoints.open import INDEX, Checkpoint, warn_of_unexpected
 from minflux.checkpoints.read import read_tree
 from minflux.checkpoints.redux import ReduxFiles, locate_redux, open_redux
 from minflux.checkpoints.relaid import relaid
-from minflux.checkpoints.shares import shared
+from minflux.checkpoints.shares import share_model
 from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import flatten, tree
 from minflux.errors import ArgumentError, CheckpointError, quoted
@@ -242,7 +242,7 @@ def load_checkpoint(
     components = take_components(checkpoint)
     if group.size > 1:
         check_same(group, nx, dtype, components)
-    components = {name: shared(stored, group) for name, stored in components.items()}
+    components = share_model(components, group)
     configs = {name: stored.config for name, stored in components.items()}
     changes = read_loras(lora, configs)
     configs[TRANSFORMER.name] = with_loras(lora, configs[TRANSFORMER.name])

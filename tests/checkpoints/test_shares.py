@@ -1,5 +1,6 @@
 """A model in several processes: each reads its share of the weights, and no more."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from minflux.checkpoints.formats.safetensors import contents, read_array, write_
 from minflux.checkpoints.formats.slices import Slice, sliced
 from minflux.checkpoints.open import open_component, open_model
 from minflux.checkpoints.read import read_tree
-from minflux.checkpoints.shares import shared
+from minflux.checkpoints.shares import share_model, shared
 from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import flatten
 from minflux.commands.convert import convert
@@ -135,10 +136,12 @@ def test_what_another_program_quantised_is_refused(stored):
 
 
 @pytest.mark.parametrize(
-    ("size", "words"), [(3, "4 heads and 256 channels of the MLP: start 2 or 4"), (8, "4 heads: ")]
+    ("size", "uneven"),
+    [(3, "4 heads (transformer) and 256 channels of the MLP (transformer)"), (8, "4 heads (transformer)")],
 )
-def test_uneven(stored, size, words):
-    with pytest.raises(ArgumentError, match=f"{size} processes can't have equal shares of the transformer's {words}"):
+def test_uneven(stored, size, uneven):
+    words = f"split: {size} processes can't have equal shares of {uneven}: start 2 or 4"
+    with pytest.raises(ArgumentError, match=re.escape(words)):
         shared(stored, Group(0, size))
 
 
@@ -151,8 +154,14 @@ def test_the_real_models():
                 part = shared(whole, Group(size - 1, size))
                 matrices = [x for name, x in part.tensors.items() if is_shared(component, part.our_names[name], x)]
                 assert all(isinstance(x, Slice) for x in matrices)
-            with pytest.raises(ArgumentError, match="start 2 or 3 or 4" if component is TRANSFORMER else "2 or 4 or 8"):
-                shared(whole, Group(0, 5))
+
+
+def test_how_many_can_share_the_real_models():
+    """What 3 machines can have of the transformer they can't have of T5, which is told with what both allow."""
+    both = {component.name: ghost(component.name, cfg, None) for component, cfg in ((TRANSFORMER, DEV), (T5, T5_XXL))}
+    words = "3 processes can't have equal shares of 64 heads (T5) and 10240 channels of the MLP (T5): start 2 or 4 or 8"
+    with pytest.raises(ArgumentError, match=re.escape(words)):
+        share_model(both, Group(0, 3))
 
 
 def is_shared(component: Component, name: str, x: Stored) -> bool:
