@@ -122,6 +122,17 @@ def test_gguf_blocks_are_cut_between_blocks(tmp_path):
     np.testing.assert_array_equal(np.concatenate([s[name] for s in shares], axis=1), whole[name], strict=True)
 
 
+def test_a_scale_for_each_row_is_shared_as_the_rows_are(stored):
+    """As float8 weights have them; one for the whole weight, or beside columns, is whole."""
+    of_rows, single, of_columns = "ff.net.0.proj.weight", "attn.to_q.weight", "ff.net.2.weight"
+    sizes = {of_rows: (256,), single: (1,), of_columns: (64,)}
+    names = {name: f"transformer_blocks.0.{name}" for name in sizes}
+    scales = {names[name]: Stored(stored.path, "F32", shape, 0) for name, shape in sizes.items()}
+    part = shared(replace(stored, scales=scales), Group(1, 2)).scales
+    assert {name: part[names[name]].shape for name in sizes} == sizes | {of_rows: (128,)}
+    assert part[names[of_rows]].ranges == ((128, 256),)
+
+
 def tiny_cfg(**sizes):
     return replace(tiny_model.FLUX, **sizes)
 

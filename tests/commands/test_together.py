@@ -41,7 +41,7 @@ def test_an_image_drawn_together(here, count):
 @needs_mlx
 def test_images_are_shared_out(here):
     """By `mlx.launch` itself: the files are those of a single run, to the bit, and each is drawn once."""
-    (here / "prompts.txt").write_text("a cat\n\na dog\na frog on a blue background\n")
+    (here / "prompts.txt").write_text("a cat\n\nan owl\na frog on a blue background\n")
     args = "generate", "--prompts", "prompts.txt", "--model", "tiny", *STEPS
     launch = Path(sys.executable).with_name("mlx.launch"), "-n", 2, "-p", free_ports(1)[0], "--", sys.executable
     command = [*launch, "-m", "minflux", *args, "--out", "shared.png"]
