@@ -210,7 +210,7 @@ def draw(
     given_prompts = prompts_of(prompt, prompts)
     pictures = pictures_in(given)
     check_pictures(pictures)
-    if part.writes:
+    if part.speaks:
         check_control_out(control_out, pictures, (out, preview))
     check_settings(seeds, given)
     given = with_flow_edit(given)
@@ -241,7 +241,7 @@ def draw(
     how |= {"redux": redux, "controlnets": controlnets, "group": part.sharers}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
     canvas = pipe.open_canvas(images, *wanted)
-    if part.writes:
+    if part.speaks:
         save_control(canvas, control_out)
     image_prompts = pipe.image_prompts(*image_prompts_of(given))
     references = pipe.encode_references(given["reference"], given["reference_layout"])
