@@ -15,7 +15,17 @@ from tests.many import LONG, free_ports, needs_mlx, start
 
 LOST = "minflux: another process has ended, and this one can't go on without it"
 STEPS = ("--steps", 2)
-ENDS = "import os, minflux; minflux.load('tiny', split=True)('a cat', on_step=lambda step: os._exit(3))"
+ENDS = """
+import os, sys
+from minflux.commands import generate, main
+
+def follow(steps):
+    next(steps)
+    os._exit(3)
+
+generate.follow = follow
+main.main(sys.argv[1:])
+"""
 
 
 def ended(process: subprocess.Popen) -> tuple[str, str]:
@@ -57,9 +67,9 @@ def test_images_are_shared_out(here):
 
 @needs_mlx
 def test_a_process_that_ends_ends_the_others(here):
-    """With one line of ours behind MLX's own of the connection, and not by waiting for ever."""
-    generate = "-m", "minflux", "generate", "a cat", "--model", "tiny", *STEPS, "--split"
-    first, second = start(2, here / "hosts.json", *generate, others=("-c", ENDS))
+    """After its first step; with one line of ours behind MLX's own of the connection, and not by waiting for ever."""
+    generate = "generate", "a cat", "--model", "tiny", *STEPS, "--split"
+    first, second = start(2, here / "hosts.json", "-m", "minflux", *generate, others=("-c", ENDS, *generate))
     (out, errors), _ = ended(first), ended(second)
     assert (first.returncode, second.returncode, out) == (2, 3, "")
     own = [line for line in errors.splitlines() if line.startswith("minflux:")]
