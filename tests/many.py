@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minflux.backend import available, get_backend, processes
+from minflux.backend import available, backend_of, processes
 from minflux.backend.processes import Group
 
 PATIENCE = 60  # seconds until a played process has surely been left waiting
@@ -59,15 +59,15 @@ class Played:
         return results
 
     def sum_of_all(self, x):
-        return get_backend("mlx").array(np.sum(self._exchanged("sum", x), axis=0, dtype=np.float32), x.dtype)
+        return backend_of(x).array(np.sum(self._exchanged("sum", x), axis=0, dtype=np.float32), x.dtype)
 
     def rows_of_all(self, x):
-        return get_backend("mlx").array(np.concatenate(self._exchanged("gather", x)), x.dtype)
+        return backend_of(x).array(np.concatenate(self._exchanged("gather", x)), x.dtype)
 
     def _exchanged(self, op: str, x) -> list[np.ndarray]:
         rank = self.mine.rank
         self.said[rank].append((op, tuple(x.shape)))
-        self.given[rank] = get_backend("mlx").to_numpy(x)
+        self.given[rank] = backend_of(x).to_numpy(x)
         self.barrier.wait(PATIENCE)
         everything = list(self.given)
         self.barrier.wait(PATIENCE)

@@ -34,13 +34,6 @@ def packed_bits(weight: Any, scales: Any, group: int = GROUP) -> int:
     return 32 * weight.shape[1] // max(1, group * scales.shape[1])
 
 
-def as_mlx(x: Array) -> Array:
-    """Return an array as MLX's, which alone can be sent to other processes."""
-    from minflux.backend import get_backend
-
-    return get_backend("mlx").array(x)
-
-
 class Backend:
     """One array library, with every op that the model needs."""
 
@@ -98,13 +91,13 @@ class Backend:
     @shaped
     def all_sum(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
         """Return the sum Σ xᵣ of what each process r gives here; all of them have to (see `processes.py`)."""
-        return self.array(processes.sum_of_all(as_mlx(x)))
+        return self.array(processes.sum_of_all(x))
 
     @shaped
     def all_gather(self, x: Float[Array, "*S C"]) -> Float[Array, "*S O"]:
         """Return x₀ ‖ x₁ ‖ …, the last axis of what each process gives here, in the order of their ranks."""
-        last_first = as_mlx(x).swapaxes(0, -1)
-        return self.array(processes.rows_of_all(last_first).swapaxes(0, -1))
+        last_first = x.swapaxes(0, -1)
+        return self.array(processes.rows_of_all(last_first)).swapaxes(0, -1)
 
     # -- activations -------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,7 +65,7 @@ def connect() -> Group:
     if not was_launched():
         return ALONE
     try:
-        group = communication().init(strict=True)
+        group = library().distributed.init(strict=True)
     except RuntimeError as error:
         raise MinfluxError(f"the processes could not be connected: {error}") from error
     return Group(group.rank(), group.size())
@@ -85,11 +86,9 @@ def together() -> Iterator[Group]:
 
 def wait_for_all() -> None:
     """Return when all processes have called this, or are gone."""
-    from minflux.backend import get_backend
-
-    nx = get_backend("mlx")
+    mx = library()
     try:
-        nx.eval(nx.all_sum(nx.zeros(1)))
+        mx.eval(sum_of_all(mx.zeros(1)))
     except RuntimeError as error:  # one went on before its answer arrived here, so all have come this far
         if not is_loss(error):
             raise
@@ -100,16 +99,12 @@ def check_alike(group: Group, what: str) -> None:
 
     MLX's version is compared too, for it says in which order sums are taken.
     """
-    from minflux.backend import get_backend
-
-    nx = get_backend("mlx")
-    what = f"{what}, MLX {nx.xp.__version__}"
-    own = what.encode()[:LONGEST].ljust(LONGEST)
-    said = nx.to_numpy(rows_of_all(nx.array(list(own))[None]))  # (processes, LONGEST)
-    for rank, other in enumerate(said):
-        text = bytes(other.tolist())
-        if text != own:
-            found = text.decode(errors="replace").strip()
+    mx = library()
+    what = f"{what}, MLX {mx.__version__}"
+    own = list(what.encode()[:LONGEST].ljust(LONGEST))
+    for rank, other in enumerate(rows_of_all(mx.array([own])).tolist()):
+        if other != own:
+            found = bytes(other).decode(errors="replace").strip()
             raise MinfluxError(f"the processes differ: process {group.rank} has {what}; process {rank} has {found}")
 
 
@@ -118,18 +113,21 @@ def is_loss(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and LOST in str(error)
 
 
-def communication() -> Any:
-    """Return MLX's module that sends arrays between processes."""
-    from minflux.backend import get_backend
-
-    return get_backend("mlx").xp.distributed
-
-
 def sum_of_all(x: Array) -> Array:
-    """Return the sum of the MLX arrays that all processes give."""
-    return communication().all_sum(x)
+    """Return the sum of the arrays that all processes give, as MLX's."""
+    mx = library()
+    return mx.distributed.all_sum(mx.array(x))
 
 
 def rows_of_all(x: Array) -> Array:
-    """Return the rows of the MLX arrays that all processes give, one process after the other."""
-    return communication().all_gather(x)
+    """Return the rows of the arrays that all processes give, one process after the other, as MLX's."""
+    mx = library()
+    return mx.distributed.all_gather(mx.array(x))
+
+
+def library() -> Any:
+    """Return MLX's module; raises `BackendError` where it is not installed.
+
+    It is imported when it is needed, by the backend's own file, which knows how.
+    """
+    return import_module("minflux.backend.mlx").mx

@@ -20,7 +20,6 @@ from minflux.backend import available, backend_of, get_backend, processes, servi
 from minflux.backend.base import SHARED
 from minflux.errors import BackendError
 from minflux.model.linear import linear
-from tests.many import needs_mlx
 
 dims = st.integers(1, 9)
 shapes = st.lists(dims, min_size=1, max_size=4).map(tuple)
@@ -372,13 +371,11 @@ def test_at_most_ten_overrides():
 # -- several processes ---------------------------------------------------------------------------------------
 
 
-@needs_mlx
 def test_what_processes_say_to_each_other(nx, monkeypatch):
-    """By a stand-in for the others, who give twice and ten times as much; what is sent is MLX's."""
-    mlx = get_backend("mlx")
+    """By a stand-in for the others, who give twice and ten times as much."""
     x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     monkeypatch.setattr(processes, "sum_of_all", lambda y: y + 2 * y + 10 * y)
-    monkeypatch.setattr(processes, "rows_of_all", lambda y: mlx.concatenate([y, 2 * y, 10 * y], axis=0))
+    monkeypatch.setattr(processes, "rows_of_all", lambda y: nx.concatenate([y, 2 * y, 10 * y], axis=0))
     summed, gathered = nx.all_sum(nx.array(x)), nx.all_gather(nx.array(x))
     assert backend_of(summed, gathered).name == nx.name
     np.testing.assert_array_equal(nx.to_numpy(summed), 13 * x, strict=True)
