@@ -128,5 +128,7 @@ def test_a_share_is_not_saved(monkeypatch, folder, tmp_path):
 
 def test_processes_that_differ(monkeypatch, folder, model):
     team = played(monkeypatch, 2)
-    with pytest.raises(MinfluxError, match=r"the processes differ: process 0 has minflux .*; process 1"):
+    with pytest.raises(
+        MinfluxError, match=r"the processes differ: process \d has minflux .*, model .*; process \d has minflux"
+    ):
         team.run(lambda group: load(folder if group.rank else model, group))
