@@ -8,7 +8,7 @@ in every process, to the bit.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -102,7 +102,9 @@ def check_alike(group: Group, what: str) -> None:
     mx = library()
     what = f"{what}, MLX {mx.__version__}"
     own = list(what.encode()[:LONGEST].ljust(LONGEST))
-    for rank, other in enumerate(rows_of_all(mx.array([own])).tolist()):
+    said = rows_of_all(mx.array([own]))
+    mx.eval(said)
+    for rank, other in enumerate(said.tolist()):
         if other != own:
             found = bytes(other).decode(errors="replace").strip()
             raise MinfluxError(f"the processes differ: process {group.rank} has {what}; process {rank} has {found}")
@@ -115,14 +117,24 @@ def is_loss(error: BaseException) -> bool:
 
 def sum_of_all(x: Array) -> Array:
     """Return the sum of the arrays that all processes give, as MLX's."""
-    mx = library()
-    return mx.distributed.all_sum(mx.array(x))
+    return answered(x, library().distributed.all_sum)
 
 
 def rows_of_all(x: Array) -> Array:
     """Return the rows of the arrays that all processes give, one process after the other, as MLX's."""
+    return answered(x, library().distributed.all_gather)
+
+
+def answered(x: Array, op: Callable[[Array], Array]) -> Array:
+    """Return what comes of an array that is given to the others; of a NumPy array, once they have answered.
+
+    If one is lost, MLX says so when it computes the answer. NumPy, which copies it, would not hear that.
+    """
     mx = library()
-    return mx.distributed.all_gather(mx.array(x))
+    answer = op(mx.array(x))
+    if not isinstance(x, mx.array):
+        mx.eval(answer)
+    return answer
 
 
 def library() -> Any:
