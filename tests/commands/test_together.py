@@ -30,7 +30,10 @@ main.main(sys.argv[1:])
 
 def ended(process: subprocess.Popen) -> tuple[str, str]:
     """Wait for a process, and return what it printed, and its errors."""
-    return process.communicate(timeout=LONG)
+    try:
+        return process.communicate(timeout=LONG)
+    finally:
+        process.kill()
 
 
 @needs_mlx
