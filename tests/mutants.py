@@ -71,6 +71,7 @@ NOTHING_COMPUTED = (
     "minflux.backend.device",
     "minflux.backend.machine",
     "minflux.backend.malloc",
+    "minflux.backend.processes",
     "minflux.backend.metal",
     "minflux.backend.threads",
     "minflux.model.hooks",

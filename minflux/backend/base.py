@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from minflux.arrays import Array, Float, Int, shaped
+from minflux.backend import processes
 from minflux.errors import BackendError
 
 SHARED = (
@@ -84,6 +85,19 @@ class Backend:
         if bias is not None:
             y += bias  # nobody else holds y: NumPy adds in place
         return y
+
+    # -- several processes -------------------------------------------------------------------------------------
+
+    @shaped
+    def all_sum(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+        """Return the sum Σ xᵣ of what each process r gives here; all of them have to (see `processes.py`)."""
+        return self.array(processes.sum_of_all(x))
+
+    @shaped
+    def all_gather(self, x: Float[Array, "*S C"]) -> Float[Array, "*S O"]:
+        """Return x₀ ‖ x₁ ‖ …, the last axis of what each process gives here, in the order of their ranks."""
+        last_first = x.swapaxes(0, -1)
+        return self.array(processes.rows_of_all(last_first)).swapaxes(0, -1)
 
     # -- activations -------------------------------------------------------------------------------------------
 

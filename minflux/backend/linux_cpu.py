@@ -20,6 +20,7 @@ import numpy as np
 from minflux.backend import convolution, get_backend, polynomial
 from minflux.backend.base import Backend
 from minflux.backend.mlx import MLXBackend
+from minflux.backend.processes import is_loss
 
 FLOAT32 = (mx.float32,)
 FLOATS = (mx.float32, mx.bfloat16, mx.float16)
@@ -85,11 +86,14 @@ def by_numpy(definition: Callable) -> Callable:
 def can_evaluate(arrays: list[mx.array]) -> bool:
     """Compute the arrays now and return True, or return False because `mx.compile` is tracing them.
 
-    For an array that depends on a gradient inside the traced function, MLX raises a `RuntimeError`.
+    For an array that depends on a gradient inside the traced function, MLX raises a `RuntimeError`. So it does where an
+    array is a sum over processes of which one is lost (see `processes.py`), and that error is passed on.
     """
     try:
         mx.eval(arrays)
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError) as error:
+        if is_loss(error):
+            raise
         return False
     return True
 

@@ -51,7 +51,7 @@ def stream(
     leaves = {name: Leaf(stored, name, nx, dtype, own[stem_of(name)], when(name)) for name in names}
     flat = {name: leaf.load() if leaf.when == "kept" else leaf for name, leaf in leaves.items()}
     scales = {name: leaves[name].read() for name in leaves if changes and name.endswith(f".{SCALES}")}
-    return as_streamed(tree(flat | lora_branches(scales, changes)))
+    return as_streamed(tree(flat | lora_branches(scales, changes) | stored.joins))
 
 
 def for_steps(p: Tree, progress: Progress = no_progress) -> Tree:

@@ -24,7 +24,7 @@ def load_component(folder: str | Path, name: str, nx: Backend, dtype: str | None
 def read_tree(stored: StoredComponent, nx: Backend, dtype: str | None = None) -> Tree:
     """Read a component's weights as our tree; for errors see `read_weight`. `dtype` is as in `read_safetensors`."""
     flat = {name: read_weight(stored, name, nx, dtype) for name in stored.tensors}
-    return tree(stored.naming.load(flat, stored.config))
+    return tree(stored.naming.load(flat, stored.config) | stored.joins)
 
 
 def read_weight(stored: StoredComponent, name: str, nx: Backend, dtype: str | None = None) -> Array:

@@ -78,7 +78,8 @@ class StoredComponent:
 
     `config` is None as long as it isn't known. `scales` holds the factors of float8 weights, by the weight's name;
     `copies` what is there under two names of a weight: itself, its scale. `left_out`: names of weights that a network
-    of this config does not use, as the last layers of a language model that FLUX.2 takes its text from.
+    of this config does not use, as the last layers of a language model that FLUX.2 takes its text from. `joins` says,
+    under our names, what a tree of it has beside its weights where several processes share them (see `shares.py`).
     """
 
     component: Component
@@ -90,6 +91,7 @@ class StoredComponent:
     scales: dict[str, Stored] = field(default_factory=dict)
     copies: dict[str, list[Copy]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    joins: dict[str, int] = field(default_factory=dict)
 
     def with_config(self, config: Any) -> "StoredComponent":
         """Return the component with its config known, without the weights that it then does not use."""

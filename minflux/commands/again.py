@@ -29,7 +29,7 @@ PICTURES = ("image", "mask")  # that an image may be made with, one of each
 CONTROL = "control"  # and any number of each, of which one alone has no number
 SEVERAL = (CONTROL, "reference", "image_prompt")
 # what may be given with --from
-BESIDE_FROM = ("source", "out", "preview", "control_out", "memory", "cache", "anyway", "yes")
+BESIDE_FROM = ("source", "out", "preview", "control_out", "memory", "cache", "anyway", "yes", "split")
 
 
 def check_nothing_beside(source: Path) -> None:

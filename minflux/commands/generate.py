@@ -1,5 +1,7 @@
 """`minflux generate`: a prompt to a PNG, under a progress bar, with previews of the way."""
 
+import hashlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from minflux.backend import get_backend
+from minflux.backend.processes import check_alike, together
 from minflux.checkpoints import hub
 from minflux.checkpoints.components import FAMILIES, TRANSFORMER, network
 from minflux.checkpoints.folder import CONFIG, read_config
@@ -39,14 +42,13 @@ from minflux.commands.options import (
     MODEL,
     SIZE,
     STEPS,
-    ReadingBar,
     check_output,
     image_options,
-    print_note,
     take_files,
     with_files,
 )
 from minflux.commands.png import ImageSettings, read_png_settings, save_png
+from minflux.commands.together import Part, Task, prompts_of
 from minflux.edit.canvas import Canvas, grow
 from minflux.edit.flowedit import check_counts
 from minflux.edit.image_to_image import check_share
@@ -65,6 +67,7 @@ from minflux.inference.edits import (
     uses_of,
 )
 from minflux.inference.flux1 import Flux1
+from minflux.inference.hints import Hint, Report
 from minflux.inference.image_prompts import ImagePrompts, read_image_prompts, usual_guidance
 from minflux.inference.load import (
     choose_files,
@@ -83,10 +86,12 @@ from minflux.sampling.noise import check_seed
 from minflux.sampling.solvers import SOLVERS, Step
 
 HEADINGS = {
-    "The image": ("seeds", "size", "steps", "solver", "guidance", "true_cfg_scale", "negative_prompt", "step_cache"),
+    "What to draw": ("prompts", "seeds"),
+    "The image": ("size", "steps", "solver", "guidance", "true_cfg_scale", "negative_prompt", "step_cache"),
     "Output": ("out", "preview", "source", "anyway", "yes"),
     "Model": ("model", "lora", "transformer", "text_encoder", "text_encoder_2", "vae", "tokenizer", "comfy"),
     "Backend and memory": ("backend", "memory", "cache"),
+    "Several machines, or processes (mlx.launch)": ("split",),
     "Begin with an image": ("image", "strength", "posterior"),
     "Redraw a part of it, or beyond it": ("mask", "mask_blur", "mask_crop", "paste", "grow"),
     "Change what a sentence says of it (FlowEdit)": FLOW_EDIT,
@@ -108,6 +113,7 @@ HEADINGS = {
 @MODEL
 @BACKEND
 @STEPS
+@click.option("--prompts", type=FILE, help="Draw each line of this text file, in place of PROMPT.")
 @click.option(
     "--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Repeat for several images."
 )
@@ -132,7 +138,7 @@ HEADINGS = {
 @image_options
 @flow_edit_options
 @controlnet_options
-@click.option("--out", type=FILE, default="minflux.png", show_default=True, help="Of several seeds, each adds its own.")
+@click.option("--out", type=FILE, default="minflux.png", show_default=True, help="Several images add their numbers.")
 @click.option("--preview", type=FILE, help="Each step's denoised image: a .gif, or a .png strip.")
 @click.option("--from", "source", type=FILE, help="Generate an image of minflux again from its PNG, to the bit.")
 @click.option("--anyway", is_flag=True, help="With --from: also where the model or a LoRA is no longer the same.")
@@ -146,8 +152,9 @@ HEADINGS = {
     help="How weights are held: all at once, each part while it works, or each matrix while it works.",
 )
 @click.option("--cache", is_flag=True, help="Keep the encoded prompt on disk, for the next time.")
+@click.option("--split", is_flag=True, help="Share the model among all processes, which draw each image together.")
 @with_files
-def command(prompt, model, backend, seeds, size, out, preview, source, anyway, yes, lora, memory, cache, **given):
+def command(**given):
     """Generate an image of PROMPT, as a PNG that carries its own settings.
 
     \b
@@ -158,10 +165,28 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     minflux generate "a dog on a blue background" --image cat.png --strength 0.8
     minflux generate "a frog" --image cat.png --source-prompt "a cat"
     minflux generate "a lighthouse at dusk" --comfy ComfyUI/models --transformer flux1-dev-fp8
+
+    Several machines share out the images of several prompts or seeds, or each image, with --split:
+
+    \b
+    mlx.launch --hosts 10.0.0.1,10.0.0.2 -- minflux generate --prompts prompts.txt --model schnell
+    mlx.launch --hosts 10.0.0.1,10.0.0.2 -- minflux generate "a lighthouse at dusk" --model dev --split
     """
+    with together() as group:
+        draw(group, **given)
+
+
+def draw(
+    group, prompt, prompts, model, backend, seeds, size, out, preview, source, anyway, yes, lora, memory, cache, split,
+    **given,
+):  # fmt: skip
+    """Do what the command is for, as one process of a group."""
     named, control_out = take_files(given), given.pop("control_out")
     given |= {"width": size[0], "height": size[1]}
-    check_files(out, preview)
+    part = Part(group, split)
+    part.check(given["step_cache"], lora, cache)
+    if part.writes:
+        check_files(out, preview)
     png = None
     if source is not None:
         check_nothing_beside(source)
@@ -173,19 +198,24 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
         given = find_pictures(given, source)
     elif anyway or yes:
         raise ArgumentError("--anyway and --yes go with --from")
-    if prompt is None:
-        raise ArgumentError('give a prompt, as in: minflux generate "a cat on a blue background"')
+    given_prompts = prompts_of(prompt, prompts)
     pictures = pictures_in(given)
     check_pictures(pictures)
-    check_control_out(control_out, pictures, (out, preview))
+    if part.speaks:
+        check_control_out(control_out, pictures, (out, preview))
     check_settings(seeds, given)
     given = with_flow_edit(given)
     images = image_input(given)
-    given |= redux_of(named["comfy"], given)
+    given |= redux_of(named["comfy"], given, part.tell)
     check_image_prompts(given)
     check_controlnets(given)
     lora = find_loras(named["comfy"], lora)
-    model, files = choose_files(model, named.pop("comfy"), named, print_note)
+    model, files = choose_files(model, named.pop("comfy"), named, part.tell)
+    tasks = part.tasks(given_prompts, seeds)
+    if not tasks:
+        return
+    if split:
+        begin_together(part, tasks)
     if TRANSFORMER.name not in files:
         check_ahead_of_fetching(model, given, images, lora)
     redux = find_redux(given["redux"], given["image_encoder"], fetch=True)
@@ -198,11 +228,12 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     if png is not None:
         check_unchanged(source, png, hashes, anyway)
     folder = default_folder() if cache else None
-    how = {"lora": lora, "memory": memory, "report": print_note, "cache": folder, "progress": ReadingBar()}
-    how |= {"redux": redux, "controlnets": controlnets}
+    how = {"lora": lora, "memory": memory, "report": part.tell, "cache": folder, "progress": part.reading()}
+    how |= {"redux": redux, "controlnets": controlnets, "group": part.sharers}
     pipe = load_checkpoint(checkpoint, get_backend(backend), model, **how)
     canvas = pipe.open_canvas(images, *wanted)
-    save_control(canvas, control_out)
+    if part.speaks:
+        save_control(canvas, control_out)
     image_prompts = pipe.image_prompts(*image_prompts_of(given))
     references = pipe.encode_references(given["reference"], given["reference_layout"])
     width, height = pipe.size_of(canvas, references, *wanted)
@@ -212,8 +243,15 @@ def command(prompt, model, backend, seeds, size, out, preview, source, anyway, y
     given["step_cache"] = None if given["step_cache"] is None else str(check_step_cache(given["step_cache"]))
     given = moved(given, lambda path: seen_from(path, out))
     given |= {"lora": pipe.lora, "files": {name: str(path) for name, path in files.items()}, "hashes": hashes}
-    jobs = [ImageSettings(prompt, model, pipe.nx.name, seed, **given) for seed in seeds]
-    generate(pipe, jobs, out, preview, Shown(images, canvas, references, image_prompts))
+    jobs = {task.mark: ImageSettings(task.prompt, model, pipe.nx.name, task.seed, **given) for task in tasks}
+    generate(pipe, jobs, out, preview, Shown(images, canvas, references, image_prompts), part)
+
+
+def begin_together(part: Part, tasks: Sequence[Task]) -> None:
+    """Raise `MinfluxError` unless all processes draw the same images; all hints are then the first one's."""
+    check_alike(part.group, f"prompts and seeds {hashlib.sha256(repr(tasks).encode()).hexdigest()[:12]}")
+    if not part.speaks:
+        warnings.simplefilter("ignore", Hint)
 
 
 # -- checks, before a weight is read -----------------------------------------------------------------------------
@@ -273,10 +311,10 @@ def image_prompts_of(given: Mapping[str, Any]) -> tuple[list[Path], list[float] 
     return list(given["image_prompt"]), strengths, given["image_prompt_mix"]
 
 
-def redux_of(comfy: str | None, given: Mapping[str, Any]) -> dict[str, str | None]:
+def redux_of(comfy: str | None, given: Mapping[str, Any], report: Report) -> dict[str, str | None]:
     """Return Redux and its vision encoder as a PNG names them, by their paths where ComfyUI's folder has them."""
     named = given["redux"], given["image_encoder"]
-    found = choose_redux(comfy, *named, print_note, is_wanted=bool(given["image_prompt"]))
+    found = choose_redux(comfy, *named, report, is_wanted=bool(given["image_prompt"]))
     return dict(zip(("redux", "image_encoder"), (None if path is None else str(path) for path in found), strict=True))
 
 
@@ -363,26 +401,41 @@ class Shown(NamedTuple):
     image_prompts: ImagePrompts
 
 
-def generate(pipe: Flux1, jobs: Sequence[ImageSettings], out: Path, preview: Path | None, shown: Shown) -> None:
-    """Generate and write images that differ in their seeds alone, and print where they are."""
-    texts = None
-    for job in jobs:
-        with tqdm(total=job.steps, desc="reading the prompt", unit="step") as bar:
-            texts = texts or encode_prompts(pipe, job, shown)
+def generate(
+    pipe: Flux1, jobs: Mapping[str, ImageSettings], out: Path, preview: Path | None, shown: Shown, part: Part
+) -> None:
+    """Generate images that differ in their prompts and seeds alone, and write them and print where they are.
+
+    jobs: by what is added to the files' names.
+    """
+    encoded: dict[str, tuple[Conditioning | None, Conditioning]] = {}
+    for mark, job in jobs.items():
+        with tqdm(total=job.steps, desc="reading the prompt", unit="step", disable=not part.speaks) as bar:
+            if job.prompt not in encoded:
+                encoded = {job.prompt: encode_prompts(pipe, job, shown)}
             bar.set_description(f"seed {job.seed}")
             cache = check_step_cache(job.step_cache)
-            steps = steps_of(pipe, job, texts, shown, bar, cache)
+            steps = steps_of(pipe, job, encoded[job.prompt], shown, bar, cache)
+            if not part.writes:
+                follow(steps)
+                continue
             pixels, frames = sample_image(pipe, steps, bar, previews=preview is not None)
             if cache is not None:
-                print_note(f"step cache {cache}: {len(cache.skipped)} of {bar.total} steps skipped")
+                part.tell(f"step cache {cache}: {len(cache.skipped)} of {bar.total} steps skipped")
             image = finished(shown.canvas, pixels)
-        path = numbered(out, job.seed, len(jobs))
+        path = marked(out, mark)
         save_png(image, path, job)
         click.echo(path)
         if preview is not None:
-            path = numbered(preview, job.seed, len(jobs))
+            path = marked(preview, mark)
             save_preview(frames, path)
             click.echo(path)
+
+
+def follow(steps: Iterator[Step]) -> None:
+    """Take an image's steps for the process that writes it."""
+    for _ in steps:
+        pass
 
 
 def save_control(canvas: Canvas | None, path: Path | None) -> None:
@@ -436,9 +489,9 @@ def sample_image(pipe: Flux1, steps: Iterator[Step], bar: tqdm, previews: bool) 
     return pipe.decode(step.x)[0], frames
 
 
-def numbered(path: Path, seed: int, count: int) -> Path:
-    """Add the seed to an image's name when there are several."""
-    return path.with_stem(f"{path.stem}-{seed}") if count > 1 else path
+def marked(path: Path, mark: str) -> Path:
+    """Add to a file's name what tells it from the others."""
+    return path.with_stem(path.stem + mark)
 
 
 def save_preview(frames: list[np.ndarray], path: Path) -> None:

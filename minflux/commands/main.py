@@ -41,6 +41,16 @@ class Commands(click.Group):
                 _end(ctx, str(error), 2)
             except KeyboardInterrupt:
                 _end(ctx, "stopped", 130)
+            except RuntimeError as error:
+                if not _is_loss(error):
+                    raise
+                _end(ctx, "another process has ended, and this one can't go on without it", 2)
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    from minflux.backend.processes import is_loss
+
+    return is_loss(error)
 
 
 def _end(ctx: click.Context, message: str, code: int):

@@ -10,6 +10,7 @@ import numpy as np
 
 from minflux.arrays import Array, Tree
 from minflux.backend import backend_of
+from minflux.backend.processes import ALONE, Group
 from minflux.checkpoints.components.clip import clip_shapes
 from minflux.checkpoints.components.flux import flux_shapes, takes
 from minflux.checkpoints.components.t5 import t5_shapes
@@ -50,6 +51,7 @@ class Flux1(VAEPipeline):
     clip_tokenizer: Tokenizer
     t5_tokenizer: Tokenizer
     redux: Redux | None = None  # for image prompts
+    group: Group = ALONE  # the processes that share the transformer and T5
 
     @property
     def built_in_guidance(self) -> bool:
@@ -177,6 +179,8 @@ class Flux1(VAEPipeline):
         step_cache: StepCache | None,
     ) -> Prediction:
         """Return v(x, t, residuals), the velocity with what ControlNets add."""
+        if step_cache is not None and self.group.size > 1:
+            raise ArgumentError("step_cache goes without split: each process would skip steps by its own rounding")
         negative = negative_apart(text, guidance)
         if negative is not None:
             return self.held()._prediction_apart(text, negative, size, guidance, timesteps, on_block, step_cache)

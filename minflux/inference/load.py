@@ -19,6 +19,7 @@ from minflux.arrays import Tree
 from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
 from minflux.backend.metal import set_limits
+from minflux.backend.processes import ALONE, Group, check_alike, connect
 from minflux.checkpoints.comfy import choose_from_comfy, lora_in, redux_in
 from minflux.checkpoints.components import (
     ADAPTERS,
@@ -40,6 +41,7 @@ from minflux.checkpoints.fit import check_controlnet, check_fit
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.formats.entry import Coded
 from minflux.checkpoints.formats.json_files import read_json, write_json
+from minflux.checkpoints.hashes import hash_components
 from minflux.checkpoints.lazy import Progress, no_progress, stream
 from minflux.checkpoints.loose import Files, model_of, named_files, open_with_files, option
 from minflux.checkpoints.lora import Change, add_loras, read_loras, widened, with_loras
@@ -47,6 +49,7 @@ from minflux.checkpoints.open import INDEX, Checkpoint, warn_of_unexpected
 from minflux.checkpoints.read import read_tree
 from minflux.checkpoints.redux import ReduxFiles, locate_redux, open_redux
 from minflux.checkpoints.relaid import relaid
+from minflux.checkpoints.shares import share_model
 from minflux.checkpoints.stored import StoredComponent
 from minflux.checkpoints.tree import flatten, tree
 from minflux.errors import ArgumentError, CheckpointError, quoted
@@ -67,6 +70,7 @@ from minflux.inference.unet import SD1_MODEL
 from minflux.inference.with_vae import VAEPipeline
 from minflux.model.flux import FluxConfig
 from minflux.sampling.timesteps import Schedule
+from minflux.version import __version__
 
 DEFAULTS, SCHEDULER = "minflux.json", "scheduler/scheduler_config.json"
 KONTEXT = "FluxKontextPipeline"
@@ -98,6 +102,7 @@ def load(
     redux: str | Path | None = None,
     image_encoder: str | Path | None = None,
     controlnet: str | Path | Sequence[str | Path] = (),
+    split: bool = False,
 ) -> Flux1:
     """Load a model by name ("tiny"), from a folder or from files, onto "numpy", "mlx" or "auto".
 
@@ -118,7 +123,8 @@ def load(
     redux: FLUX.1 Redux, which makes image prompts of images: its folder, its file, or OWNER/NAME on the Hub.
     image_encoder: a folder or a file with SigLIP's vision encoder, where Redux has none beside it. With `comfy` both
     may be named as they are there. controlnet: a ControlNet or several, each a folder, a file or OWNER/NAME[:FILE] on
-    the Hub.
+    the Hub. split: share the transformer and T5 among the processes that `mlx.launch` has started, each of which then
+    does the same and has the same image in the end, up to rounding (see `checkpoints/shares.py`).
 
     Raises `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model, a weight that is
     missing or wrong, or a LoRA of another model, `BackendError` for a backend that isn't installed.
@@ -133,7 +139,23 @@ def load(
     checkpoint = open_with_files(name, files, fetch=True)
     adapter = find_redux(*choose_redux(comfy, redux, image_encoder, report), fetch=True)
     nets = find_controlnets(controlnet, fetch=True)
-    return load_checkpoint(checkpoint, nx, name, dtype, loras, memory, report, cache, progress, adapter, nets)
+    group = joined_group(split)
+    return load_checkpoint(checkpoint, nx, name, dtype, loras, memory, report, cache, progress, adapter, nets, group)
+
+
+def joined_group(split: bool) -> Group:
+    """Return the processes that share a model, `ALONE` where it is not split; `ArgumentError` where there is but one.
+
+    Raises `MinfluxError` when they can't be reached.
+    """
+    if not isinstance(split, bool):
+        raise ArgumentError(f"split must be True or False, got {quoted(split)}")
+    if not split:
+        return ALONE
+    group = connect()
+    if group.size == 1:
+        raise ArgumentError("split: this is the only process; start several, as in: mlx.launch -n 2 -- COMMAND")
+    return group
 
 
 def choose_files(
@@ -205,14 +227,23 @@ def load_checkpoint(
     progress: Progress = no_progress,
     redux: ReduxFiles | None = None,
     controlnets: Sequence[StoredComponent] = (),
+    group: Group = ALONE,
 ) -> Flux1:
-    """Read the weights of a model that was opened; `name` is what it is called, and the rest as for `load`."""
+    """Read the weights of a model that was opened; `name` is what it is called, and the rest as for `load`.
+
+    group: the processes that share the model.
+    """
     neighbour = neighbour_of(checkpoint.family)
+    if group.size > 1:
+        check_splittable(neighbour, lora, cache)
     if neighbour is not None:  # which no type tells: for type checkers it is a FLUX.1, whose methods it has
         neighbour.check_alone(checkpoint, lora, redux, controlnets)
         return cast(Flux1, load_neighbour(neighbour, checkpoint, nx, name, dtype, memory, report, cache, progress))
     dtype = dtype or (None if nx.on_gpu else "float32")
     components = take_components(checkpoint)
+    if group.size > 1:
+        check_same(group, nx, dtype, components)
+    components = share_model(components, group)
     configs = {name: stored.config for name, stored in components.items()}
     changes = read_loras(lora, configs)
     configs[TRANSFORMER.name] = with_loras(lora, configs[TRANSFORMER.name])
@@ -242,7 +273,24 @@ def load_checkpoint(
         controlnets=controlnets_of(components, trees),
         cache=open_cache(cache, text_identity(components, changes, nx, dtype), nx, report) if cache else None,
         progress=progress,
+        group=group,
     )
+
+
+def check_splittable(neighbour: Neighbour | None, lora: Sequence[str], cache: str | Path | None) -> None:
+    """Raise `ArgumentError` for what does not go with a model that is split over processes."""
+    if neighbour is not None:
+        raise ArgumentError(f"split: minflux splits FLUX.1 only, and this is {neighbour.title}")
+    if lora:
+        raise ArgumentError("split goes without lora: add it to the model first, by minflux convert --lora")
+    if cache:
+        raise ArgumentError("split goes without cache: all processes encode a prompt, or none does")
+
+
+def check_same(group: Group, nx: Backend, dtype: str | None, components: Mapping[str, StoredComponent]) -> None:
+    """Raise `MinfluxError` unless all processes compute alike: else they would say things in different orders."""
+    how = f"minflux {__version__}, {type(nx).__name__}, {dtype or 'floats as stored'}"
+    check_alike(group, f"{how}, model {hash_components(dict(components), '')[:12]}")
 
 
 def load_neighbour(
@@ -504,8 +552,10 @@ def save_model(pipe: Flux1, folder: Path, dtype: str | None = None) -> None:
     """Write the model's weights, configs, index and settings so that diffusers and `load` open the folder.
 
     Floats are stored as `dtype`, or as they are. The tokenizers' folders are not written: they are there before a model
-    can be trained.
+    can be trained. Raises `ArgumentError` for a model of which this process has a share alone.
     """
+    if pipe.group.size > 1:
+        raise ArgumentError("pipe is split over several processes, each with a share: save a model that is not")
     parts = {TRANSFORMER.name: pipe.flux, VAE.name: pipe.vae, CLIP.name: pipe.clip, T5.name: pipe.t5}
     for name, (config, p) in parts.items():
         save_component(folder, name, config, p, dtype)

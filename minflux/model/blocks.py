@@ -107,7 +107,8 @@ def single_block(
     nx = backend_of(x, mod)
     shift, scale, gate = chunks(mod, 3)
     projected = linear(modulate(x, shift, scale), **p["linear1"])  # (B, L, 7 D)
-    qkv, hidden = nx.split(projected, [3 * x.shape[-1]], axis=-1)  # (B, L, 3 D), (B, L, 4 D)
+    width = x.shape[-1] // p["linear2"].get("summed", 1)  # D; of processes that share the heads, each one's part of it
+    qkv, hidden = nx.split(projected, [3 * width], axis=-1)  # (B, L, 3 D), (B, L, 4 D)
 
     # attention and MLP side by side
     attended = attention(*normed_qkv(p["norm"], qkv), pe, seen, bias)  # (B, L, D)

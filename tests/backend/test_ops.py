@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minflux import backend
-from minflux.backend import available, backend_of, get_backend, serving
+from minflux.backend import available, backend_of, get_backend, processes, serving
 from minflux.backend.base import SHARED
 from minflux.errors import BackendError
 from minflux.model.linear import linear
@@ -366,6 +366,20 @@ def test_at_most_ten_overrides():
     ops = {name for name in vars(backend.Backend) if not name.startswith("_")}
     overridden = ops & (vars(mlx.MLXBackend).keys() | vars(mlx.ReadableMLXBackend).keys())
     assert len(overridden - {"array", "eval", "from_bfloat16", "name", "module", "to_numpy"}) <= 10
+
+
+# -- several processes ---------------------------------------------------------------------------------------
+
+
+def test_what_processes_say_to_each_other(nx, monkeypatch):
+    """By a stand-in for the others, who give twice and ten times as much."""
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    monkeypatch.setattr(processes, "sum_of_all", lambda y: y + 2 * y + 10 * y)
+    monkeypatch.setattr(processes, "rows_of_all", lambda y: nx.concatenate([y, 2 * y, 10 * y], axis=0))
+    summed, gathered = nx.all_sum(nx.array(x)), nx.all_gather(nx.array(x))
+    assert backend_of(summed, gathered).name == nx.name
+    np.testing.assert_array_equal(nx.to_numpy(summed), 13 * x, strict=True)
+    np.testing.assert_array_equal(nx.to_numpy(gathered), np.concatenate([x, 2 * x, 10 * x], axis=-1), strict=True)
 
 
 # -- quantised matrices ----------------------------------------------------------------------------------------

@@ -79,6 +79,24 @@ class Naming:
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """How several processes share a matrix: by its rows (`axis` 0) or its columns (1), each with a piece of each part.
+
+    parts: how many rows or columns belong together, as those of the queries, whose pieces are whole heads. joined: how
+    `linear` makes a whole of what the processes compute, "summed" or "gathered"; "" where the next matrix does.
+    """
+
+    axis: int
+    parts: tuple[int, ...]
+    joined: Literal["", "summed", "gathered"] = ""
+
+
+def unshared(config: Any) -> dict[str, Any]:
+    """Return no module: every process has the whole component."""
+    return {}
+
+
+@dataclass(frozen=True)
 class Component:
     """All that files know of one network.
 
@@ -107,6 +125,8 @@ class Component:
     lora_prefixes: tuple[str, ...] = ()  # how a module's name begins in a LoRA file; none: takes no LoRA
     lora_rules: Rules = ()  # names that LoRA files alone have, and ours; "qkv@0-2" are parts 0 to 2 of a joint matrix
     gguf: tuple[str, str] | None = None  # of its GGUF files, whose names and which general.architecture; None: has none
+    sharings: Callable[[Any], dict[str, Sharing]] = unshared  # by how a module of a block is called, from a config
+    shared_counts: Callable[[Any], dict[str, int]] = unshared  # what processes share evenly, and how many there are
     alias: Callable[[str], str | None] = str  # a file's name in standard form; None for what is not used
     is_used: Callable[[str, Any], bool] | None = None  # whether a weight is needed, by our name and a config; None: all
 

@@ -9,7 +9,7 @@ other order. Sources: BFL `flux/model.py`; diffusers `transformer_flux.py`.
 import re
 from typing import TypeVar
 
-from minflux.checkpoints.components.base import Component, Flat, Json, Naming, is_like, require, take
+from minflux.checkpoints.components.base import Component, Flat, Json, Naming, Sharing, is_like, require, take
 from minflux.checkpoints.components.renaming import Rules, apart, backwards, exchange, joined, rename, renamed
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, under
 from minflux.errors import CheckpointError, quoted
@@ -267,6 +267,28 @@ def check_heads(title: str, width: int, head_dim: int, axes_dim: tuple[int, ...]
         )
 
 
+# -- several processes -----------------------------------------------------------------------------------------
+
+
+def sharings(cfg: FluxConfig) -> dict[str, Sharing]:
+    """Return how processes share a block's matrices: its heads, and its MLP's hidden layer.
+
+    A block's two sums a stream (one in a single block) are all that has to be sent in a step. Modulations need not be
+    shared for that, but they are a quarter of all weights, and their outputs are small.
+    """
+    d, hidden = cfg.hidden_size, int(cfg.hidden_size * cfg.mlp_ratio)
+    shared = {"qkv": Sharing(0, (d, d, d)), "mlp.0": Sharing(0, (hidden,)), "linear1": Sharing(0, (d, d, d, hidden))}
+    summed = {"proj": (d,), "mlp.2": (hidden,), "linear2": (d, hidden)}
+    gathered = {"mod.lin": (6 * d,), "modulation.lin": (3 * d,)}
+    shared |= {module: Sharing(1, parts, "summed") for module, parts in summed.items()}
+    return shared | {module: Sharing(0, parts, "gathered") for module, parts in gathered.items()}
+
+
+def shared_counts(cfg: FluxConfig) -> dict[str, int]:
+    """Return what the processes have equal shares of."""
+    return {"heads": cfg.num_heads, "channels of the MLP": int(cfg.hidden_size * cfg.mlp_ratio)}
+
+
 # -- the family ------------------------------------------------------------------------------------------------
 
 
@@ -339,4 +361,6 @@ TRANSFORMER = Component(
     ),
     lora_rules=XLABS_RULES + COMFY_RULES,
     gguf=("bfl", "flux"),
+    sharings=sharings,
+    shared_counts=shared_counts,
 )  # fmt: skip

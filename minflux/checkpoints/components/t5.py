@@ -3,7 +3,7 @@
 import re
 from dataclasses import asdict, fields
 
-from minflux.checkpoints.components.base import Component, Flat, Json, Naming, require, take
+from minflux.checkpoints.components.base import Component, Flat, Json, Naming, Sharing, require, take
 from minflux.checkpoints.components.renaming import Rules, backwards, rename, renamed
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, norm_shapes, under
 from minflux.model.t5 import T5Config
@@ -140,6 +140,20 @@ def t5_sizes(size: Sizes, beside: T5Config | None) -> T5Config:
     )
 
 
+def sharings(cfg: T5Config) -> dict[str, Sharing]:
+    """Return how processes share a block's matrices: its heads, the position biases of these, and the hidden layer."""
+    inner, hidden = cfg.num_heads * cfg.d_kv, cfg.d_ff
+    shared = {f"SelfAttention.{name}": Sharing(0, (inner,)) for name in "qkv"}
+    shared |= {name: Sharing(0, (hidden,)) for name in ("wi_0", "wi_1")}
+    shared |= {"SelfAttention.o": Sharing(1, (inner,), "summed"), "wo": Sharing(1, (hidden,), "summed")}
+    return shared | {"relative_attention_bias": Sharing(1, (cfg.num_heads,))}
+
+
+def shared_counts(cfg: T5Config) -> dict[str, int]:
+    """Return what the processes have equal shares of."""
+    return {"heads": cfg.num_heads, "channels of the MLP": cfg.d_ff}
+
+
 def describe(cfg: T5Config) -> str:
     """Return the T5 encoder's sizes in a line."""
     return f"width {cfg.d_model}, {cfg.num_layers} layers, {cfg.num_heads} heads, {cfg.vocab_size} tokens"
@@ -182,5 +196,7 @@ T5 = Component(
         "text_encoders.transformer.", "lora_te2_", "lora_te3_",
     ),
     gguf=("llama.cpp", "t5encoder"),
+    sharings=sharings,
+    shared_counts=shared_counts,
     alias=alias,
 )  # fmt: skip
