@@ -25,7 +25,8 @@ def listen(name: str, seen: dict) -> None:
 
 
 image = pipe(PROMPT, seed=7, steps=8, on_block=listen)
-heat = np.mean(maps, axis=0).reshape(4, 4)  # 16 image tokens, 16 × 16 pixels each
+rows, columns = image.height // 16, image.width // 16  # image tokens, 16 × 16 pixels each
+heat = np.mean(maps, axis=0).reshape(rows, columns)
 print(np.round(heat, 3))
 pixels = (255 * heat / heat.max()).astype(np.uint8)
 Image.fromarray(pixels).resize(image.size, Image.Resampling.NEAREST).save("attention.png")

@@ -13,8 +13,9 @@ pipe = minflux.load("tiny")
 before, after = "a cat left of a tree on a blue background", "a frog left of a tree on a blue background"
 cat = pipe(before, seed=2)
 
-mask = np.zeros((64, 64), bool)
-mask[:, :32] = True  # the left half
+half = cat.width // 2
+mask = np.zeros((cat.height, cat.width), bool)
+mask[:, :half] = True  # the left half
 edits = {
     "the image": cat,
     "image-to-image, strength 0.3": pipe(after, seed=1, image=cat, strength=0.3),
@@ -24,7 +25,7 @@ edits = {
 }
 for name, image in edits.items():
     change = np.abs(np.asarray(image, np.int16) - np.asarray(cat, np.int16))
-    left, right = change[:, :32].mean(), change[:, 32:].mean()
+    left, right = change[:, :half].mean(), change[:, half:].mean()
     print(f"{name:28} changes the left half by {left:4.1f} of 255, the right half by {right:4.1f}")
 grid([np.asarray(image) for image in edits.values()], columns=5, zoom=2).save("edits.png")
 print("edits.png: the image and its edits, in this order")

@@ -7,6 +7,7 @@
     models/loras                              LoRAs
     models/style_models                       Redux
     models/clip_vision                        the vision encoder in front of it
+    models/controlnet                         ControlNets
 
 Headers are read, no weights. Files of other models lie beside FLUX.1's there, and are passed over.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from minflux.checkpoints import hub
 from minflux.checkpoints.adapters import file_contents
 from minflux.checkpoints.components import CLIP, COMPONENTS, REDUX, SIGLIP, T5, TRANSFORMER, VAE, Component
+from minflux.checkpoints.controlnet import on_hub
 from minflux.checkpoints.fit import misfit
 from minflux.checkpoints.loose import TOKENIZER, Files, named_files, option
 from minflux.checkpoints.lora_files import parse, repository_of, split
@@ -34,7 +36,7 @@ FOLDERS = {  # which parts are looked for in which folder
     "vae": (VAE.name,),
     "checkpoints": tuple(COMPONENTS),
 }
-LORAS = "loras"
+LORAS, CONTROLNETS = "loras", "controlnet"
 ADAPTERS = {"redux": ("style_models", REDUX), "image_encoder": ("clip_vision", SIGLIP)}  # by their options
 
 
@@ -181,6 +183,21 @@ def lora_in(folder: str | Path, lora: str) -> str:
     if not matching and repository_of(lora) is not None:
         return lora
     return f"{alone(models, 'lora', place, matching, loras)}:{scale:g}"
+
+
+def controlnet_in(folder: str | Path, given: Path) -> Path:
+    """Return the path of a ControlNet that is named as it is in ComfyUI's folder, and any other name as it is.
+
+    Raises `ArgumentError` where it is neither there nor elsewhere.
+    """
+    if given.exists():
+        return given
+    models = models_in(folder)
+    files = weights_in(models / CONTROLNETS)
+    matching = [file for file in files if is_called(models, file, given)]
+    if not matching and on_hub(given)[0] is not None:
+        return given
+    return alone(models, "controlnet", str(given), matching, files)
 
 
 def alone(models: Path, name: str, value: str, matching: Sequence[Path], paths: Sequence[Path]) -> Path:

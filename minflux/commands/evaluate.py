@@ -1,6 +1,7 @@
-"""`minflux evaluate`: how often a model's images show what their prompts say."""
+"""`minflux evaluate`: how often a model's images show what their prompts say; of the second world more."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,6 +10,7 @@ from minflux.inference.arguments import check_steps, check_strength
 from minflux.inference.load import load
 from minflux.sampling.noise import check_seed
 from minflux.train import evaluate as e
+from minflux.world import report as r
 
 
 @click.command("evaluate", short_help="Measure how often a model's images show what prompts say.")
@@ -23,17 +25,28 @@ from minflux.train import evaluate as e
 def command(model, backend, prompts, steps, guidance, seed, grid, json_path):
     """Measure how often the model generates what held-out prompts say.
 
+    Of a model of the second world, which writes words and draws images of many sizes, all of the five measures.
+
     \b
     minflux evaluate --prompts 100 --grid images.png
     """
     check_outputs(grid, json_path)
     check_arguments(prompts, steps, guidance, seed)
-    result = e.evaluate(load(model, backend, report=print_note), prompts, steps=steps, guidance=guidance, seed=seed)
-    click.echo(e.table(result))
+    pipe = load(model, backend, report=print_note)
+    how: dict[str, Any] = {"steps": steps, "guidance": guidance}
+    if pipe.trained.spelled:  # it was trained to write words, as models of the second world are
+        show(r, r.measure(pipe, prompts, seed, **how), grid, json_path)
+    else:
+        show(e, e.evaluate(pipe, prompts, seed=seed, **how), grid, json_path)
+
+
+def show(world: Any, result: Any, grid: Path | None, json_path: Path | None) -> None:
+    """Print a world's figures, and write the files that were asked for."""
+    click.echo(world.table(result))
     if grid is not None:
-        e.save_grid(result, grid)
+        world.save_grid(result, grid)
     if json_path is not None:
-        e.save_json(result, json_path)
+        world.save_json(result, json_path)
 
 
 def check_outputs(grid: Path | None, json_path: Path | None) -> None:

@@ -70,6 +70,7 @@ from minflux.inference.flux1 import Flux1
 from minflux.inference.hints import Hint, Report
 from minflux.inference.image_prompts import ImagePrompts, read_image_prompts, usual_guidance
 from minflux.inference.load import (
+    choose_controlnets,
     choose_files,
     choose_redux,
     find_controlnets,
@@ -210,6 +211,7 @@ def draw(
     check_image_prompts(given)
     check_controlnets(given)
     lora = find_loras(named["comfy"], lora)
+    given["controlnet"] = tuple(map(str, choose_controlnets(named["comfy"], given["controlnet"])))
     model, files = choose_files(model, named.pop("comfy"), named, part.tell)
     tasks = part.tasks(given_prompts, seeds)
     if not tasks:
@@ -219,7 +221,7 @@ def draw(
     if TRANSFORMER.name not in files:
         check_ahead_of_fetching(model, given, images, lora)
     redux = find_redux(given["redux"], given["image_encoder"], fetch=True)
-    controlnets = find_controlnets(given["controlnet"], fetch=True)
+    controlnets = find_controlnets([Path(path) for path in given["controlnet"]], fetch=True)
     uses_of(images, [stored.config for stored in controlnets])
     checkpoint = open_with_files(model, files, fetch=True)
     wanted = given["width"], given["height"]  # of an image's, what isn't given is the image's own

@@ -85,6 +85,20 @@ def distill_steps(recipe, folder):
     run_steps(recipe, folder)
 
 
+@command.command("editing")
+@click.argument("kind", type=click.Choice(("kontext", "fill", "canny")))
+@RECIPE
+@FOLDER
+def editing(kind, recipe, folder):
+    """Teach a copy of FOLDER/model to edit, and write it to FOLDER/KIND.
+
+    kontext changes a reference image as it is told; fill redraws what a mask shows; canny draws along edges.
+    """
+    from minflux.train.siblings import run_editing
+
+    run_editing(kind, recipe, folder)
+
+
 # -- one's own images ----------------------------------------------------------------------------------------
 
 

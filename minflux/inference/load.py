@@ -20,7 +20,7 @@ from minflux.backend import Backend, get_backend
 from minflux.backend.malloc import keep_freed_memory
 from minflux.backend.metal import set_limits
 from minflux.backend.processes import ALONE, Group, check_alike, connect
-from minflux.checkpoints.comfy import choose_from_comfy, lora_in, redux_in
+from minflux.checkpoints.comfy import choose_from_comfy, controlnet_in, lora_in, redux_in
 from minflux.checkpoints.components import (
     ADAPTERS,
     CLIP,
@@ -121,10 +121,10 @@ def load(
     there are several, name one, by its name there.
 
     redux: FLUX.1 Redux, which makes image prompts of images: its folder, its file, or OWNER/NAME on the Hub.
-    image_encoder: a folder or a file with SigLIP's vision encoder, where Redux has none beside it. With `comfy` both
-    may be named as they are there. controlnet: a ControlNet or several, each a folder, a file or OWNER/NAME[:FILE] on
-    the Hub. split: share the transformer and T5 among the processes that `mlx.launch` has started, each of which then
-    does the same and has the same image in the end, up to rounding (see `checkpoints/shares.py`).
+    image_encoder: a folder or a file with SigLIP's vision encoder, where Redux has none beside it. controlnet: a
+    ControlNet or several, each a folder, a file or OWNER/NAME[:FILE] on the Hub. With `comfy` all may be named as they
+    are there. split: share the transformer and T5 among the processes that `mlx.launch` has started, each of which
+    then does the same and has the same image in the end, up to rounding (see `checkpoints/shares.py`).
 
     Raises `ArgumentError` for an unknown name, `CheckpointError` for a folder that is no model, a weight that is
     missing or wrong, or a LoRA of another model, `BackendError` for a backend that isn't installed.
@@ -138,7 +138,7 @@ def load(
     name, files = choose_files(model, comfy, parts | {"tokenizer": tokenizer}, report)
     checkpoint = open_with_files(name, files, fetch=True)
     adapter = find_redux(*choose_redux(comfy, redux, image_encoder, report), fetch=True)
-    nets = find_controlnets(controlnet, fetch=True)
+    nets = find_controlnets(choose_controlnets(comfy, controlnet), fetch=True)
     group = joined_group(split)
     return load_checkpoint(checkpoint, nx, name, dtype, loras, memory, report, cache, progress, adapter, nets, group)
 
@@ -207,12 +207,21 @@ def find_redux(redux: str | Path | None, image_encoder: str | Path | None, fetch
     return open_redux(locate_redux(redux, fetch), encoder)
 
 
-def find_controlnets(given: str | Path | Sequence[str | Path], fetch: bool = False) -> list[StoredComponent]:
-    """Open ControlNets where they were named, one or several; raises `ArgumentError` for what is no name."""
+def choose_controlnets(comfy: str | Path | None, given: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the ControlNets that were named, one or several, with the paths of those in ComfyUI's folder.
+
+    Raises `ArgumentError` for what is no name.
+    """
     listed = [given] if isinstance(given, str | Path) else given
     if not isinstance(listed, list | tuple):
         raise ArgumentError(f"controlnet must be a path or a list of paths, got {quoted(given)}")
-    return [open_controlnet(locate_controlnet(check_path("controlnet", one), fetch)) for one in listed]
+    paths = [check_path("controlnet", one) for one in listed]
+    return paths if comfy is None else [controlnet_in(comfy, path) for path in paths]
+
+
+def find_controlnets(paths: Sequence[Path], fetch: bool = False) -> list[StoredComponent]:
+    """Open ControlNets where they were named."""
+    return [open_controlnet(locate_controlnet(path, fetch)) for path in paths]
 
 
 def load_checkpoint(

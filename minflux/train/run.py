@@ -116,8 +116,7 @@ def run_velocity(recipe: str, folder: Path) -> None:
     """
     nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
     settings = read_recipe(recipe)
-    if not (model / "vae").is_dir():
-        raise CheckpointError(f"{model / 'vae'}: expected a trained autoencoder; run `minflux train vae` first")
+    check_vae(model)
     train_tokenizers(model)
     clip, t5 = (Tokenizer.from_folder(model / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
     schedule, defaults = section(Schedule, part(settings, "schedule")), section(Defaults, part(settings, "defaults"))
@@ -150,6 +149,14 @@ def run_velocity(recipe: str, folder: Path) -> None:
         plot_loss(home / stage)
 
 
+def check_vae(model: Path) -> None:
+    """Raise `CheckpointError` unless a trained VAE is in the model's folder."""
+    if not (model / "vae").is_dir():
+        raise CheckpointError(
+            f"{model / 'vae'}: expected a trained autoencoder, found none; run `minflux train vae` first"
+        )
+
+
 def show_samples(folder: Path, step: int, wanted: list[world.Scene], images: list[np.ndarray]) -> None:
     """Save a step's samples of the second world as a grid, and print what share of them shows what was wanted."""
     grid(images, columns=8).save(folder / f"step-{step}.png")
@@ -166,8 +173,7 @@ def run_prediction(recipe: str, folder: Path) -> None:
     """
     nx, home, model = get_backend("mlx"), folder / "prediction", folder / "model"
     settings = read_recipe(recipe)
-    if not (model / "vae").is_dir():
-        raise CheckpointError(f"{model / 'vae'}: expected a trained autoencoder; run `minflux train vae` first")
+    check_vae(model)
     train_tokenizers(model)
     tokenizers, drawing = tokenizers_of(model), section(Defaults, part(settings, "defaults"))
     vae_cfg, vae = load_component(model, "vae", nx)

@@ -9,7 +9,19 @@ import numpy as np
 from PIL import Image
 
 from minflux.arrays import Float, Int, shaped
-from minflux.world.scenes import BACKGROUNDS, FRAME, LETTER, Item, Scene, Sign, boxes, horizon, sign_extent, thing_side
+from minflux.world.scenes import (
+    BACKGROUNDS,
+    FRAME,
+    LETTER,
+    Box,
+    Item,
+    Scene,
+    Sign,
+    boxes,
+    horizon,
+    sign_extent,
+    thing_side,
+)
 
 SPRITE_FOLDER = Path(__file__).parent / "sprites"
 LETTERS_FILE = "letters.png"
@@ -97,6 +109,12 @@ def render_batch(scenes: Sequence[Scene]) -> Int[np.ndarray, "N H W 3"]:
 
 def _paint(scene: Scene, image: np.ndarray) -> None:
     image[:] = background(scene.background, scene.width, scene.height)
-    for item, (left, top, width, height) in zip(scene.items, boxes(scene), strict=True):
-        rgba, place = sprite(item, scene.short), image[top : top + height, left : left + width]
-        place[:] = rgba[..., :3] + (1 - rgba[..., 3:]) * place + 0.5
+    for item, box in zip(scene.items, boxes(scene), strict=True):
+        paint(image, item, box)
+
+
+def paint(image: np.ndarray, item: Item, box: Box) -> None:
+    """Draw an item over an image (height, width, 3) uint8, at its place."""
+    left, top, width, height = box
+    rgba, place = sprite(item, min(image.shape[:2])), image[top : top + height, left : left + width]
+    place[:] = rgba[..., :3] + (1 - rgba[..., 3:]) * place + 0.5

@@ -195,7 +195,7 @@ def test_training_without_a_blas_says_once_what_to_install(monkeypatch, capsys, 
     monkeypatch.setattr(blas, "loaded", loaded)
     monkeypatch.setattr(linux_cpu.NumPyProductsBackend, "on_gpu", on_gpu)
     nothing_to_do = Plan(tmp_path, steps=0), AdamW(), {"w": x}, lambda rng: (), lambda p: p["w"].sum()
-    with nullcontext() if rank == 0 else pytest.raises(SystemExit):
-        train(get_backend("mlx"), Team(rank), *nothing_to_do)
+    with nullcontext() if rank == 0 else pytest.raises(SystemExit), Team(rank) as team:  # another one ends with it
+        train(get_backend("mlx"), team, *nothing_to_do)
     line = f"no fast BLAS found, so a step takes many times longer: {blas.INSTALL}\n"
     assert capsys.readouterr().err.count(line) == told

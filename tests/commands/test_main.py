@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,21 @@ def test_version():
 def test_doctor(monkeypatch):
     monkeypatch.setattr("minflux.commands.doctor.gflops", lambda nx: 123.0)
     assert "numpy backend" in run("doctor").stdout
+
+
+def test_evaluate_of_the_second_world_writes_what_it_prints(here, model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "model")
+    settings = json.loads((copy / "minflux.json").read_text())  # below: it has tokens for few words
+    (copy / "minflux.json").write_text(json.dumps(settings | {"text_length": 256, "trained": {"spelled": 6}}))
+    few = ["--prompts", 2, "--steps", 1, "--guidance", 1]
+    result = run("evaluate", "--model", copy, *few, "--grid", "g.png", "--json", "f.json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("2 held-out prompts of each kind\n")
+    written = json.loads(Path("f.json").read_text())
+    for size, share in written["ceiling"].items():
+        assert f"| {size.replace('x', '×')} | 0.0% (0.0 to 65.8) | {100 * share:.1f}% |" in result.stdout
+        assert len(written["prompts"][size]) == 2
+    assert pixels("g.png").shape[:2] == (128, 8 * 128 + 7 * 4)
 
 
 def test_evaluate_writes_what_it_prints(here, model):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from minflux.checkpoints.tree import flatten
 from minflux.edit.canny import canny
 from minflux.edit.controlnet import Control, Use, working_times
 from minflux.errors import ArgumentError, CheckpointError
-from minflux.inference.load import load
+from minflux.inference.load import choose_controlnets, load
 from minflux.inference.memory import MODES
 from minflux.sampling.guidance import Guidance
 from tests import compare, tiny_controlnet
@@ -507,3 +508,46 @@ def test_what_does_not_fit_is_refused_before_a_weight_is_read(here, deep_model, 
     copy("plain")
     monkeypatch.setattr("minflux.commands.generate.load_checkpoint", lambda *args, **how: pytest.fail("was read"))
     assert_refused(run("generate", "a cat", "--model", deep_model, *given), words)
+
+
+# -- ComfyUI's folder --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def comfy(controlnets, tmp_path):
+    """ComfyUI's folder `models` with two ControlNets."""
+    models = tmp_path / "models"
+    for place in ("unet", "controlnet/flux"):
+        (models / place).mkdir(parents=True)
+    for name in ("union", "instantx"):
+        file = controlnets[name] / "diffusion_pytorch_model.safetensors"
+        shutil.copy(file, models / f"controlnet/flux/{name}.safetensors")
+    shutil.copy(controlnets["instantx"] / "config.json", models / "controlnet/flux")  # no shape shows its small heads
+    return models
+
+
+def test_a_controlnet_is_named_as_it_is_in_comfyui_s_folder(comfy, controlnets):
+    union = comfy / "controlnet/flux/union.safetensors"
+    for name in ("union", "flux/union.safetensors", "controlnet/flux/union"):
+        assert choose_controlnets(comfy, name) == [union], name
+    others = [controlnets["xlabs"], Path("someone/net:union.safetensors")]
+    assert choose_controlnets(comfy.parent, ["union", *map(str, others)]) == [union, *others]
+    assert choose_controlnets(None, "union") == [Path("union")]
+
+
+def test_what_is_not_in_comfyui_s_folder_is_refused_with_what_is(comfy, deep_model):
+    words = (
+        r"--controlnet: 'canny' is no file, and not one alone in .*, which has controlnet/flux/instantx\.safetensors, "
+    )
+    with pytest.raises(ArgumentError, match=words):
+        load(deep_model, comfy=comfy, controlnet="canny")
+
+
+def test_the_png_names_the_file(comfy, deep_model, tmp_path):
+    EDGES.save(tmp_path / "edges.png")
+    given = ["--model", deep_model, "--comfy", comfy, "--controlnet", "instantx", "--control", tmp_path / "edges.png"]
+    done = run("generate", PROMPT, *given, "--steps", 1, "--size", "80x48", "--out", tmp_path / "a.png")
+    assert done.exit_code == 0, done.output
+    again = run("generate", "--from", tmp_path / "a.png", "--out", tmp_path / "b.png")
+    assert again.exit_code == 0, again.output
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
