@@ -74,7 +74,9 @@ NOTHING_COMPUTED = (
     "minflux.backend.processes",
     "minflux.backend.metal",
     "minflux.backend.threads",
+    "minflux.model.flops",
     "minflux.model.hooks",
+    "minflux.sampling.display",
 )  # modules of these rooms that compute nothing
 SLOW_IMPORTS = (
     "torch",

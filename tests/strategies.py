@@ -163,12 +163,15 @@ def t5_configs(draw) -> T5Config:
 
 @st.composite
 def clip_configs(draw) -> CLIPConfig:
-    """A CLIP text encoder; the end-of-text token is the last of the vocabulary, as in CLIP-L."""
+    """A CLIP text encoder; the end-of-text token is the last of the vocabulary, as in CLIP-L.
+
+    No narrower, as in `t5_configs`: four numbers a token in two layers are wrong by 2.1% in bfloat16.
+    """
     heads, vocab = draw(st.integers(1, 3)), draw(st.integers(20, 50))
     return CLIPConfig(
         vocab_size=vocab,
-        hidden_size=heads * draw(st.integers(2, 8)),
-        intermediate_size=draw(st.integers(1, 33)),
+        hidden_size=heads * draw(st.integers(8, 11)),
+        intermediate_size=draw(st.integers(9, 33)),
         num_hidden_layers=draw(st.integers(1, 3)),
         num_attention_heads=heads,
         max_position_embeddings=draw(st.integers(9, 20)),

@@ -10,7 +10,7 @@ from minflux.inference.arguments import check_steps, check_strength
 from minflux.inference.load import load
 from minflux.sampling.noise import check_seed
 from minflux.train import evaluate as e
-from minflux.world import report as r
+from minflux.train import report as r
 
 
 @click.command("evaluate", short_help="Measure how often a model's images show what prompts say.")

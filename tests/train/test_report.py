@@ -10,7 +10,8 @@ from PIL import Image
 import minflux
 from minflux.errors import ArgumentError
 from minflux.inference.hints import Trained
-from minflux.world import reader, report
+from minflux.train import report
+from minflux.world import reader
 from minflux.world.evaluate import SIZES
 
 
