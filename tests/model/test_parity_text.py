@@ -95,8 +95,9 @@ def test_clip_encoder(trial, cfg, batch, length, places):
     trial.close("CLIP pooled", pooled, expected.pooler_output, MODEL)
 
 
-@given(clip_configs(), batches, st.integers(1, 9), st.integers(1, 9), st.sampled_from(["quick_gelu", "gelu"]))
+@given(clip_configs(), batches, st.integers(1, 9), st.integers(8, 11), st.sampled_from(["quick_gelu", "gelu"]))
 def test_a_projected_clip(trial, cfg, batch, length, width, act):
+    """To no fewer than 8 numbers: one alone may be a small difference of large ones, and far off in bfloat16."""
     layers = max(2, cfg.num_hidden_layers)
     cfg = replace(cfg, hidden_act=act, projection_dim=width, num_hidden_layers=layers)
     config = CLIPTextConfig(**SD3_CLIP_G.write_config(cfg))
