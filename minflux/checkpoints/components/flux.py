@@ -20,16 +20,7 @@ Config = TypeVar("Config", bound=FluxConfig)
 # -- names -----------------------------------------------------------------------------------------------------
 
 # (diffusers, BFL). # is a number, which is kept. qkv@1 is part 1 of the joint matrix qkv.
-RULES: Rules = (
-    ("x_embedder", "img_in"),
-    ("context_embedder", "txt_in"),
-    ("time_text_embed.timestep_embedder", "time_in"),
-    ("time_text_embed.guidance_embedder", "guidance_in"),
-    ("time_text_embed.text_embedder", "vector_in"),
-    ("linear_1", "in_layer"),
-    ("linear_2", "out_layer"),
-    ("transformer_blocks.#.norm1.linear", "double_blocks.#.img_mod.lin"),
-    ("transformer_blocks.#.norm1_context.linear", "double_blocks.#.txt_mod.lin"),
+JOINT_ATTENTION: Rules = (  # of a double block, in FLUX.1, FLUX.2 and SD3
     ("transformer_blocks.#.attn.to_q", "double_blocks.#.img_attn.qkv@0"),
     ("transformer_blocks.#.attn.to_k", "double_blocks.#.img_attn.qkv@1"),
     ("transformer_blocks.#.attn.to_v", "double_blocks.#.img_attn.qkv@2"),
@@ -42,6 +33,18 @@ RULES: Rules = (
     ("transformer_blocks.#.attn.norm_added_k.weight", "double_blocks.#.txt_attn.norm.key_norm.scale"),
     ("transformer_blocks.#.attn.to_out.0", "double_blocks.#.img_attn.proj"),
     ("transformer_blocks.#.attn.to_add_out", "double_blocks.#.txt_attn.proj"),
+)
+RULES: Rules = (
+    ("x_embedder", "img_in"),
+    ("context_embedder", "txt_in"),
+    ("time_text_embed.timestep_embedder", "time_in"),
+    ("time_text_embed.guidance_embedder", "guidance_in"),
+    ("time_text_embed.text_embedder", "vector_in"),
+    ("linear_1", "in_layer"),
+    ("linear_2", "out_layer"),
+    ("transformer_blocks.#.norm1.linear", "double_blocks.#.img_mod.lin"),
+    ("transformer_blocks.#.norm1_context.linear", "double_blocks.#.txt_mod.lin"),
+    *JOINT_ATTENTION,
     ("transformer_blocks.#.ff.net.0.proj", "double_blocks.#.img_mlp.0"),
     ("transformer_blocks.#.ff.net.2", "double_blocks.#.img_mlp.2"),
     ("transformer_blocks.#.ff_context.net.0.proj", "double_blocks.#.txt_mlp.0"),

@@ -12,7 +12,14 @@ from typing import Any
 
 from minflux.checkpoints.components import vae as vae_files
 from minflux.checkpoints.components.base import Component, Flat, Json, Naming, is_like, require, take
-from minflux.checkpoints.components.flux import COMFY, FINAL_MODULATION, check_heads, embedder_shapes, qk_norm_shapes
+from minflux.checkpoints.components.flux import (
+    COMFY,
+    FINAL_MODULATION,
+    JOINT_ATTENTION,
+    check_heads,
+    embedder_shapes,
+    qk_norm_shapes,
+)
 from minflux.checkpoints.components.renaming import Rules, apart, backwards, exchange, joined, rename, renamed
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, under
 from minflux.checkpoints.components.vae import (
@@ -41,18 +48,7 @@ RULES: Rules = (  # (diffusers, BFL). # is a number, which is kept. qkv@1 is par
     ("double_stream_modulation_img.linear", "double_stream_modulation_img.lin"),
     ("double_stream_modulation_txt.linear", "double_stream_modulation_txt.lin"),
     ("single_stream_modulation.linear", "single_stream_modulation.lin"),
-    ("transformer_blocks.#.attn.to_q", "double_blocks.#.img_attn.qkv@0"),
-    ("transformer_blocks.#.attn.to_k", "double_blocks.#.img_attn.qkv@1"),
-    ("transformer_blocks.#.attn.to_v", "double_blocks.#.img_attn.qkv@2"),
-    ("transformer_blocks.#.attn.add_q_proj", "double_blocks.#.txt_attn.qkv@0"),
-    ("transformer_blocks.#.attn.add_k_proj", "double_blocks.#.txt_attn.qkv@1"),
-    ("transformer_blocks.#.attn.add_v_proj", "double_blocks.#.txt_attn.qkv@2"),
-    ("transformer_blocks.#.attn.norm_q.weight", "double_blocks.#.img_attn.norm.query_norm.scale"),
-    ("transformer_blocks.#.attn.norm_k.weight", "double_blocks.#.img_attn.norm.key_norm.scale"),
-    ("transformer_blocks.#.attn.norm_added_q.weight", "double_blocks.#.txt_attn.norm.query_norm.scale"),
-    ("transformer_blocks.#.attn.norm_added_k.weight", "double_blocks.#.txt_attn.norm.key_norm.scale"),
-    ("transformer_blocks.#.attn.to_out.0", "double_blocks.#.img_attn.proj"),
-    ("transformer_blocks.#.attn.to_add_out", "double_blocks.#.txt_attn.proj"),
+    *JOINT_ATTENTION,
     ("transformer_blocks.#.ff.linear_in", "double_blocks.#.img_mlp.0"),
     ("transformer_blocks.#.ff.linear_out", "double_blocks.#.img_mlp.2"),
     ("transformer_blocks.#.ff_context.linear_in", "double_blocks.#.txt_mlp.0"),

@@ -15,7 +15,7 @@ from minflux.arrays import Array
 from minflux.checkpoints.components import clip as clip_files
 from minflux.checkpoints.components.base import Component, Flat, Json, Naming, is_like, require, take
 from minflux.checkpoints.components.clip import CLIP, PROJECTION, clip_sizes
-from minflux.checkpoints.components.flux import COMFY, embedder_shapes
+from minflux.checkpoints.components.flux import COMFY, JOINT_ATTENTION, embedder_shapes
 from minflux.checkpoints.components.renaming import Rules, apart, backwards, joined, rename, renamed
 from minflux.checkpoints.components.shapes import Shapes, Sizes, linear_shapes, under
 from minflux.checkpoints.components.t5 import T5
@@ -40,18 +40,7 @@ DIFFUSERS_RULES: Rules = (  # (diffusers, ours). # is a number, which is kept. q
     ("time_text_embed.text_embedder.linear_2", "vector_in.out_layer"),
     ("transformer_blocks.#.norm1.linear", "double_blocks.#.img_mod.lin"),
     ("transformer_blocks.#.norm1_context.linear", "double_blocks.#.txt_mod.lin"),
-    ("transformer_blocks.#.attn.to_q", "double_blocks.#.img_attn.qkv@0"),
-    ("transformer_blocks.#.attn.to_k", "double_blocks.#.img_attn.qkv@1"),
-    ("transformer_blocks.#.attn.to_v", "double_blocks.#.img_attn.qkv@2"),
-    ("transformer_blocks.#.attn.add_q_proj", "double_blocks.#.txt_attn.qkv@0"),
-    ("transformer_blocks.#.attn.add_k_proj", "double_blocks.#.txt_attn.qkv@1"),
-    ("transformer_blocks.#.attn.add_v_proj", "double_blocks.#.txt_attn.qkv@2"),
-    ("transformer_blocks.#.attn.norm_q.weight", "double_blocks.#.img_attn.norm.query_norm.scale"),
-    ("transformer_blocks.#.attn.norm_k.weight", "double_blocks.#.img_attn.norm.key_norm.scale"),
-    ("transformer_blocks.#.attn.norm_added_q.weight", "double_blocks.#.txt_attn.norm.query_norm.scale"),
-    ("transformer_blocks.#.attn.norm_added_k.weight", "double_blocks.#.txt_attn.norm.key_norm.scale"),
-    ("transformer_blocks.#.attn.to_out.0", "double_blocks.#.img_attn.proj"),
-    ("transformer_blocks.#.attn.to_add_out", "double_blocks.#.txt_attn.proj"),
+    *JOINT_ATTENTION,
     ("transformer_blocks.#.attn2.to_q", "double_blocks.#.img_attn2.qkv@0"),
     ("transformer_blocks.#.attn2.to_k", "double_blocks.#.img_attn2.qkv@1"),
     ("transformer_blocks.#.attn2.to_v", "double_blocks.#.img_attn2.qkv@2"),
