@@ -31,6 +31,7 @@ import numpy as np
 from minflux.arrays import Float, Int, shaped
 from minflux.errors import ArgumentError
 from minflux.world import render
+from minflux.world.layouts import overlap
 from minflux.world.scenes import (
     BACKGROUNDS,
     FRAME,
@@ -295,11 +296,6 @@ def covered(place: Place, bank: Bank, height: int, width: int) -> np.ndarray:
     columns = np.minimum(across + bank.width, left + w) - np.maximum(across, left) > allowed
     rows = np.minimum(down + bank.height, top + h) - np.maximum(down, top) > allowed
     return rows[:, None] & columns
-
-
-def overlap(a: Place, b: Place) -> bool:
-    """Tell whether two rectangles have a pixel in common."""
-    return all(a[i] < b[i] + b[i + 2] and b[i] < a[i] + a[i + 2] for i in (0, 1))
 
 
 def _find(softened: np.ndarray, difference: np.ndarray, background: str) -> list[Found]:
