@@ -30,7 +30,7 @@ from minflux.model.flux import FluxConfig, flux
 from minflux.model.latents import image_ids, pack, text_ids
 from minflux.model.t5 import t5_encoder
 from minflux.model.vae import encode
-from minflux.train.encoded import Size
+from minflux.train.encoded import Size, shards_of
 from minflux.train.guidance import teacher_of
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.objective import logit_normal, noised, velocity
@@ -138,8 +138,7 @@ def examples_of(kind: Kind, size: Size, shard: int, count: int, seed: int) -> li
 
 def encode_examples(base: Flux1, name: str, size: Size, count: int, seed: int, folder: Path, team: Team) -> Encoded:
     """Encode `count` examples of one size, or read back what an earlier run has left; each process its share."""
-    starts = range(0, count, SHARD)
-    shards = [examples_of(KINDS[name], size, i, min(SHARD, count - start), seed) for i, start in enumerate(starts)]
+    shards = [examples_of(KINDS[name], size, i, some, seed) for i, some in shards_of(count, SHARD)]
     paths = [folder / f"{name}-{size[0]}x{size[1]}-{seed}-{i}-{len(shard)}.npz" for i, shard in enumerate(shards)]
     for path, shard in team.share(list(zip(paths, shards, strict=True))):
         if not path.exists():

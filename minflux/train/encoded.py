@@ -79,8 +79,17 @@ class Shard:
 def drawn_in_shards(counts: dict[Size, int], seed: int, kinds: Kinds) -> Iterator[tuple[Size, list[Scene]]]:
     """Yield the scenes of each size, at most SHARD at once."""
     for size, count in counts.items():
-        for number, start in enumerate(range(0, count, SHARD)):
-            yield size, scenes_of(size, number, min(SHARD, count - start), seed, kinds)
+        for number, some in shards_of(count, SHARD):
+            yield size, scenes_of(size, number, some, seed, kinds)
+
+
+def shards_of(count: int, most: int) -> list[tuple[int, int]]:
+    """Part `count` of anything into shards of at most so many: the number of each, and how many it holds.
+
+    >>> shards_of(5, 2)
+    [(0, 2), (1, 2), (2, 1)]
+    """
+    return [(number, min(most, count - start)) for number, start in enumerate(range(0, count, most))]
 
 
 def shard_of(vae: tuple[VAEConfig, Tree], size: Size, drawn: list[Scene], folder: Path) -> Shard:

@@ -23,7 +23,7 @@ from minflux.inference.flux1 import Flux1
 from minflux.model.embeddings import mlp_embedder, timestep_embedding
 from minflux.model.flux import TIME_DIM, FluxConfig
 from minflux.model.latents import pack
-from minflux.train.encoded import Size, scenes_of
+from minflux.train.encoded import Size, scenes_of, shards_of
 from minflux.train.guidance import Teacher, teacher_of
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.objective import noised, velocity
@@ -75,7 +75,7 @@ def pair_all(
 ) -> dict[Size, Pairs]:
     """Sample `counts[size]` pairs of each size, or read back the shards that are there; each process its share."""
     folder.mkdir(parents=True, exist_ok=True)
-    shards = [(size, *shard) for size, count in counts.items() for shard in shards_of(count)]
+    shards = [(size, *shard) for size, count in counts.items() for shard in shards_of(count, SHARD)]
     for size, number, count in tqdm(team.share(shards), desc="sampling pairs", unit="shard", disable=team.rank > 0):
         path = pairs_path(folder, size, number, count)
         if not path.exists():
@@ -91,11 +91,6 @@ def pair_all(
 def pairs_path(folder: Path, size: Size, shard: int, count: int) -> Path:
     """Name the file of a shard's latents."""
     return folder / f"{size[0]}x{size[1]}-{shard}-{count}.npy"
-
-
-def shards_of(count: int) -> list[tuple[int, int]]:
-    """Part `count` pairs into shards: the number of each, and how many it holds."""
-    return [(number, min(SHARD, count - start)) for number, start in enumerate(range(0, count, SHARD))]
 
 
 def joined(parts: list[Pairs]) -> Pairs:

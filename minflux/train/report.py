@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from minflux.checkpoints.formats.atomic import written_whole
-from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.flux1 import Flux1
 from minflux.sampling.noise import check_seed
 from minflux.train.autoencoder import reconstruct
+from minflux.train.evaluate import check_count
+from minflux.train.reader import confidence_interval
 from minflux.world import reader
 from minflux.world.evaluate import SIZES, Diversity, Drawn, Size, diversity, follow, quality, typography
 from minflux.world.render import render_batch
 
-Z_95 = 1.959964  # a normal variable is within ± this with 95% probability
 AT_ONCE = 16  # images through the VAE at once
 PER_PROMPT = 10  # prompts measured for following, to one for diversity
 
@@ -59,28 +59,12 @@ def measure(pipe: Flux1, count: int, seed: int = 0, **how: Any) -> Report:
     )
 
 
-def check_count(count: int) -> None:
-    """Raise `ArgumentError` unless there is at least one prompt."""
-    if count < 1:
-        raise ArgumentError(f"prompts must be at least 1, got {count}")
-
-
 def through_vae(pipe: Flux1, drawn: Drawn) -> float:
     """Return the share of the wanted scenes that are all right after encoding and decoding."""
     truth = render_batch(drawn.wanted)
     parts = [reconstruct(*pipe.vae, pipe.nx, truth[i : i + AT_ONCE]) for i in range(0, len(truth), AT_ONCE)]
     marks = [reader.score(scene, image) for scene, image in zip(drawn.wanted, np.concatenate(parts), strict=True)]
     return float(np.mean([mark["all"] for mark in marks]))
-
-
-def confidence_interval(share: float, trials: int) -> tuple[float, float]:
-    """Bound a rate p of n trials with 95% confidence by Wilson's score interval, as (low, high) in 0..1.
-
-    With z = 1.96: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n) (Wilson, 1927).
-    """
-    z2n = Z_95**2 / trials
-    middle, reach = share + z2n / 2, math.sqrt(z2n * (share * (1 - share) + z2n / 4))
-    return max(0.0, (middle - reach) / (1 + z2n)), min(1.0, (middle + reach) / (1 + z2n))
 
 
 # -- what is printed and written -------------------------------------------------------------------------------
@@ -135,7 +119,7 @@ def with_interval(share: float, trials: int) -> str:
     >>> with_interval(0.95, 500)
     '95.0% (92.7 to 96.6)'
     """
-    low, high = confidence_interval(share, trials)
+    low, high = confidence_interval(round(share * trials), trials)
     return f"{percent(share)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
