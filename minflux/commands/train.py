@@ -44,11 +44,16 @@ def vae(recipe, folder):
 @command.command()
 @RECIPE
 @FOLDER
-def flow(recipe, folder):
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="A model's folder to begin from: its VAE as it is, its other weights in place of random ones.",
+)
+def flow(recipe, folder, start):
     """Train the transformer and text encoders on the trained VAE, and write all to FOLDER/model."""
     from minflux.train.run import run_flow
 
-    run_flow(recipe, folder)
+    run_flow(recipe, folder, start)
 
 
 @command.command("prediction")

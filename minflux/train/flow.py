@@ -53,14 +53,39 @@ def flow_loss(
     x0: latents; t in (0, 1); p holds "transformer", "clip" and "t5"; pooled: by how much each sample's pooled text is
     multiplied, 0 to hide it. Source: Esser et al. 2024 (arXiv 2403.03206) §2.
     """
-    nx = backend_of(x0, noise, t)
-    flux_cfg, clip_cfg, t5_cfg = configs
-    x_t = noised(x0, noise, t)
+    txt, y = read_text(p, configs, clip_ids, t5_ids, pooled)
+    return velocity_loss(p, configs, x0, noise, t, txt, y)
+
+
+@shaped
+def read_text(
+    p: Tree,
+    configs: tuple,
+    clip_ids: Int[Array, "B S"],
+    t5_ids: Int[Array, "B T"],
+    pooled: Float[Array, "B"] | None = None,
+) -> tuple[Float[Array, "B T E"], Float[Array, "B P"]]:
+    """Return T5's hidden states `txt` and CLIP's pooled output `y`, each sample's times its factor `pooled`."""
+    _, clip_cfg, t5_cfg = configs
     txt = t5_encoder(p["t5"], t5_cfg, t5_ids)
     _, y = clip_encoder(p["clip"], clip_cfg, clip_ids)
-    y = y if pooled is None else y * pooled[:, None]
-    error = velocity(p["transformer"], flux_cfg, x_t, t, txt, y) - pack(noise - x0)
-    return nx.mean(error * error)
+    return txt, y if pooled is None else y * pooled[:, None]
+
+
+@shaped
+def velocity_loss(
+    p: Tree,
+    configs: tuple,
+    x0: Float[Array, "B H W C"],
+    noise: Float[Array, "B H W C"],
+    t: Float[Array, "B"],
+    txt: Float[Array, "B T E"],
+    y: Float[Array, "B P"],
+    **how: Any,
+) -> Array:
+    """mean ‖v(x_t, t, txt, y) - (noise - x₀)‖², for a text that has been read; `how` is for the transformer."""
+    error = velocity(p["transformer"], configs[0], noised(x0, noise, t), t, txt, y, **how) - pack(noise - x0)
+    return backend_of(x0, noise, t).mean(error * error)
 
 
 def encode_scenes(

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from minflux import zoo
-from minflux.backend import get_backend
+from minflux.arrays import Tree
+from minflux.backend import Backend, get_backend
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.read import load_component
-from minflux.errors import CheckpointError
+from minflux.errors import ArgumentError, CheckpointError
 from minflux.images import grid, to_uint8
 from minflux.inference.flux1 import Flux1
 from minflux.inference.load import save_model
@@ -70,10 +71,15 @@ def run_autoencoder(recipe: str, folder: Path) -> None:
         plot_loss(home / stage)
 
 
-def run_flow(recipe: str, folder: Path) -> None:
-    """Train transformer and text encoders in folder/flow, and write the whole model to folder/model."""
+def run_flow(recipe: str, folder: Path, start: Path | None = None) -> None:
+    """Train transformer and text encoders in folder/flow, and write the whole model to folder/model.
+
+    start: a model of the second world whose weights are trained further, its VAE as it is.
+    """
     if "training" not in part(read_recipe(recipe), "flow"):
-        return run_velocity(recipe, folder)
+        return run_velocity(recipe, folder, start)
+    if start is not None:
+        raise ArgumentError(f"start: the recipe {recipe!r} begins from nothing; one with stages can go on from a model")
     nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
     settings = read_recipe(recipe)
     tokenizers = zoo.FOLDER / "tiny"
@@ -109,13 +115,15 @@ def run_flow(recipe: str, folder: Path) -> None:
     plot_loss(home)
 
 
-def run_velocity(recipe: str, folder: Path) -> None:
+def run_velocity(recipe: str, folder: Path, start: Path | None = None) -> None:
     """Train the second world's transformer and text encoders in folder/flow, and write the whole model to folder/model.
 
-    Samples are drawn at the first size of each stage's mixture; every second scene is held out.
+    start: a model whose weights are trained further, its VAE as it is; unless given, the VAE in folder/model. Samples are drawn at the first size of each stage's mixture; every second scene is held out.
     """
     nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
     settings = read_recipe(recipe)
+    if start is not None:
+        shutil.copytree(start / "vae", model / "vae", dirs_exist_ok=True)
     check_vae(model)
     train_tokenizers(model)
     clip, t5 = (Tokenizer.from_folder(model / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
@@ -143,10 +151,16 @@ def run_velocity(recipe: str, folder: Path) -> None:
         drawn = pipeline(configs, p)([plain_caption(scene) for scene in wanted], width=width, height=height)
         show_samples(home / stage, step, wanted, [np.asarray(image) for image in drawn])
 
-    configs, p = train_velocity(settings, home, model, nx, on_sample)
+    configs, p = train_velocity(settings, home, model, nx, on_sample, start and weights_of(start, nx))
     save_model(pipeline(configs, p), model)
     for stage in stages(settings, "flow"):
         plot_loss(home / stage)
+
+
+def weights_of(model: Path, nx: Backend) -> Tree:
+    """Read what the flow trains of a model's folder: "transformer", "clip" and "t5", in float32."""
+    parts = {"transformer": "transformer", "clip": "text_encoder", "t5": "text_encoder_2"}
+    return {name: load_component(model, component, nx, "float32")[1] for name, component in parts.items()}
 
 
 def check_vae(model: Path) -> None:
@@ -209,6 +223,8 @@ def plot_loss(folder: Path) -> None:
         return
     with (folder / LOG).open() as file:
         rows = list(csv.DictReader(file))
+    if not rows:
+        return
     steps, losses = ([float(row[key]) for row in rows] for key in ("step", "loss"))
     window = min(100, len(losses))
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")

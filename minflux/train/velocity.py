@@ -22,19 +22,21 @@ from minflux.arrays import Array, Tree
 from minflux.backend import Backend
 from minflux.checkpoints.components.shapes import Shapes
 from minflux.checkpoints.read import load_component
-from minflux.checkpoints.tree import tree_map
+from minflux.checkpoints.tree import leaves, tree
 from minflux.inference.text import Tokenizer
 from minflux.model.vae import VAEConfig
 from minflux.sampling.timesteps import Schedule
 from minflux.train.encoded import Encoded, Size, encode_all
-from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of, flow_loss, shapes_of
+from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of, shapes_of
+from minflux.train.grounding import Grounding, grounded_loss, layers_shapes
 from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.objective import logit_normal
 from minflux.train.recipe import Training, optimizer, part, section, stages, workers
 from minflux.train.workers import Team, assemble
 from minflux.world.captions import caption
-from minflux.world.scenes import DEFAULT_SIDE, SIDES
+from minflux.world.parts import image_labels, image_parts, text_parts
+from minflux.world.scenes import DEFAULT_SIDE, SIDES, Scene
 
 CLIP_TOKENS = 48  # longer than any caption; CLIP's pooled output is the same for any padding
 LEAST = 4  # samples a step
@@ -102,15 +104,31 @@ class Data:
 
     def batch(self, rng: np.random.Generator) -> Batch:
         """Draw one step's latents, noise, timesteps, ids of both tokenizers, and factors of the pooled text."""
+        return self.with_captions(rng)[2]
+
+    def grounded(self, rng: np.random.Generator) -> Batch:
+        """Draw the same batch, and last each image token's label and part, and each text token's part."""
+        drawn, texts, batch = self.with_captions(rng)
+        length = batch[4].shape[1]
+        named = [
+            text_parts(scene, text, self.t5, length) if text else np.zeros(length, np.int32)
+            for scene, text in zip(drawn, texts, strict=True)
+        ]
+        labels, shown = ([of(scene) for scene in drawn] for of in (image_labels, image_parts))
+        return *batch, np.stack(labels), np.stack(shown), np.stack(named)
+
+    def with_captions(self, rng: np.random.Generator) -> tuple[list[Scene], list[str], Batch]:
+        """Draw one step's batch, and tell its scenes and their captions."""
         size, length, count = draw_shape(self.how, self.mixture, list(self.encoded), rng)
         drawn = self.encoded[size]
         chosen = rng.integers(len(drawn.scenes), size=count)
-        texts = [self.text(drawn.scenes[i], rng) for i in chosen]
+        scenes = [drawn.scenes[i] for i in chosen]
+        texts = [self.text(scene, rng) for scene in scenes]
         x0 = drawn.latents[chosen].astype(np.float32)
         noise = rng.standard_normal(x0.shape, np.float32)
         t = logit_normal(rng, count, self.shift)
         pooled = (rng.random(count) >= self.mixture.hide_pooled).astype(np.float32)
-        return x0, noise, t, self.clip(texts, CLIP_TOKENS), self.t5(texts, length), pooled
+        return scenes, texts, (x0, noise, t, self.clip(texts, CLIP_TOKENS), self.t5(texts, length), pooled)
 
     def text(self, scene, rng: np.random.Generator) -> str:
         """Caption a scene, or leave the prompt empty, for guidance."""
@@ -128,22 +146,30 @@ def tokenizers_of(model: Path) -> tuple[Tokenizer, Tokenizer]:
 
 
 def train_velocity(
-    recipe: dict[str, Any], folder: Path, model: Path, nx: Backend, on_sample: Callable[..., None] | None = None
+    recipe: dict[str, Any],
+    folder: Path,
+    model: Path,
+    nx: Backend,
+    on_sample: Callable[..., None] | None = None,
+    start: Tree | None = None,
 ) -> tuple[tuple, Tree]:
     """Train transformer and text encoders stage by stage, or go on; return configs and averaged weights.
 
+    With the weights come the two layers of `minflux.train.grounding`, "places" and "labels", which no model needs.
     `on_sample(configs, ema, stage, step)` may draw images on the way. For the rest see `train_stages`.
     """
     configs = configs_of(recipe, *tokenizers_of(model))
+    grounding = section(Grounding, part(recipe, "flow.grounding"))
     weights = train_stages(
         recipe,
         folder,
         model,
         nx,
-        shapes_of(configs),
-        lambda data: data.batch,
-        lambda p, *arrays: flow_loss(p, configs, *arrays),
+        shapes_of(configs) | layers_shapes(configs[0].context_in_dim, configs[0].hidden_size),
+        lambda data: data.grounded,
+        lambda p, *arrays: grounded_loss(p, configs, grounding, *arrays),
         on_sample and (lambda p, stage, step: on_sample(configs, p, stage, step)),
+        start,
     )
     return configs, weights
 
@@ -172,17 +198,20 @@ def train_stages(
     batch_of: Callable[[Data], Callable[[np.random.Generator], Batch]],
     loss: Callable[..., Array],
     on_sample: Callable[..., None] | None = None,
+    start: Tree | None = None,
 ) -> Tree:
     """Train weights of these shapes by the stages of [flow], each in a folder of its own, or go on; return averages.
 
     `model` holds the trained VAE and both tokenizers. A stage starts from the averaged weights of the one before.
     `batch_of(data)` makes a stage's batch(rng), `loss(p, *batch)` their loss; `on_sample(ema, stage, step)` may draw
-    images on the way.
+    images on the way. `start`: weights to begin with in place of random ones, as far as they go.
     """
     tokenizers = tokenizers_of(model)
-    vae = load_component(model, "vae", nx)
+    vae = load_component(model, "vae", nx, "float32")
     shift = section(Schedule, part(recipe, "schedule")).shift
-    weights = tree_map(nx.array, init_weights(shapes, part(recipe, "flow")["seed"]))
+    fresh = dict(leaves(init_weights(shapes, part(recipe, "flow")["seed"])))
+    known = dict(leaves(start or {}))
+    weights = tree({name: nx.array(known.get(name, x)) for name, x in fresh.items()})
     with assemble(workers(recipe, "flow")) as team:
         for name in stages(recipe, "flow"):
             how = section(Training, part(recipe, f"flow.{name}.training"))

@@ -1,6 +1,7 @@
 """From a recipe to a second model in two commands: it draws, diffusers draws the same with it, and runs resume."""
 
 import csv
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,11 +16,12 @@ from diffusers import FluxPipeline
 import minflux
 from minflux.backend import get_backend
 from minflux.checkpoints.read import load_component
+from minflux.checkpoints.tree import leaves
 from minflux.commands import main as cli
 from minflux.errors import ArgumentError, CheckpointError
 from minflux.train import autoencoder, checkpoint, loop
 from minflux.train.recipe import read_recipe, workers
-from minflux.train.run import run_velocity
+from minflux.train.run import run_flow, run_velocity
 from minflux.train.velocity import train_velocity
 
 RECIPE = Path(__file__).with_name("second.toml")
@@ -99,6 +101,23 @@ def test_a_stopped_flow_ends_as_one_that_never_stopped(patched, folder, tmp_path
     train_velocity(settings, tmp_path, folder / "model", patched)
     first, second = ((path / "every" / checkpoint.NAME).read_bytes() for path in (folder / "flow", tmp_path))
     assert first == second
+
+
+def test_a_training_that_starts_from_a_model_begins_with_its_weights(patched, folder, tmp_path):
+    """With no steps at all, it ends with them too."""
+    recipe = tmp_path / "none.toml"
+    recipe.write_text(re.sub(r"(?m)^steps = \d+$", "steps = 0", RECIPE.read_text()))
+    run_velocity(str(recipe), tmp_path, start=folder / "model")
+    for part in ("transformer", "text_encoder", "text_encoder_2", "vae"):
+        one, two = (dict(leaves(load_component(path / "model", part, patched)[1])) for path in (folder, tmp_path))
+        assert one.keys() == two.keys()
+        for name, x in one.items():
+            np.testing.assert_array_equal(np.array(x), np.array(two[name]), err_msg=name)
+
+
+def test_a_recipe_without_stages_starts_from_nothing(tmp_path):
+    with pytest.raises(ArgumentError, match="one with stages can go on from a model"):
+        run_flow("tiny", tmp_path, start=tmp_path)
 
 
 def test_the_weights_saved_are_the_averaged_ones(patched, folder):
