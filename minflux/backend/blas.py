@@ -16,6 +16,7 @@ import ctypes
 import os
 import site
 import sys
+import warnings
 from pathlib import Path
 
 OPENBLAS = ("libopenblas.so.0", "libopenblas.so")
@@ -52,12 +53,17 @@ def candidates() -> list[str]:
 def load_fast_blas() -> str | None:
     """Load the first fast BLAS there is and return its name, or None where there is none.
 
-    Does nothing on macOS, where MLX uses Apple's Accelerate. Must run before `mlx.core` is imported.
+    Does nothing on macOS, where MLX uses Apple's Accelerate. Where `mlx.core` has been imported already, which keeps the
+    BLAS that it then had, it warns.
     """
     global loaded, looked
     if not sys.platform.startswith("linux") or looked:
         return loaded
     looked = True
+    if "mlx.core" in sys.modules:
+        if sys.modules["mlx.core"].default_device().type.name == "cpu":
+            warnings.warn("mlx was imported before minflux and keeps its slow BLAS: import minflux first", stacklevel=2)
+        return None
     core = openblas_core()
     if core is not None:
         os.environ.setdefault("OPENBLAS_CORETYPE", core)

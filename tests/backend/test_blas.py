@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,6 +26,7 @@ def nothing_loaded(monkeypatch):
     monkeypatch.setattr(blas, "looked", False)
     monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
     monkeypatch.setenv("OPENBLAS_CORETYPE", "")
     monkeypatch.delenv("OPENBLAS_CORETYPE")
 
@@ -101,3 +103,13 @@ def test_threads_are_set_where_a_blas_is_loaded(monkeypatch):
     monkeypatch.setattr(blas, "loaded", "libopenblas.so.0")
     blas.set_threads(1)
     assert calls == [1]
+
+
+@pytest.mark.parametrize(("device", "warned"), [("cpu", True), ("gpu", False)])
+def test_an_mlx_that_was_imported_first_keeps_its_slow_blas(monkeypatch, recwarn, device, warned):
+    kind = SimpleNamespace(type=SimpleNamespace(name=device))
+    monkeypatch.setitem(sys.modules, "mlx.core", SimpleNamespace(default_device=lambda: kind))
+    monkeypatch.setattr(blas, "candidates", lambda: ["libgood.so"])
+    assert blas.load_fast_blas() is None
+    assert blas.is_missing()
+    assert ["import minflux first" in str(warning.message) for warning in recwarn] == [True] * warned
