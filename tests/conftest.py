@@ -22,10 +22,11 @@ with warnings.catch_warnings():  # what PyTorch's libraries say about themselves
     import torch
     import transformers
 
-from minflux.backend import BACKENDS, serving
+from minflux.backend import BACKENDS, blas, serving
 from minflux.errors import BackendError
 from tests import compare, mutants, tiny_model
 
+blas.load_fast_blas()  # before a test imports MLX
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
 diffusers.utils.logging.set_verbosity_error()
