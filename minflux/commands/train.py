@@ -42,6 +42,20 @@ def vae(recipe, folder):
 
 
 @command.command()
+@click.option("--recipe", default="second", show_default=True, help="A known recipe, or a .toml file.")
+@FOLDER
+def text(recipe, folder):
+    """Teach T5 to read captions, and write it to FOLDER/model; `train flow` then begins with it.
+
+    \b
+    minflux train text --recipe second --folder runs/second
+    """
+    from minflux.train.run import run_text
+
+    run_text(recipe, folder)
+
+
+@command.command()
 @RECIPE
 @FOLDER
 @click.option(

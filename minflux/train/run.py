@@ -25,6 +25,7 @@ from minflux.train.autoencoder import train_autoencoder
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
 from minflux.train.loop import LOG
 from minflux.train.noise_prediction import sample_latents, train_prediction
+from minflux.train.reading import train_reading
 from minflux.train.recipe import part, read_recipe, section, stages
 from minflux.train.trained import trained_on_first_world, trained_on_second_world
 from minflux.train.vae import reconstruct, train_vae
@@ -69,6 +70,15 @@ def run_autoencoder(recipe: str, folder: Path) -> None:
     save_component(folder / "model", "vae", cfg, p)
     for stage in stages(settings, "vae"):
         plot_loss(home / stage)
+
+
+def run_text(recipe: str, folder: Path) -> None:
+    """Train T5 on captions in folder/text, and write it to folder/model; only the second world has captions for it."""
+    nx, home, model, settings = get_backend("mlx"), folder / "text", folder / "model", read_recipe(recipe)
+    train_tokenizers(model)
+    cfg, p = train_reading(settings, home, Tokenizer.from_folder(model / T5_TOKENIZER), nx)
+    save_component(model, "text_encoder_2", cfg, p)
+    plot_loss(home)
 
 
 def run_flow(recipe: str, folder: Path, start: Path | None = None) -> None:
@@ -151,16 +161,17 @@ def run_velocity(recipe: str, folder: Path, start: Path | None = None) -> None:
         drawn = pipeline(configs, p)([plain_caption(scene) for scene in wanted], width=width, height=height)
         show_samples(home / stage, step, wanted, [np.asarray(image) for image in drawn])
 
-    configs, p = train_velocity(settings, home, model, nx, on_sample, start and weights_of(start, nx))
+    configs, p = train_velocity(settings, home, model, nx, on_sample, weights_of(start or model, nx))
     save_model(pipeline(configs, p), model)
     for stage in stages(settings, "flow"):
         plot_loss(home / stage)
 
 
 def weights_of(model: Path, nx: Backend) -> Tree:
-    """Read what the flow trains of a model's folder: "transformer", "clip" and "t5", in float32."""
+    """Read what a model's folder has of "transformer", "clip" and "t5", which the flow trains, in float32."""
     parts = {"transformer": "transformer", "clip": "text_encoder", "t5": "text_encoder_2"}
-    return {name: load_component(model, component, nx, "float32")[1] for name, component in parts.items()}
+    there = {name: component for name, component in parts.items() if (model / component).is_dir()}
+    return {name: load_component(model, component, nx, "float32")[1] for name, component in there.items()}
 
 
 def check_vae(model: Path) -> None:
