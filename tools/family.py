@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from minflux.checkpoints.components.clip import clip_shapes
 from minflux.checkpoints.components.decoder import TEXT_TOKENS, decoder_shapes
@@ -196,12 +197,12 @@ def projected(cfg: CLIPConfig) -> Shapes:
 
 CLIP_T5 = {"CLIP-L": clip_shapes(CLIP_L), "T5-XXL": t5_shapes(T5_XXL)}
 CLIPS_T5 = {"CLIP-L": projected(CLIP_L), "CLIP-G": projected(CLIP_G), "T5-XXL": t5_shapes(T5_XXL)}
-SD3 = {
+SD3: dict[str, Any] = {
     "encoders": CLIPS_T5, "vae": FLUX_VAE, "text": CLIP_L.max_position_embeddings + SD3_DEFAULTS.text_length,
     "token": 2 * FLUX_VAE.downscale, "enters": "joint attention; pooled text in every modulation",
     "shares": "nothing", "guidance": "a second pass",
 }  # fmt: skip
-FLUX2 = {
+FLUX2: dict[str, Any] = {
     "vae": FLUX2_VAE, "text": TEXT_TOKENS, "token": 2 * FLUX2_VAE.downscale, "enters": "joint attention",
     "shares": "single blocks' matrices, by text and image; three modulations, each by all blocks of a kind",
 }  # fmt: skip
