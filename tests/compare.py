@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from minflux.backend import Backend
 from minflux.checkpoints.tree import tree
@@ -26,6 +28,13 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
     """|got - expected| / |expected|, Euclidean norms over all entries, in float64."""
     got, expected = got.astype(np.float64), expected.astype(np.float64)
     return float(np.linalg.norm(got - expected) / max(np.linalg.norm(expected), 1e-30))
+
+
+def operations(run) -> int:
+    """Floating-point operations as PyTorch counts them, its attention taken apart into products."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run()
+    return counter.get_total_flops()
 
 
 def assert_close(nx: Backend, got, expected: torch.Tensor, tolerance: float, dtype: str = "float32") -> float:

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, T5EncoderModel
 from transformers import T5Config as TheirT5Config
 
@@ -30,16 +28,10 @@ from minflux.checkpoints.components.t5 import write_config as write_t5_config
 from minflux.checkpoints.components.vae import write_config as write_vae_config
 from minflux.model import flops
 from tests import tiny_model
+from tests.compare import operations
 
 ON_CPU = {c.name: c for c in CONTENDERS["cpu"]}
 SMALL = works.step("small", works.sized(64, 2, 1, 1), text=3, image=8)
-
-
-def counted(run) -> int:
-    """Operations as PyTorch counts them, its attention taken apart into products."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        run()
-    return counter.get_total_flops()
 
 
 # -- counts ------------------------------------------------------------------------------------------------------
@@ -51,22 +43,22 @@ def test_operations_of_a_step_are_those_that_torch_counts(guided):
     module = FluxTransformer2DModel.from_config(write_flux_config(cfg))
     inputs = torch.zeros(2, 9, 64), torch.zeros(2, 5, 20), torch.zeros(2, 12), torch.zeros(2)
     guidance = torch.zeros(2) if guided else None
-    theirs = counted(lambda: module(*inputs, torch.zeros(9, 3), torch.zeros(5, 3), guidance))
+    theirs = operations(lambda: module(*inputs, torch.zeros(9, 3), torch.zeros(5, 3), guidance))
     assert flops.flux(cfg, text=5, image=9, batch=2) == theirs
 
 
 def test_operations_of_a_decoding_are_those_that_torch_counts():
     module = AutoencoderKL.from_config(write_vae_config(tiny_model.VAE))
     latents = torch.zeros(2, tiny_model.VAE.z_channels, 3, 5)
-    assert flops.vae_decode(tiny_model.VAE, 3, 5, batch=2) == counted(lambda: module.decode(latents))
+    assert flops.vae_decode(tiny_model.VAE, 3, 5, batch=2) == operations(lambda: module.decode(latents))
 
 
 def test_operations_of_the_text_encoders_are_those_that_torch_counts():
     t5 = T5EncoderModel(TheirT5Config(**write_t5_config(tiny_model.T5))).eval()
     clip = CLIPTextModel(CLIPTextConfig(**write_clip_config(tiny_model.CLIP))).eval()
     ids = torch.ones(2, 7, dtype=torch.long)
-    assert flops.t5(tiny_model.T5, 7, batch=2) == counted(lambda: t5(ids))
-    assert flops.clip(tiny_model.CLIP, 7, batch=2) == counted(lambda: clip(ids))
+    assert flops.t5(tiny_model.T5, 7, batch=2) == operations(lambda: t5(ids))
+    assert flops.clip(tiny_model.CLIP, 7, batch=2) == operations(lambda: clip(ids))
 
 
 def test_operations_of_the_works_add_up():

@@ -4,10 +4,12 @@ import doctest
 
 import pytest
 
-from tools import insert, model_card, parity_table, samples
+from tools import family, insert, model_card, parity_table, samples
+
+MODULES = [family, insert, model_card, parity_table, samples]
 
 
-@pytest.mark.parametrize("module", [insert, model_card, parity_table, samples], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_examples(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
