@@ -39,11 +39,7 @@ def reading_shapes(cfg: T5Config) -> dict[str, tuple[int, ...]]:
 
 @shaped
 def reading_loss(
-    p: Tree,
-    cfg: T5Config,
-    t5_ids: Int[Array, "B T"],
-    image_parts: Int[Array, "B I"],
-    text_parts: Int[Array, "B T"],
+    p: Tree, cfg: T5Config, t5_ids: Int[Array, "B T"], image_parts: Int[Array, "B I"], text_parts: Int[Array, "B T"]
 ) -> Array:
     """mean ‖W txt + b - the middle of what the token names‖², over the tokens that name something."""
     txt = backend_of(t5_ids).layer_norm(t5_encoder(p["t5"], cfg, t5_ids))

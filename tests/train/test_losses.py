@@ -16,7 +16,7 @@ from minflux.checkpoints.tree import flatten, leaves
 from minflux.errors import BackendError
 from minflux.inference.text import Tokenizer
 from minflux.model.flux import flux
-from minflux.model.t5 import t5_encoder
+from minflux.model.t5 import position_bias, t5_encoder
 from minflux.model.vae import resnet_block
 from minflux.train import flow as flow_training
 from minflux.train import objective
@@ -54,6 +54,17 @@ def test_a_fresh_text_encoder_tells_an_order_from_another():
     ids = np.array([[5, 6, 7, 8, 9, 1], [8, 6, 7, 5, 9, 1]], np.int32)
     first, second = t5_encoder(p, cfg, ids)
     assert np.linalg.norm(first[0] - second[3]) > 0.1 * np.linalg.norm(first[0])
+
+
+def test_fresh_heads_of_a_text_encoder_look_one_way():
+    """All but a few hundredths of an even head's attention goes to a word and those before it, of an odd head's behind."""
+    cfg = tiny_model.T5
+    p = init_weights(t5_shapes(cfg), seed=0)
+    table = p["encoder"]["block"][0]["layer"][0]["SelfAttention"]["relative_attention_bias"]["weight"]
+    bias = position_bias(table, 9, cfg)[0, :, 4]  # of the fifth of nine words
+    weights = np.exp(bias) / np.exp(bias).sum(-1, keepdims=True)
+    assert (weights[::2, 5:].sum(-1) < 0.1).all()
+    assert (weights[1::2, :5].sum(-1) < 0.1).all()
 
 
 def test_initial_blocks_change_nothing():
