@@ -1,10 +1,10 @@
-"""Grounding: while the flow is trained, the words are tied to what they stand for, by three losses beside its own.
+"""Grounding: while the flow is trained, words are tied to what they stand for, by three losses beside its own.
 
 At much noise the velocity asks above all for the background. Which thing stands where, and which letter, is a small
-part of the squared error, and two unknowns wait for each other: the text encoder has no reason to say of a name on which
-side it stands until somebody looks for it, and nobody can look for what isn't said. FLUX.1 has billions of images for
-that, and a text encoder that can read. Here it was not learned in hours, and is in minutes (docs/log.md), because a
-scene of this world knows its own answers:
+part of the squared error, and two unknowns wait for each other: the text encoder has no reason to say on which side a
+thing stands until somebody looks for that, and nobody can look for what isn't said. FLUX.1 has billions of images to
+learn it from, and a text encoder that can read. Here it was not learned in hours and is in minutes (docs/log.md),
+because a scene of this world knows its own answers:
 
 - **places**: a linear layer reads the text encoder's output, and each token that names a part says where that lies;
 - **looks**: a head of a block sends each image token that shows a part to the words that name it;
@@ -101,7 +101,10 @@ def place_loss(where: Float[Array, "B T 2"], names: Float[Array, "B I T"], size:
 
 @shaped
 def look_loss(q: Float[Array, "B H L K"], k: Float[Array, "B H L K"], names: Float[Array, "B I T"]) -> Array:
-    """mean of -log(the share of its attention that an image token gives its names), in the first head; text is first."""
+    """mean of -log(the share of its attention that an image token gives its names), in the first head.
+
+    The text's tokens come first in q and k; only image tokens that are named count.
+    """
     nx, text = backend_of(q), names.shape[2]
     weights = nx.softmax((q[:, 0, text:] * q.shape[-1] ** -0.5) @ k[:, 0].swapaxes(-1, -2))  # (B, I, L)
     share = nx.sum(weights[:, :, :text] * names, axis=-1)  # (B, I)

@@ -13,7 +13,6 @@ from minflux.train.init_weights import init_weights
 from minflux.train.reading import LENGTH, Captions, reading_loss, reading_shapes, train_reading
 from minflux.train.recipe import Training, read_recipe
 from minflux.train.run import weights_of
-from minflux.world.parts import image_parts, text_parts
 from minflux.world.scenes import DEFAULT_SIDE, GRID
 from minflux.world.tokenizers import train_tokenizers
 from tests.train.test_second_run import RECIPE, patched  # noqa: F401  (a fixture)
