@@ -53,8 +53,8 @@ def candidates() -> list[str]:
 def load_fast_blas() -> str | None:
     """Load the first fast BLAS there is and return its name, or None where there is none.
 
-    Does nothing on macOS, where MLX uses Apple's Accelerate. Where `mlx.core` has been imported already, which keeps the
-    BLAS that it then had, it warns.
+    Does nothing on macOS, where MLX uses Apple's Accelerate. Warns where `mlx.core` has been imported already: it keeps
+    the BLAS that it had then.
     """
     global loaded, looked
     if not sys.platform.startswith("linux") or looked:

@@ -128,9 +128,9 @@ def run_flow(recipe: str, folder: Path, start: Path | None = None) -> None:
 def run_velocity(recipe: str, folder: Path, start: Path | None = None) -> None:
     """Train the second world's transformer and text encoders in folder/flow, and write the whole model to folder/model.
 
-    start: a model whose weights are trained further, its VAE as it is; unless given, the VAE in folder/model is used, and
-    the T5 there if `minflux train text` has left one. Samples are drawn at the first size of each stage's mixture; every
-    second scene is held out.
+    start: a model whose weights are trained further, its VAE as it is; unless given, the VAE in folder/model is used,
+    and the T5 there if `minflux train text` has left one. Samples are drawn at the first size of each stage's mixture;
+    every second scene is held out.
     """
     nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
     settings = read_recipe(recipe)

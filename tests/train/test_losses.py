@@ -57,7 +57,7 @@ def test_a_fresh_text_encoder_tells_an_order_from_another():
 
 
 def test_fresh_heads_of_a_text_encoder_look_one_way():
-    """At least 90% of an even head's attention goes to a word and those before it, and of an odd head's to those after."""
+    """At least 90% of an even head's attention goes to a word and those before, and of an odd head's to those after."""
     cfg = tiny_model.T5
     p = init_weights(t5_shapes(cfg), seed=0)
     table = p["encoder"]["block"][0]["layer"][0]["SelfAttention"]["relative_attention_bias"]["weight"]
