@@ -13,7 +13,7 @@ from minflux.errors import MinfluxError, shown
 from minflux.version import __version__
 
 WIDEST = 120  # columns of help on a wide terminal
-COMMANDS = ("generate", "explain", "inspect", "convert", "cache", "doctor", "evaluate", "train")
+COMMANDS = ("generate", "vocabulary", "explain", "inspect", "convert", "cache", "doctor", "evaluate", "train")
 
 
 class Commands(click.Group):

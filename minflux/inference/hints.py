@@ -83,7 +83,7 @@ def hint_at_words(trained: Trained, prompts: Sequence[str]) -> None:
     if words:
         shown = ", ".join(map(repr, words[:SHOWN])) + (", …" if len(words) > SHOWN else "")
         count = len(trained.words)
-        warn(f"prompt: the model was not trained on {shown}; the {count} words that it knows are in its minflux.json")
+        warn(f"prompt: the model was not trained on {shown}; `minflux vocabulary` lists the {count} words that it knows")
 
 
 def hint_at_text_length(trained: Trained, length: int) -> None:

@@ -2,17 +2,22 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 import minflux
+from minflux.commands.vocabulary import listing
+from minflux.inference.hints import Trained
 from minflux.train import reader
+from minflux.world.scenes import PLAIN, THINGS
+from minflux.world.vocabulary import known_words
 from tests.commands.runner import assert_refused, pixels, run
 
-COMMANDS = ["", "generate", "explain", "inspect", "convert", "evaluate", "train", "doctor"]
-COMMANDS += [f"train {part}" for part in ("vae", "flow", "lora", "finetune")]
+COMMANDS = ["", "generate", "vocabulary", "explain", "inspect", "convert", "evaluate", "train", "doctor"]
+COMMANDS += [f"train {part}" for part in ("vae", "text", "flow", "lora", "finetune")]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +57,24 @@ def test_version():
 def test_doctor(monkeypatch):
     monkeypatch.setattr("minflux.commands.doctor.gflops", lambda nx: 123.0)
     assert "numpy backend" in run("doctor").stdout
+
+
+def test_vocabulary_of_the_model_in_the_box():
+    shown = run("vocabulary").stdout
+    words = set(re.findall(r"\w+", shown.lower()))
+    assert words - {"words"} == set(minflux.load("tiny", "numpy").trained.words)
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_vocabulary_of_the_second_world_is_by_what_words_are_for():
+    shown = listing(Trained(words=tuple(known_words()), spelled=6))
+    assert "things:\n  cat / kitty, dog / puppy," in shown
+    assert "up to 6 letters" in shown
+    assert all(name in shown for name in (*THINGS, *PLAIN))
+
+
+def test_vocabulary_of_a_model_that_does_not_say():
+    assert "captions of all kinds" in listing(Trained())
 
 
 def test_evaluate_of_the_second_world_writes_what_it_prints(here, model, tmp_path):
