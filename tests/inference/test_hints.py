@@ -66,7 +66,8 @@ def test_a_model_without_words_knows_all():
 
 def test_many_words_are_cut_short():
     (line,) = hints(hint_at_words, SMALL, ["one two three", "four five six a cat"])
-    assert line.startswith("prompt: the model was not trained on 'one', 'two', 'three', 'four', 'five', …; the 4 words")
+    assert line.startswith("prompt: the model was not trained on 'one', 'two', 'three', 'four', 'five', …; ")
+    assert line.endswith("`minflux vocabulary` lists the 4 words that it knows")
 
 
 # -- sizes and lengths ---------------------------------------------------------------------------------------
