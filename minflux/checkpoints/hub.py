@@ -29,7 +29,7 @@ REDUX_FILES = (  # of FLUX.1-Redux-dev
 CONTROLNET_FILES = "config.json", "diffusion_pytorch_model*.safetensors*"
 
 # enough to know which settings of an image a model can honour
-SETTINGS = "minflux.json", "transformer/config.json", "unet/config.json"
+SETTINGS = "minflux.json", "model_index.json", "transformer/config.json", "unet/config.json"
 
 
 def repository(model: str) -> str | None:

@@ -349,7 +349,7 @@ def check_settings(seeds: Sequence[int], given: dict) -> None:
 
 
 def check_ahead_of_fetching(model: str, given: dict[str, Any], images: ImageInput, lora: Sequence[str]) -> None:
-    """Fetch the settings of a model on the Hub, two small files, and raise what `complete` would raise of them.
+    """Fetch the settings of a model on the Hub, a few small files, and raise what `complete` would raise of them.
 
     So that nobody waits for gigabytes to be told that they can't be used in this way.
     """

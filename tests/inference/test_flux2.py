@@ -29,6 +29,7 @@ from transformers import Qwen3Config as TheirQwen3Config
 from minflux.backend import get_backend, serving
 from minflux.backend.base import GROUP
 from minflux.backend.polynomial import can_compile
+from minflux.checkpoints import hub
 from minflux.checkpoints.components import FLUX2 as FLUX2_FAMILY
 from minflux.checkpoints.components import FLUX2_KLEIN, QWEN3
 from minflux.checkpoints.components.decoder import decoder_shapes
@@ -58,6 +59,7 @@ from minflux.model.vae import FLUX2_VAE as FLUX2_VAE_SIZES
 from minflux.model.vae import Flux2VAEConfig
 from minflux.train.own_data import open_subject
 from tests import compare, tiny_model
+from tests.commands.runner import assert_refused, run
 from tests.conftest import CHOSEN
 from tests.inference.test_sd3 import write_hole
 
@@ -279,6 +281,19 @@ def test_a_distilled_one_takes_four_steps_without_guidance(folder, tmp_path):
     (model / "model_index.json").write_text(json.dumps(index | {"is_distilled": True}))
     distilled = load(model, "numpy").defaults
     assert (distilled.steps, distilled.guidance) == (4, 1.0)
+
+
+def test_a_distilled_one_on_the_hub_refuses_guidance_before_its_weights_are_fetched(folder, tmp_path, monkeypatch):
+    """From the settings that are fetched first alone."""
+    for name in hub.SETTINGS:
+        if (folder / name).exists() and name != "minflux.json":
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(folder / name, tmp_path / name)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {"is_distilled": True}))
+    monkeypatch.setattr(hub, "fetch", lambda name, files: tmp_path)
+    refused = run("generate", "a cat", "--model", "somebody/klein", "--negative-prompt", "rain")
+    assert_refused(refused, "negative_prompt has no effect")
 
 
 def test_bfl_s_file_gives_the_same_weights(folder, tmp_path):
