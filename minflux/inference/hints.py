@@ -82,8 +82,8 @@ def hint_at_words(trained: Trained, prompts: Sequence[str]) -> None:
     words = list(dict.fromkeys(word for prompt in prompts for word in trained.unknown_words(prompt)))
     if words:
         shown = ", ".join(map(repr, words[:SHOWN])) + (", …" if len(words) > SHOWN else "")
-        count = len(trained.words)
-        warn(f"prompt: the model was not trained on {shown}; `minflux vocabulary` lists the {count} words that it knows")
+        known = f"`minflux vocabulary` lists the {len(trained.words)} words that it knows"
+        warn(f"prompt: the model was not trained on {shown}; {known}")
 
 
 def hint_at_text_length(trained: Trained, length: int) -> None:
