@@ -3,6 +3,7 @@
 import csv
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from minflux.inference.pipeline import Defaults
 from minflux.inference.text import Tokenizer
 from minflux.model.vae import decode
 from minflux.sampling.timesteps import Schedule
-from minflux.train import reader, scenes
+from minflux.train import checkpoint, reader, scenes
 from minflux.train.autoencoder import reconstruct as reconstruct_world
 from minflux.train.autoencoder import train_autoencoder
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
@@ -73,7 +74,10 @@ def run_autoencoder(recipe: str, folder: Path) -> None:
 
 
 def run_text(recipe: str, folder: Path) -> None:
-    """Train T5 on captions in folder/text, and write it to folder/model; only the second world has captions for it."""
+    """Train T5 on captions in folder/text, and write it to folder/model; only the second world has captions for it.
+
+    `run_velocity` goes on with what is in folder/text.
+    """
     nx, home, model, settings = get_backend("mlx"), folder / "text", folder / "model", read_recipe(recipe)
     train_tokenizers(model)
     cfg, p = train_reading(settings, home, Tokenizer.from_folder(model / T5_TOKENIZER), nx)
@@ -129,8 +133,8 @@ def run_velocity(recipe: str, folder: Path, start: Path | None = None) -> None:
     """Train the second world's transformer and text encoders in folder/flow, and write the whole model to folder/model.
 
     start: a model whose weights are trained further, its VAE as it is; unless given, the VAE in folder/model is used,
-    and the T5 there if `minflux train text` has left one. Samples are drawn at the first size of each stage's mixture;
-    every second scene is held out.
+    and the T5 that `minflux train text` has left in folder/text. Samples are drawn at the first size of each stage's
+    mixture; every second scene is held out.
     """
     nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
     settings = read_recipe(recipe)
@@ -163,17 +167,30 @@ def run_velocity(recipe: str, folder: Path, start: Path | None = None) -> None:
         drawn = pipeline(configs, p)([plain_caption(scene) for scene in wanted], width=width, height=height)
         show_samples(home / stage, step, wanted, [np.asarray(image) for image in drawn])
 
-    configs, p = train_velocity(settings, home, model, nx, on_sample, weights_of(start or model, nx))
+    configs, p = train_velocity(settings, home, model, nx, on_sample, first_weights(settings, folder, start, nx))
     save_model(pipeline(configs, p), model)
     for stage in stages(settings, "flow"):
         plot_loss(home / stage)
 
 
-def weights_of(model: Path, nx: Backend) -> Tree:
-    """Read what a model's folder has of "transformer", "clip" and "t5", which the flow trains, in float32."""
-    parts = {"transformer": "transformer", "clip": "text_encoder", "t5": "text_encoder_2"}
-    there = {name: component for name, component in parts.items() if (model / component).is_dir()}
-    return {name: load_component(model, component, nx, "float32")[1] for name, component in there.items()}
+def first_weights(recipe: dict[str, Any], folder: Path, start: Path | None, nx: Backend) -> Tree:
+    """Return what the flow begins with: a model's "transformer", "clip" and "t5"; or the T5 of folder/text; or nothing.
+
+    Raises `CheckpointError` where T5's training has not come to its end.
+    """
+    if start is not None:
+        parts = {"transformer": "transformer", "clip": "text_encoder", "t5": "text_encoder_2"}
+        return {name: load_component(start, component, nx, "float32")[1] for name, component in parts.items()}
+    read = checkpoint.load(folder / "text", nx)
+    if read is None:
+        return {}
+    state, step = read
+    steps = part(recipe, "text.training")["steps"]
+    if step < steps:
+        raise CheckpointError(
+            f"{folder / 'text'}: {step} of {steps} steps are done; run `minflux train text` to its end"
+        )
+    return {"t5": state["ema"]["t5"]}
 
 
 def check_vae(model: Path) -> None:

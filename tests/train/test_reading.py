@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import leaves, tree_map
 from minflux.commands import main as cli
+from minflux.errors import CheckpointError
 from minflux.inference.text import Tokenizer
 from minflux.model.t5 import T5Config, t5_encoder
 from minflux.train import checkpoint
 from minflux.train.init_weights import init_weights
 from minflux.train.reading import LENGTH, Captions, reading_loss, reading_shapes, train_reading
 from minflux.train.recipe import Training, read_recipe
-from minflux.train.run import weights_of
+from minflux.train.run import first_weights
 from minflux.world.scenes import DEFAULT_SIDE, GRID
 from minflux.world.tokenizers import train_tokenizers
 from tests.train.test_second_run import RECIPE, patched  # noqa: F401  (a fixture)
@@ -74,9 +76,18 @@ def test_the_flow_begins_with_what_has_learned_to_read(patched, tmp_path):  # no
     result = CliRunner().invoke(cli.main, given)
     assert result.exit_code == 0, result.output
     state, step = checkpoint.load(tmp_path / "text", patched)
-    assert step == 4
-    begun = weights_of(tmp_path / "model", patched)
-    assert begun.keys() == {"t5"}
-    saved = dict(leaves(state["ema"]["t5"]))
-    for name, x in leaves(begun["t5"]):
-        np.testing.assert_array_equal(np.array(x), np.array(saved[name]), err_msg=name)
+    begun = first_weights(read_recipe(RECIPE), tmp_path, None, patched)
+    assert (step, begun.keys()) == (4, {"t5"})
+    averaged, written = state["ema"]["t5"], load_component(tmp_path / "model", "text_encoder_2", patched)[1]
+    for of in (begun["t5"], written):
+        for name, x in leaves(of):
+            np.testing.assert_array_equal(np.array(x), np.array(dict(leaves(averaged))[name]), err_msg=name)
+    assert first_weights(read_recipe(RECIPE), tmp_path / "elsewhere", None, patched) == {}
+
+
+def test_a_flow_waits_for_all_of_the_reading(patched, model, tmp_path):  # noqa: F811
+    recipe = read_recipe(RECIPE)
+    train_reading(recipe, tmp_path / "text", Tokenizer.from_folder(model / "tokenizer_2"), patched)
+    recipe["text"]["training"]["steps"] = 9
+    with pytest.raises(CheckpointError, match="4 of 9 steps are done; run `minflux train text` to its end"):
+        first_weights(recipe, tmp_path, None, patched)
