@@ -4,9 +4,10 @@ import textwrap
 
 import click
 
+from minflux.commands.named import open_named
 from minflux.commands.options import MODEL
 from minflux.inference.hints import Trained
-from minflux.inference.load import load
+from minflux.inference.load import DEFAULTS, told_training
 from minflux.world.vocabulary import vocabulary
 
 WIDTH = 100  # columns
@@ -16,13 +17,16 @@ ANY = "It doesn't say what words it was trained on. FLUX.1 and its like were tra
 @click.command("vocabulary", short_help="List the words that a model was trained on.")
 @MODEL
 def command(model):
-    """List the words that a model was trained on; of any other word in a prompt `minflux generate` gives a hint.
+    """List the words that a model was trained on, without reading its weights.
+
+    Of any other word in a prompt `minflux generate` gives a hint.
 
     \b
     minflux vocabulary
     minflux generate "an owl above a house on a pink background"
     """
-    click.echo(listing(load(model, "numpy", memory="streamed").trained))
+    folder = open_named(model or "tiny", {}, None).folder
+    click.echo(listing(told_training(folder / DEFAULTS) or Trained()))
 
 
 def listing(trained: Trained) -> str:

@@ -542,14 +542,18 @@ def is_called_kontext(name: str, checkpoint: Checkpoint) -> bool:
     return any("kontext" in name.lower() for name in names)
 
 
+def told_training(path: Path) -> Trained | None:
+    """Read what a model's minflux.json says it was trained on, or return None without such a file."""
+    return parse_trained(read_json(path).get(TRAINED, {}), path) if path.exists() else None
+
+
 def read_trained(path: Path, cfg: FluxConfig, is_kontext: bool = False) -> Trained:
     """Read what a model was trained on; without a file, FLUX.1's own for a transformer of its sizes.
 
     is_kontext: whether its name tells that it was trained with references, though the file does not.
     """
-    if path.exists():
-        trained = parse_trained(read_json(path).get(TRAINED, {}), path)
-    else:
+    trained = told_training(path)
+    if trained is None:
         trained = Trained() if variant(cfg).startswith("of its own size") else FLUX1_TRAINED
     return replace(trained, references=trained.references or is_kontext)
 

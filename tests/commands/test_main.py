@@ -73,6 +73,15 @@ def test_vocabulary_of_the_second_world_is_by_what_words_are_for():
     assert all(name in shown for name in (*THINGS, *PLAIN))
 
 
+def test_vocabulary_is_what_the_model_s_settings_say(model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "model")
+    settings = json.loads((copy / "minflux.json").read_text())
+    (copy / "minflux.json").write_text(json.dumps(settings | {"trained": {"words": ["yak"]}}))
+    assert run("vocabulary", "--model", copy).stdout == "words:\n  yak\n\n"
+    (copy / "minflux.json").unlink()
+    assert "captions of all kinds" in run("vocabulary", "--model", copy).stdout
+
+
 def test_vocabulary_of_a_model_that_does_not_say():
     assert "captions of all kinds" in listing(Trained())
 
