@@ -1,7 +1,8 @@
 """Training the second world's transformer and text encoders in stages: any size of image, any length of text.
 
-As in the first world a rectified flow in the VAE's latents, with `flow_loss`. New here:
+As in the first world a rectified flow in the VAE's latents. New here:
 
+- Beside the flow's loss words are tied to what they stand for (`grounding`).
 - Each section [flow.NAME.training] of a recipe is a stage, in the file's order: first small images, which show
   twice as many captions in the same time and so teach the names, then images of all sizes.
 - Each step draws images of one size. The batch is as large as a step's budget of tokens allows, so that a step always
@@ -23,6 +24,7 @@ from minflux.backend import Backend
 from minflux.checkpoints.components.shapes import Shapes
 from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import leaves, tree
+from minflux.errors import CheckpointError
 from minflux.inference.text import Tokenizer
 from minflux.model.vae import VAEConfig
 from minflux.sampling.timesteps import Schedule
@@ -204,14 +206,12 @@ def train_stages(
 
     `model` holds the trained VAE and both tokenizers. A stage starts from the averaged weights of the one before.
     `batch_of(data)` makes a stage's batch(rng), `loss(p, *batch)` their loss; `on_sample(ema, stage, step)` may draw
-    images on the way. `start`: weights to begin with in place of random ones, as far as they go.
+    images on the way. `start`: weights to begin with in place of random ones, as far as they go; see `begun`.
     """
     tokenizers = tokenizers_of(model)
     vae = load_component(model, "vae", nx, "float32")
     shift = section(Schedule, part(recipe, "schedule")).shift
-    fresh = dict(leaves(init_weights(shapes, part(recipe, "flow")["seed"])))
-    known = dict(leaves(start or {}))
-    weights = tree({name: nx.array(known.get(name, x)) for name, x in fresh.items()})
+    weights = begun(init_weights(shapes, part(recipe, "flow")["seed"]), start or {}, nx)
     with assemble(workers(recipe, "flow")) as team:
         for name in stages(recipe, "flow"):
             how = section(Training, part(recipe, f"flow.{name}.training"))
@@ -228,3 +228,13 @@ def train_stages(
                 on_sample and (lambda p, step, name=name: on_sample(p, name, step)),
             )
     return weights
+
+
+def begun(fresh: Tree, start: Tree, nx: Backend) -> Tree:
+    """Return fresh weights with those of `start` in their places; raises `CheckpointError` for one that doesn't fit."""
+    random, known = dict(leaves(fresh)), dict(leaves(start))
+    for name, x in known.items():
+        wanted = random[name].shape if name in random else "no such weight"
+        if wanted != x.shape:
+            raise CheckpointError(f"{name} is {x.shape} in what training starts from, and the recipe has {wanted}")
+    return tree({name: nx.array(known.get(name, x)) for name, x in random.items()})

@@ -22,7 +22,7 @@ from minflux.errors import ArgumentError, CheckpointError
 from minflux.train import autoencoder, checkpoint, loop
 from minflux.train.recipe import read_recipe, workers
 from minflux.train.run import run_flow, run_velocity
-from minflux.train.velocity import train_velocity
+from minflux.train.velocity import begun, train_velocity
 
 RECIPE = Path(__file__).with_name("second.toml")
 ROOT = Path(__file__).parents[2]
@@ -113,6 +113,18 @@ def test_a_training_that_starts_from_a_model_begins_with_its_weights(patched, fo
         assert one.keys() == two.keys()
         for name, x in one.items():
             np.testing.assert_array_equal(np.array(x), np.array(two[name]), err_msg=name)
+
+
+def test_a_model_that_does_not_fit_the_recipe_is_not_begun_with(nx):
+    fresh = {"a": {"weight": np.zeros((2, 3), np.float32), "bias": np.zeros(2, np.float32)}}
+    bias = nx.array(np.ones(2, np.float32))
+    weights = begun(fresh, {"a": {"bias": bias}}, nx)
+    assert (nx.to_numpy(weights["a"]["bias"]) == 1).all()
+    assert (nx.to_numpy(weights["a"]["weight"]) == 0).all()
+    with pytest.raises(CheckpointError, match=r"a.weight is \(2,\) .* and the recipe has \(2, 3\)"):
+        begun(fresh, {"a": {"weight": bias}}, nx)
+    with pytest.raises(CheckpointError, match=r"b.bias is \(2,\) .* no such weight"):
+        begun(fresh, {"b": {"bias": bias}}, nx)
 
 
 def test_a_recipe_without_stages_starts_from_nothing(tmp_path):
