@@ -25,12 +25,11 @@ from minflux.edit.beside import mask_channels, masked_image
 from minflux.edit.canny import THRESHOLDS, drawn, edges
 from minflux.images import from_uint8
 from minflux.inference.flux1 import Flux1
-from minflux.model.clip import clip_encoder
 from minflux.model.flux import FluxConfig, flux
 from minflux.model.latents import image_ids, pack, text_ids
-from minflux.model.t5 import t5_encoder
 from minflux.model.vae import encode
 from minflux.train.encoded import Size, shards_of
+from minflux.train.flow import read_text
 from minflux.train.guidance import teacher_of
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.objective import logit_normal, noised, velocity
@@ -223,15 +222,12 @@ def editing_loss(
     p holds "transformer", "clip" and "t5"; seen: a reference's latents, or channels beside the latents.
     """
     nx = backend_of(x0, noise, t)
-    flux_cfg, clip_cfg, t5_cfg = configs
     x_t = noised(x0, noise, t)
-    txt = t5_encoder(p["t5"], t5_cfg, t5_ids)
-    _, y = clip_encoder(p["clip"], clip_cfg, clip_ids)
-    y = y * pooled[:, None]
+    txt, y = read_text(p, configs, clip_ids, t5_ids, pooled)
     if is_reference:
-        found = velocity_seeing(p["transformer"], flux_cfg, x_t, t, txt, y, seen)
+        found = velocity_seeing(p["transformer"], configs[0], x_t, t, txt, y, seen)
     else:
-        found = velocity(p["transformer"], flux_cfg, nx.concatenate([x_t, seen], axis=-1), t, txt, y)
+        found = velocity(p["transformer"], configs[0], nx.concatenate([x_t, seen], axis=-1), t, txt, y)
     error = found - pack(noise - x0)
     return nx.mean(error * error)
 

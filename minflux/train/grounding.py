@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import backend_of
+from minflux.model.attention import attention_weights
+from minflux.model.latents import image_ids
 from minflux.model.linear import linear
 from minflux.train.flow import read_text, velocity_loss
 from minflux.world.parts import LABELS
-
-Streams = dict[str, dict[str, Array]]  # of each block, what `on_block` is shown
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Grounding:
     label_after: str
 
 
+def place_shapes(context_dim: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the layer that says a place."""
+    return {"places.weight": (2, context_dim), "places.bias": (2,)}
+
+
 def layers_shapes(context_dim: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the two layers that are dropped in the end."""
-    return {
-        "places.weight": (2, context_dim),
-        "places.bias": (2,),
-        "labels.weight": (len(LABELS), hidden_size),
-        "labels.bias": (len(LABELS),),
-    }
+    return {**place_shapes(context_dim), "labels.weight": (len(LABELS), hidden_size), "labels.bias": (len(LABELS),)}
 
 
 @shaped
@@ -63,12 +63,12 @@ def grounded_loss(
     text_parts: Int[Array, "B T"],
 ) -> Array:
     """`flow_loss`, and the weighted sum of the three losses; labels and parts are those of `minflux.world.parts`."""
-    nx, streams = backend_of(x0), Streams()
+    streams: dict[str, dict[str, Array]] = {}  # of each block, what `on_block` is shown
     txt, y = read_text(p, configs, clip_ids, t5_ids, pooled)
     loss = velocity_loss(p, configs, x0, noise, t, txt, y, on_block=streams.__setitem__, keep_qkv=True)
     names = naming(image_parts, text_parts)
-    where = linear(nx.layer_norm(txt), **p["places"])  # (B, T, 2)
-    what = linear(nx.layer_norm(streams[grounding.label_after]["img"]), **p["labels"])  # (B, I, L)
+    where = read_off(p["places"], txt)  # (B, T, 2)
+    what = read_off(p["labels"], streams[grounding.label_after]["img"])  # (B, I, L)
     looks = [look_loss(streams[block]["q"], streams[block]["k"], names) for block in grounding.look_in]
     return (
         loss
@@ -76,6 +76,11 @@ def grounded_loss(
         + grounding.looks * sum(looks)
         + grounding.labels * cross_entropy(what, labels)
     )
+
+
+def read_off(p: Tree, x: Array) -> Array:
+    """Read a stream (B, L, D) by a linear layer, each token normalised first: (B, L, what is asked)."""
+    return linear(backend_of(x).layer_norm(x), **p)
 
 
 @shaped
@@ -90,10 +95,10 @@ def naming(image_parts: Int[Array, "B I"], text_parts: Int[Array, "B T"]) -> Flo
 def place_loss(where: Float[Array, "B T 2"], names: Float[Array, "B I T"], size: tuple[int, int]) -> Array:
     """mean ‖where - the middle of what the token names‖², in sides of the image; size: of the latents, (H, W)."""
     nx, (rows, columns) = backend_of(where), (side // 2 for side in size)
-    down, across = (nx.arange(rows) + 0.5) / rows, (nx.arange(columns) + 0.5) / columns
-    grid = nx.stack([nx.broadcast_to(across[None], (rows, columns)), nx.broadcast_to(down[:, None], (rows, columns))])
+    ids = image_ids(where, *size)  # (B, I, 3): reference, row, column
+    tokens = nx.stack([(ids[..., 2] + 0.5) / columns, (ids[..., 1] + 0.5) / rows], axis=-1).astype(nx.float32)
     shown = nx.sum(names, axis=1)  # (B, T): tokens that show it
-    middle = (grid.reshape(2, -1) @ names).swapaxes(1, 2) / nx.maximum(shown, 1.0)[..., None]  # (B, T, 2)
+    middle = names.swapaxes(1, 2) @ tokens / nx.maximum(shown, 1.0)[..., None]  # (B, T, 2)
     error = nx.sum((where - middle) * (where - middle), axis=-1)  # (B, T)
     known = (shown > 0).astype(nx.float32)
     return nx.sum(known * error) / nx.maximum(nx.sum(known), 1.0)
@@ -106,7 +111,7 @@ def look_loss(q: Float[Array, "B H L K"], k: Float[Array, "B H L K"], names: Flo
     The text's tokens come first in q and k; only image tokens that are named count.
     """
     nx, text = backend_of(q), names.shape[2]
-    weights = nx.softmax((q[:, 0, text:] * q.shape[-1] ** -0.5) @ k[:, 0].swapaxes(-1, -2))  # (B, I, L)
+    weights = attention_weights(q[:, :1, text:], k[:, :1])[:, 0]  # (B, I, T + I)
     share = nx.sum(weights[:, :, :text] * names, axis=-1)  # (B, I)
     named = nx.max(names, axis=-1)
     return -nx.sum(named * nx.log(share + 1e-6)) / nx.maximum(nx.sum(named), 1.0)

@@ -17,10 +17,9 @@ from minflux.backend import Backend, backend_of
 from minflux.checkpoints.components.flux import flux_shapes
 from minflux.checkpoints.tree import leaves, tree, tree_map
 from minflux.inference.flux1 import Flux1
-from minflux.model.clip import clip_encoder
 from minflux.model.flux import FluxConfig
-from minflux.model.t5 import t5_encoder
 from minflux.sampling.guidance import guided
+from minflux.train.flow import read_text
 from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.objective import noised, velocity
@@ -48,9 +47,7 @@ class Teacher:
 
     def text(self, clip_ids: Int[Array, "B S"], t5_ids: Int[Array, "B T"]) -> tuple[Array, Array]:
         """Return T5's hidden states txt (B, T, E) and CLIP's pooled output y (B, P)."""
-        _, clip_cfg, t5_cfg = self.configs
-        _, y = clip_encoder(self.p["clip"], clip_cfg, clip_ids)
-        return t5_encoder(self.p["t5"], t5_cfg, t5_ids), y
+        return read_text(self.p, self.configs, clip_ids, t5_ids)
 
     def velocity(self, x_t: Array, t: Array, txt: Array, y: Array) -> Array:
         """Return the velocity (B, I, C) of latents x_t (B, H, W, C) at times t (B,)."""

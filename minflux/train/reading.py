@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from minflux.arrays import Array, Int, Tree, shaped
-from minflux.backend import Backend, backend_of
+from minflux.backend import Backend
 from minflux.checkpoints.components.shapes import under
 from minflux.checkpoints.components.t5 import t5_shapes
 from minflux.checkpoints.tree import tree_map
 from minflux.inference.text import Tokenizer
-from minflux.model.linear import linear
 from minflux.model.t5 import T5Config, t5_encoder
-from minflux.train.grounding import naming, place_loss
+from minflux.train.grounding import naming, place_loss, place_shapes, read_off
 from minflux.train.init_weights import init_weights
 from minflux.train.loop import Batch, Plan, train
 from minflux.train.recipe import Training, optimizer, part, section
@@ -34,7 +33,7 @@ LENGTH = 32  # text tokens
 
 def reading_shapes(cfg: T5Config) -> dict[str, tuple[int, ...]]:
     """Return the shapes of T5, under "t5", and of the layer that says a place."""
-    return under("t5", t5_shapes(cfg)) | {"places.weight": (2, cfg.d_model), "places.bias": (2,)}
+    return under("t5", t5_shapes(cfg)) | place_shapes(cfg.d_model)
 
 
 @shaped
@@ -42,8 +41,8 @@ def reading_loss(
     p: Tree, cfg: T5Config, t5_ids: Int[Array, "B T"], image_parts: Int[Array, "B I"], text_parts: Int[Array, "B T"]
 ) -> Array:
     """mean ‖W txt + b - the middle of what the token names‖², over the tokens that name something."""
-    txt = backend_of(t5_ids).layer_norm(t5_encoder(p["t5"], cfg, t5_ids))
-    return place_loss(linear(txt, **p["places"]), naming(image_parts, text_parts), SIZE)
+    where = read_off(p["places"], t5_encoder(p["t5"], cfg, t5_ids))  # (B, T, 2)
+    return place_loss(where, naming(image_parts, text_parts), SIZE)
 
 
 @dataclass(frozen=True)

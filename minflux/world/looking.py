@@ -17,6 +17,7 @@ from minflux.inference.flux1 import Flux1
 from minflux.inference.text import Tokenizer
 from minflux.model.attention import attention_weights
 from minflux.world.captions import plain_caption
+from minflux.world.parts import tokens_of
 from minflux.world.scenes import DEFAULT_SIDE, sample
 
 
@@ -25,9 +26,7 @@ def word_tokens(tokenizer: Tokenizer, prompt: str, word: str) -> list[int]:
     found = re.search(rf"\b{re.escape(word)}\b", prompt)
     if found is None:
         raise ArgumentError(f"word: {word!r} is not in the prompt {prompt!r}")
-    start, end = found.span()
-    spans = tokenizer.backend.encode(prompt).offsets  # (0, 0) for tokens that stand for no letters
-    return [i for i, (left, right) in enumerate(spans) if left < end and right > start]
+    return tokens_of(tokenizer.backend.encode(prompt).offsets, found.span())
 
 
 @dataclass

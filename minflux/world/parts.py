@@ -6,6 +6,7 @@ one above the other.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
@@ -17,6 +18,7 @@ from minflux.world.captions import NAMES, plural
 from minflux.world.scenes import GRID, LETTER, THINGS, Box, Scene, Sign, boxes
 
 LABELS = ("nothing", *THINGS, *ascii_uppercase)
+Span = tuple[int, int]  # of letters: the first, and the one after the last
 NUMBERS = {label: number for number, label in enumerate(LABELS)}
 
 
@@ -73,17 +75,24 @@ def image_labels(scene: Scene) -> Int[np.ndarray, "I"]:
 def text_parts(scene: Scene, caption: str, tokenizer: Tokenizer, length: int) -> Int[np.ndarray, "T"]:
     """Return which part each token of a scene's caption names: 1 for the first, 0 for none; int32 (T,)."""
     named = np.zeros(length, np.int32)
-    tokens = tokenizer.backend.encode(caption).offsets[:length]  # (0, 0) for a token that stands for no letters
-    for number, (start, end) in enumerate(spans(scene, caption), start=1):
-        for i, (left, right) in enumerate(tokens):
-            if left < end and right > start:
-                named[i] = number
+    tokens = tokenizer.backend.encode(caption).offsets[:length]
+    for number, span in enumerate(spans(scene, caption), start=1):
+        named[tokens_of(tokens, span)] = number
     return named
 
 
-def spans(scene: Scene, caption: str) -> list[tuple[int, int]]:
+def tokens_of(offsets: Sequence[Span], span: Span) -> list[int]:
+    """Return the places of the tokens that stand for any of a span of letters.
+
+    offsets: of each token the letters it stands for, (0, 0) for one that stands for none.
+    """
+    start, end = span
+    return [i for i, (left, right) in enumerate(offsets) if left < end and right > start]
+
+
+def spans(scene: Scene, caption: str) -> list[Span]:
     """Return where a scene's caption names each of its parts, as (start, end) in letters."""
-    found: list[tuple[int, int]] = []
+    found: list[Span] = []
     for item in scene.items[:1] if scene.is_count else scene.items:
         if isinstance(item, Sign):
             start = word_start(item.word, caption)
@@ -93,7 +102,7 @@ def spans(scene: Scene, caption: str) -> list[tuple[int, int]]:
     return found
 
 
-def name_span(thing: str, caption: str) -> tuple[int, int]:
+def name_span(thing: str, caption: str) -> Span:
     """Return where a caption names a thing, by any of its names."""
     names = sorted(NAMES.get(thing, (thing,)), key=len, reverse=True)
     either = "|".join([plural(name) for name in names] + names)
