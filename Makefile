@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help picture test fuzz chapters mutants lint docs docs-serve train evaluate bench laptop clean
+.PHONY: help picture test fuzz chapters mutants lint docs docs-serve train speedrun evaluate bench laptop clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ docs-serve: $(VENV)/docs.stamp  ## show the site at http://127.0.0.1:8000, built
 train: $(VENV)/train.stamp  ## train the small model anew into runs/tiny (90 minutes on two cores); stop and go on as you like
 	$(BIN)/minflux train vae --recipe tiny --folder runs/tiny
 	$(BIN)/minflux train flow --recipe tiny --folder runs/tiny
+
+speedrun: $(VENV)/train.stamp  ## train the small model from nothing until 95% is right, and report the time by phase (hours)
+	$(BIN)/python -m benchmarks.speedrun
 
 evaluate: $(VENV)/minflux.stamp  ## measure the shipped model on 500 prompts it was not trained on
 	$(BIN)/minflux evaluate --prompts 500
