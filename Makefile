@@ -48,7 +48,7 @@ train: $(VENV)/train.stamp  ## train the small model anew into runs/tiny (90 min
 	$(BIN)/minflux train vae --recipe tiny --folder runs/tiny
 	$(BIN)/minflux train flow --recipe tiny --folder runs/tiny
 
-speedrun: $(VENV)/train.stamp  ## train the small model from nothing until 95% is right, and report the time by phase (hours)
+speedrun: $(VENV)/train.stamp  ## train the small model from nothing, and report hours by stage and what is then right
 	$(BIN)/python -m benchmarks.speedrun
 
 evaluate: $(VENV)/minflux.stamp  ## measure the shipped model on 500 prompts it was not trained on

@@ -30,6 +30,7 @@ from minflux.world.evaluate import SIZES, follow
 from tools.model_card import table
 
 PHASES = ("vae", "text", "flow")
+HEADING = ["training", "hours", "samples", "core-hours"]
 SPENT = "speedrun.json"  # seconds spent in each phase so far, and which phases are done
 
 
@@ -53,11 +54,26 @@ def train(phase: str, recipe: str, folder: Path) -> None:
         return
     began, command = time.monotonic(), [sys.executable, "-m", "minflux", "train", phase]
     try:
-        subprocess.run([*command, "--recipe", recipe, "--folder", str(folder)], check=True)
+        run([*command, "--recipe", recipe, "--folder", str(folder)])
         spent["done"].append(phase)
     finally:
         spent["seconds"][phase] = spent["seconds"].get(phase, 0.0) + time.monotonic() - began
         write_spent(folder, spent)
+
+
+def run(command: list[str]) -> None:
+    """Run a command to its end; exit as it does if it fails.
+
+    Ctrl-C reaches it as well, and it is left the time to write down where it is: `subprocess.run` would kill it.
+    """
+    process = subprocess.Popen(command)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    if code:
+        sys.exit(code)
 
 
 def read_spent(folder: Path) -> dict[str, Any]:
@@ -114,12 +130,7 @@ def report(lines: list[Row], right: int, count: int) -> str:
     total = ["all", f"{hours:.2f}", f"{sum(x.samples for x in lines):,}", f"{core_hours:.2f}"]
     low, high = (100 * x for x in confidence_interval(right, count))
     share = f"{100 * right / count:.1f}% ({low:.1f} to {high:.1f}) of {count} held-out prompts all right at 128×128"
-    return "\n\n".join([table([["training", "hours", "samples", "core-hours"], *cells, total]), f"{share}, {kind()}."])
-
-
-def kind() -> str:
-    """Name this machine's kind of processor."""
-    return f"on {kind_of('cpu')}"
+    return "\n\n".join([table([HEADING, *cells, total]), f"{share}, on {kind_of('cpu')}."])
 
 
 @click.command()
