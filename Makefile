@@ -44,15 +44,16 @@ docs: $(VENV)/docs.stamp  ## build the site of docs, course and API into site/, 
 docs-serve: $(VENV)/docs.stamp  ## show the site at http://127.0.0.1:8000, built anew as its pages change
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-train: $(VENV)/train.stamp  ## train the small model anew into runs/tiny (90 minutes on two cores); stop and go on as you like
+train: $(VENV)/train.stamp  ## train the small model anew into runs/tiny (hours on two cores); stop and go on as you like
 	$(BIN)/minflux train vae --recipe tiny --folder runs/tiny
+	$(BIN)/minflux train text --recipe tiny --folder runs/tiny
 	$(BIN)/minflux train flow --recipe tiny --folder runs/tiny
 
 speedrun: $(VENV)/train.stamp  ## train the small model from nothing, and report hours by stage and what is then right
 	$(BIN)/python -m benchmarks.speedrun
 
-evaluate: $(VENV)/minflux.stamp  ## measure the shipped model on 500 prompts it was not trained on
-	$(BIN)/minflux evaluate --prompts 500
+evaluate: $(VENV)/minflux.stamp  ## measure the shipped model on 200 prompts of each kind that it was not trained on
+	$(BIN)/minflux evaluate --prompts 200
 
 bench: $(VENV)/test.stamp  ## measure minflux beside PyTorch, and write docs/benchmarks.md (20 minutes on two cores)
 	@$(BIN)/python -m benchmarks.bench

@@ -24,9 +24,8 @@ import minflux
 from benchmarks.bench.kinds import kind_of
 from minflux.checkpoints.formats.atomic import written_whole
 from minflux.train.loop import LOG
-from minflux.train.reader import confidence_interval
 from minflux.train.recipe import part, read_recipe, stages, workers
-from minflux.world.evaluate import SIZES, follow
+from minflux.world.evaluate import SIZES, confidence_interval, follow
 from tools.model_card import table
 
 PHASES = ("vae", "text", "flow")
@@ -134,7 +133,7 @@ def report(lines: list[Row], right: int, count: int) -> str:
 
 
 @click.command()
-@click.option("--recipe", default="second", show_default=True, help="A known recipe, or a .toml file.")
+@click.option("--recipe", default="tiny", show_default=True, help="A known recipe, or a .toml file.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default="runs/speedrun", show_default=True)
 @click.option("--target", type=click.FloatRange(0, 1), default=0.95, show_default=True, help="Share of prompts.")
 @click.option(

@@ -18,8 +18,9 @@ from tqdm import tqdm
 import minflux
 from minflux.inference.flux1 import Flux1
 from minflux.inference.step_cache import StepCache
-from minflux.train import reader, scenes
-from minflux.train.evaluate import CAPTION_SEED
+from minflux.world import reader, scenes
+from minflux.world.captions import caption
+from minflux.world.evaluate import PROMPT_SEED, confidence_interval
 from tools.model_card import table
 
 THRESHOLDS = {"first-block": (0.05, 0.1, 0.2, 0.4, 0.8), "teacache": (0.1, 0.25, 0.4, 0.6, 0.8)}
@@ -48,16 +49,16 @@ class Prompts:
 
 def held_out(count: int) -> Prompts:
     """Draw the prompts that `minflux evaluate` draws first."""
-    rng = np.random.default_rng(CAPTION_SEED)
+    rng = np.random.default_rng(PROMPT_SEED)
     wanted = [scenes.sample(rng, held_out=True) for _ in range(count)]
-    return Prompts(wanted, [scenes.caption(scene, rng) for scene in wanted])
+    return Prompts(wanted, [caption(scene, rng) for scene in wanted])
 
 
 def draw(pipe: Flux1, prompts: Prompts, steps: int, cache: StepCache | None) -> tuple[np.ndarray, float]:
     """Draw every prompt alone; return the images (N, H, W, 3), and the share of steps that were skipped."""
     images, skipped = [], 0
-    for seed, caption in enumerate(tqdm(prompts.captions, desc=str(cache or "without"), unit="image")):
-        images.append(np.asarray(pipe(caption, seed=seed, steps=steps, step_cache=cache)))
+    for seed, prompt in enumerate(tqdm(prompts.captions, desc=str(cache or "without"), unit="image")):
+        images.append(np.asarray(pipe(prompt, seed=seed, steps=steps, step_cache=cache)))
         skipped += len(cache.skipped) if cache else 0
     return np.stack(images), skipped / (steps * len(images))
 
@@ -66,7 +67,7 @@ def point(prompts: Prompts, images: np.ndarray, without: np.ndarray, skipped: fl
     """Read images back, and compare them with those without caching."""
     right = sum(reader.score(w, x)["all"] for w, x in zip(prompts.wanted, images, strict=True))
     difference = np.abs(images.astype(np.float32) - without).mean()
-    share, interval = right / len(images), reader.confidence_interval(right, len(images))
+    share, interval = right / len(images), confidence_interval(right, len(images))
     return Point(cache.rule, cache.threshold, skipped, share, interval, float(difference))
 
 

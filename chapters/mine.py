@@ -1,7 +1,7 @@
 """FLUX.1, as its reader builds it: the functions that the chapters end with, in NumPy alone.
 
 Each chapter's last exercise is the function below its title here. Put yours in its place; where you skip one, this one
-stands in for it. The last chapter draws with this file and nothing else. A weight tree `p` has the names of a
+stands in for it. Chapter 09 draws with this file in place of minflux's model. A weight tree `p` has the names of a
 checkpoint, so that `linear(x, **p["img_in"])` is all the loading there is.
 
 B images, I image tokens, T text tokens, L = T + I of both; width D in H heads of K numbers.

@@ -2,7 +2,7 @@
 
 Concept attention compares what the transformer makes of a word with what it makes of each image token. The concepts
 listen to the image, and change nothing of it. FLUX.1's 19 double blocks tell a cat from its background in this way; the
-small model has two of them and 16 image tokens, and its maps say little: look at them beside the image.
+small model has two of them and 64 image tokens, and its maps say little: look at them beside the image.
 """
 
 import numpy as np
@@ -33,5 +33,5 @@ def drawn(heat: np.ndarray) -> np.ndarray:
 
 
 assert image == pipe(PROMPT, seed=7)  # to the bit
-grid([np.asarray(image), *map(drawn, maps)], columns=1 + len(WORDS), zoom=3).save("concepts.png")
+grid([np.asarray(image), *map(drawn, maps)], columns=1 + len(WORDS), zoom=2).save("concepts.png")
 print("concepts.png: the image, then where each word is")

@@ -29,5 +29,5 @@ images = {"with regions": draw(text), "without": draw(replace(text, bias=None))}
 for name, pixels in images.items():
     left, right = (np.round(corner.mean(axis=(0, 1))) for corner in (pixels[:8, :8], pixels[:8, -8:]))
     print(f"{name:12} red, green and blue are {left} in the corner at the left, {right} at the right")
-grid(list(images.values()), columns=2, zoom=3).save("regions.png")
+grid(list(images.values()), columns=2, zoom=2).save("regions.png")
 print("regions.png: with regions, and without")

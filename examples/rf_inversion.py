@@ -38,5 +38,5 @@ for eta in (0.0, 0.5, 0.9):
     edits.append(pipe.decode(step.x)[0])
     changed = np.abs(edits[-1].astype(int) - np.asarray(cat)).mean()
     print(f"η = {eta}: the image changes by {changed:4.1f} of 255")
-grid(edits, columns=4, zoom=3).save("rf_inversion.png")
+grid(edits, columns=4, zoom=2).save("rf_inversion.png")
 print("rf_inversion.png: the cat, then a frog with η = 0, 0.5 and 0.9")

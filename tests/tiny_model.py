@@ -38,7 +38,7 @@ FLUX = FluxConfig(
 VAE = VAEConfig(
     ch=4, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=4, norm_groups=2, scale_factor=0.7, shift_factor=0.1
 )
-CLIP = CLIPConfig(CLIP_TOKENS, 16, 24, 2, 2, max_position_embeddings=24, eos_token_id=CLIP_TOKENS - 1)
+CLIP = CLIPConfig(CLIP_TOKENS, 16, 24, 2, 2, max_position_embeddings=77, eos_token_id=CLIP_TOKENS - 1)
 T5 = T5Config(T5_TOKENS, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
 DEFAULTS = Defaults(width=64, height=64, steps=4, guidance=2.0, text_length=24)
 DEV_SCHEDULE = Schedule(shift=3.0, use_dynamic_shifting=True)

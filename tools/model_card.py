@@ -1,7 +1,7 @@
 """The figures of docs/tiny-model-card.md, as Markdown tables.
 
 python -m tools.model_card              how large each part of the shipped model is
-python -m tools.model_card runs/tiny    how a training run went, from its two log.csv
+python -m tools.model_card runs/tiny    how a training run went, from the log.csv of each stage
 """
 
 import csv
@@ -33,14 +33,15 @@ def sizes(model: Path) -> list[list[str]]:
 
 
 def training(run: Path) -> list[list[str]]:
-    """Sum up the logs of a run's two trainings: steps, hours spent in them, and the loss at the end."""
+    """Sum up the logs of a run's stages, in the order they ended: steps, hours, and the loss at the end."""
     rows = [["training", "steps", "hours", f"loss, mean of the last {LAST} steps"]]
-    for part, name in (("vae", "VAE"), ("flow", "transformer and text encoders")):
-        with (run / part / "log.csv").open() as file:
+    logs = [*run.glob("vae/*/log.csv"), *run.glob("text/log.csv"), *run.glob("flow/*/log.csv")]
+    for path in sorted(logs, key=lambda path: path.stat().st_mtime):
+        with path.open() as file:
             log = list(csv.DictReader(file))
-        hours = sum(float(row["seconds"]) for row in log) / 3600
+        stage, hours = str(path.parent.relative_to(run)), sum(float(row["seconds"]) for row in log) / 3600
         losses = [float(row["loss"]) for row in log[-LAST:]]
-        rows.append([name, f"{len(log):,}", f"{hours:.1f}", f"{sum(losses) / len(losses):.4f}"])
+        rows.append([stage, f"{len(log):,}", f"{hours:.1f}", f"{sum(losses) / len(losses):.4f}"])
     return rows
 
 

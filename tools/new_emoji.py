@@ -23,14 +23,14 @@ import minflux
 from minflux.arrays import Float, Int
 from minflux.images import grid
 from minflux.inference.pipeline import Pipeline
-from minflux.train.evaluate import evaluate
-from minflux.train.scenes import plain_caption, sample
+from minflux.world.captions import plain_caption
+from minflux.world.evaluate import follow
 from minflux.world.render import SPRITE_FOLDER
-from minflux.world.scenes import PLAIN, RELATIONS
+from minflux.world.scenes import DEFAULT_SIDE, FREE, GRID, PLAIN, RELATIONS, on_grid, sample, thing_side
 
 NAME, SPRITE = "pizza", Path(__file__).parent / "pizza.png"  # 🍕 of Noto Color Emoji
-SIDE = 128  # of the five images
-REGULAR = 14 / 32  # side of a thing, in sides of the image, as the model that ships was taught
+SIDE = DEFAULT_SIDE  # of all images here
+FARTHEST = FREE + GRID / 2 / SIDE  # that a thing lies from its cell's middle, in sides of the image
 ENOUGH = 0.7  # share that a sprite must explain to be there, as in the world's reader
 BESIDE = ("owl", "star", "apple", "house", "bee", "penguin", "rocket", "heart", "frog")
 
@@ -84,19 +84,20 @@ def article(noun: str) -> str:
 # -- drawing -------------------------------------------------------------------------------------------------
 
 
-def sprite(name: str, side: int) -> Image.Image:
-    """Return a thing of regular size for an image of this side, RGBA."""
-    pixels = round(REGULAR * side)
+def sprite(name: str) -> Image.Image:
+    """Return a thing of regular size, RGBA."""
+    pixels = thing_side("regular", SIDE)
     image = Image.open(SPRITE if name == NAME else SPRITE_FOLDER / f"{name}.png")
     return image.convert("RGBA").resize((pixels, pixels), Image.Resampling.LANCZOS)
 
 
-def draw(wish: Wish, side: int) -> Image.Image:
-    """Draw what is wished for, RGB."""
-    image = Image.new("RGBA", (side, side), PLAIN[wish.background])
-    for name, (x, y) in wish.middles().items():
-        thing = sprite(name, side)
-        image.alpha_composite(thing, (round(x * side) - thing.width // 2, round(y * side) - thing.height // 2))
+def draw(wish: Wish) -> Image.Image:
+    """Draw what is wished for, RGB, each thing on the world's grid."""
+    image = Image.new("RGBA", (SIDE, SIDE), PLAIN[wish.background])
+    for name, middle in wish.middles().items():
+        thing = sprite(name)
+        x, y = (on_grid(at * SIDE - thing.width / 2) for at in middle)
+        image.alpha_composite(thing, (x, y))
     return image.convert("RGB")
 
 
@@ -113,8 +114,7 @@ def explained(pixels: Int[np.ndarray, "H H 3"], background: str) -> tuple[float,
 
     Of D, what differs from the background in a square, and Δ, what the sprite differs by: (2⟨D, Δ⟩ - |Δ|²) / |D|².
     """
-    side = len(pixels)
-    thing = sprite(NAME, side)
+    thing = sprite(NAME)
     alone = Image.new("RGBA", thing.size, PLAIN[background])
     alone.alpha_composite(thing)
     colour = np.array(PLAIN[background], np.float32)
@@ -125,14 +125,14 @@ def explained(pixels: Int[np.ndarray, "H H 3"], background: str) -> tuple[float,
     shares = (2 * np.einsum("yxijc,ijc->yx", windows, delta) - (delta**2).sum()) / energy
     y, x = np.unravel_index(shares.argmax(), shares.shape)
     half = thing.width / 2
-    return float(shares.max()), ((x + half) / side, (y + half) / side)
+    return float(shares.max()), ((x + half) / SIDE, (y + half) / SIDE)
 
 
 def is_right(wish: Wish, pixels: np.ndarray) -> bool:
-    """Return whether the new thing is there, within an eighth of the image's side of its place."""
+    """Return whether the new thing is there, no farther from its place than things lie in this world."""
     share, (x, y) = explained(pixels, wish.background)
     wanted = wish.middles()[NAME]
-    return share >= ENOUGH and max(abs(x - wanted[0]), abs(y - wanted[1])) <= 1 / 8
+    return share >= ENOUGH and max(abs(x - wanted[0]), abs(y - wanted[1])) <= FARTHEST
 
 
 def generated(pipe: Pipeline, wishes: list[Wish]) -> list[np.ndarray]:
@@ -154,7 +154,7 @@ def images(folder: Path) -> None:
     """Draw the five images into FOLDER, with captions beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, wish in enumerate(FIVE, start=1):
-        draw(wish, SIDE).save(folder / f"{i}.png", optimize=True)
+        draw(wish).save(folder / f"{i}.png", optimize=True)
         (folder / f"{i}.txt").write_text(f"{wish.prompt}\n")
 
 
@@ -185,13 +185,13 @@ def measure(lora: str, model: str, held_out: int, path: Path | None) -> None:
         pipe = minflux.load(model, lora=loras)
         made = generated(pipe, wishes)
         right = sum(is_right(wish, pixels) for wish, pixels in zip(wishes, made, strict=True))
-        kept = np.mean([one["all"] for one in evaluate(pipe, held_out).drawn])
+        kept = follow(pipe, (SIDE, SIDE), held_out).share("all")
         print(f"{title}: {right} of {len(wishes)} new prompts right; {kept:.1%} of {held_out} held-out ones")
         rows.append(made)
     if path:
         before, after = rows
         lines = [row[i : i + 8] for i in range(0, len(wishes), 8) for row in (before, after)]
-        grid([image for line in lines for image in line], columns=8, zoom=2).save(path)
+        grid([image for line in lines for image in line], columns=8).save(path)
 
 
 if __name__ == "__main__":

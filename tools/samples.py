@@ -2,8 +2,8 @@
 
     python -m tools.samples | python -m tools.insert samples README.md
 
-Nothing is selected: they are what `minflux evaluate --prompts 8` measures. Each image of 64×64 pixels is enlarged three
-times without smoothing, and written to docs/images/.
+Nothing is selected: they are what `minflux evaluate --prompts 8` measures. Each image is enlarged to twice its
+size without smoothing, and written to docs/images/.
 """
 
 from pathlib import Path
@@ -11,10 +11,10 @@ from pathlib import Path
 from PIL import Image
 
 import minflux
-from minflux.train.evaluate import evaluate
+from minflux.world.evaluate import SIZES, follow
 
 FOLDER = Path(__file__).parent.parent / "docs" / "images"
-COUNT, COLUMNS, ZOOM = 8, 4, 3
+COUNT, COLUMNS, ZOOM = 8, 4, 2
 
 
 def table(prompts: list[str]) -> str:
@@ -31,13 +31,13 @@ def table(prompts: list[str]) -> str:
 
 def main() -> None:
     """Generate the images, write them, and print the table."""
-    result = evaluate(minflux.load("tiny"), COUNT)
+    drawn = follow(minflux.load("tiny"), SIZES[0], COUNT)
     FOLDER.mkdir(exist_ok=True)
-    for i, pixels in enumerate(result.images, 1):
+    for i, pixels in enumerate(drawn.images, 1):
         image = Image.fromarray(pixels)
         size = image.width * ZOOM, image.height * ZOOM
         image.resize(size, Image.Resampling.NEAREST).save(FOLDER / f"held-out-{i}.png", optimize=True)
-    print(table(result.prompts))
+    print(table(drawn.prompts))
 
 
 if __name__ == "__main__":

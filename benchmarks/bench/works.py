@@ -19,7 +19,7 @@ from minflux.model.t5 import T5_XXL
 from minflux.model.vae import FLUX_VAE
 from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, configs_of
 from minflux.train.optimizer import AdamW
-from minflux.train.recipe import Training, optimizer, part, read_recipe, section
+from minflux.train.recipe import Training, optimizer, part, read_recipe, section, stages, workers
 
 Inputs = dict[str, np.ndarray]
 
@@ -127,6 +127,7 @@ def text(work: Work, rng: np.random.Generator) -> Inputs:
 
 # -- the small model ---------------------------------------------------------------------------------------------
 
+IMAGE_TOKENS = 64  # of 128×128 pixels
 STEPS_COMPARED = 3  # of training: their losses are the result, so that a wrong update is seen
 PROMPT = "a cat left of an apple on a blue background"
 
@@ -144,25 +145,27 @@ class Recipe:
 
 
 def of_training(name: str = "tiny") -> Recipe:
-    """Read the small model's recipe."""
+    """Read the small model's recipe: the last stage of its flow, with AdamW alone, for PyTorch's peer has no Muon."""
     recipe = read_recipe(name)
-    how = section(Training, part(recipe, "flow.training"))
+    stage = f"flow.{stages(recipe, 'flow')[-1]}"
+    how = section(Training, part(recipe, f"{stage}.training"))
     tokens = [Tokenizer.from_folder(zoo.FOLDER / "tiny" / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER)]
-    length = part(recipe, "defaults")["text_length"]
-    opt = optimizer(part(recipe, "flow.optimizer"))
-    return Recipe(opt, how.steps, how.batch, how.workers, configs_of(recipe, *tokens), length)
+    length, _ = part(recipe, f"{stage}.mixture")["text"][0]
+    opt = replace(optimizer(part(recipe, f"{stage}.optimizer")), muon=0.0)
+    return Recipe(opt, how.steps, how.batch, workers(recipe, "flow"), configs_of(recipe, *tokens), length)
 
 
 def training() -> Work:
     """One step of training the small model, all workers together."""
     how = of_training()
     parts = dict(zip(("transformer", "text_encoder", "text_encoder_2"), how.configs, strict=True))
-    title = f"one training step of the small model: {how.batch} samples of 16 image and {how.text_length} text tokens"
-    return Work("train", title, "train", parts, {"text": how.text_length, "image": 16, "batch": how.batch})
+    samples = f"{how.batch} samples of {IMAGE_TOKENS} image and {how.text_length} text tokens"
+    title = f"one training step of the small model, by AdamW: {samples}"
+    return Work("train", title, "train", parts, {"text": how.text_length, "image": IMAGE_TOKENS, "batch": how.batch})
 
 
 def training_inputs(work: Work, rng: np.random.Generator) -> Inputs:
-    """A batch, as `flow_loss` takes it."""
+    """A batch, as `flow_loss` takes it: without the losses of grounding beside it, which PyTorch's peer has not."""
     flux_cfg, clip_cfg, t5_cfg = work.parts.values()
     batch, side = work.sizes["batch"], latent_sides(work)
     x0, noise = (rng.standard_normal((batch, *side, flux_cfg.in_channels // 4), np.float32) for _ in "ab")
@@ -176,7 +179,7 @@ def generating(steps: int = 20) -> Work:
     """The whole command, from the start of the process to the PNG."""
     parts = {kind: open_component(zoo.FOLDER / "tiny", kind).config for kind in COMPONENTS}
     title = f"minflux generate of the small model, {steps} steps, from the start of the process to the PNG"
-    return Work("generate", title, "generate", parts, {"text": 20, "image": 16, "batch": 2, "steps": steps})
+    return Work("generate", title, "generate", parts, {"text": 64, "image": IMAGE_TOKENS, "batch": 2, "steps": steps})
 
 
 def importing() -> Work:
@@ -246,7 +249,7 @@ def on_cpu() -> list[Work]:
         step("S", sized(256, 4, 2, 4), 32, 256),
         step("M", sized(1024, 8, 2, 4), 256, 1024),
         step("L", sized(3072, 24, 1, 2), 256, 1024),
-        step("tiny", TINY, 20, 16, batch=2),
+        step("tiny", TINY, 64, IMAGE_TOKENS, batch=2),
         decoding(256),
         decoding(512),
         *text_encoders(),

@@ -17,6 +17,7 @@ def command():
     minflux train finetune --images photos --output runs/mine
     the small model, from nothing:
     minflux train vae --folder runs/tiny
+    minflux train text --folder runs/tiny
     minflux train flow --folder runs/tiny
     """
 
@@ -42,14 +43,10 @@ def vae(recipe, folder):
 
 
 @command.command()
-@click.option("--recipe", default="second", show_default=True, help="A known recipe, or a .toml file.")
+@RECIPE
 @FOLDER
 def text(recipe, folder):
-    """Teach T5 to read captions, and write it to FOLDER/model; `train flow` then begins with it.
-
-    \b
-    minflux train text --recipe second --folder runs/second
-    """
+    """Teach T5 to read captions, and write it to FOLDER/model; `train flow` then begins with it."""
     from minflux.train.run import run_text
 
     run_text(recipe, folder)

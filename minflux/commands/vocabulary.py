@@ -30,7 +30,7 @@ def command(model):
 
 
 def listing(trained: Trained) -> str:
-    """Lay the words out for reading: those of the second world, which writes words, by what they are for."""
+    """Lay the words out for reading; those of `minflux.world` by what they are for."""
     if not trained.words:
         return ANY
     if not trained.spelled:

@@ -46,7 +46,7 @@ class FluxConfig:
 DEV = FluxConfig()
 SCHNELL = FluxConfig(guidance_embed=False)
 TINY = FluxConfig(
-    vec_in_dim=64, context_in_dim=128, hidden_size=192, num_heads=4, depth=2, depth_single_blocks=4,
+    vec_in_dim=64, context_in_dim=192, hidden_size=192, num_heads=4, depth=2, depth_single_blocks=6,
     axes_dim=(8, 20, 20), guidance_embed=False,
 )  # fmt: skip
 PRESETS = {"dev": DEV, "schnell": SCHNELL, "tiny": TINY}

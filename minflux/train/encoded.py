@@ -5,7 +5,8 @@ with another caption and other noise. A file names the VAE and the scenes it was
 stopped goes on with the files it has, and another VAE makes its own.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from tqdm import tqdm
 from minflux.arrays import Tree
 from minflux.backend import Backend
 from minflux.checkpoints.formats.atomic import written_whole
+from minflux.checkpoints.tree import leaves
 from minflux.model.vae import VAEConfig, encode
 from minflux.train.autoencoder import signed
-from minflux.train.flow import fingerprint
 from minflux.train.workers import ALONE, Team
 from minflux.world.render import render_batch
 from minflux.world.scenes import Scene, sample
@@ -112,3 +113,12 @@ def read_shards(shards: list[Shard]) -> Encoded:
     """Read the latents of one size, and join them."""
     scenes = [scene for shard in shards for scene in shard.scenes]
     return Encoded(scenes, np.concatenate([np.load(shard.path) for shard in shards]))
+
+
+def fingerprint(vae: tuple[VAEConfig, Tree], drawn: Sequence[object]) -> str:
+    """Return a name for encoded scenes by what made them: 12 hexadecimal digits of VAE and scenes."""
+    cfg, p = vae
+    digest = hashlib.sha256(repr((cfg, drawn)).encode())
+    for name, x in sorted(leaves(p)):
+        digest.update(name.encode() + np.asarray(x).tobytes())
+    return digest.hexdigest()[:12]

@@ -12,14 +12,23 @@ from typing import Any
 import numpy as np
 
 from minflux.checkpoints.formats.atomic import written_whole
+from minflux.errors import ArgumentError
 from minflux.images import grid
 from minflux.inference.flux1 import Flux1
 from minflux.sampling.noise import check_seed
 from minflux.train.autoencoder import reconstruct
-from minflux.train.evaluate import check_count
-from minflux.train.reader import confidence_interval
 from minflux.world import reader
-from minflux.world.evaluate import SIZES, Diversity, Drawn, Size, diversity, follow, quality, typography
+from minflux.world.evaluate import (
+    SIZES,
+    Diversity,
+    Drawn,
+    Size,
+    confidence_interval,
+    diversity,
+    follow,
+    quality,
+    typography,
+)
 from minflux.world.render import render_batch
 
 AT_ONCE = 16  # images through the VAE at once
@@ -57,6 +66,12 @@ def measure(pipe: Flux1, count: int, seed: int = 0, **how: Any) -> Report:
         diversity(pipe, math.ceil(count / PER_PROMPT), seed, **how),
         quality(drawn[SIZES[0]]),
     )
+
+
+def check_count(count: int) -> None:
+    """Raise `ArgumentError` unless there is at least one prompt."""
+    if count < 1:
+        raise ArgumentError(f"prompts must be at least 1, got {count}")
 
 
 def through_vae(pipe: Flux1, drawn: Drawn) -> float:

@@ -7,32 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from minflux import zoo
 from minflux.arrays import Tree
 from minflux.backend import Backend, get_backend
 from minflux.checkpoints.folder import save_component
 from minflux.checkpoints.read import load_component
-from minflux.errors import ArgumentError, CheckpointError
+from minflux.errors import CheckpointError
 from minflux.images import grid, to_uint8
 from minflux.inference.flux1 import Flux1
 from minflux.inference.load import save_model
 from minflux.inference.pipeline import Defaults
-from minflux.inference.text import Tokenizer
 from minflux.model.vae import decode
 from minflux.sampling.timesteps import Schedule
-from minflux.train import checkpoint, reader, scenes
-from minflux.train.autoencoder import reconstruct as reconstruct_world
-from minflux.train.autoencoder import train_autoencoder
-from minflux.train.flow import CLIP_TOKENIZER, T5_TOKENIZER, train_flow
+from minflux.train import checkpoint
+from minflux.train.autoencoder import reconstruct, train_autoencoder
 from minflux.train.loop import LOG
 from minflux.train.noise_prediction import sample_latents, train_prediction
 from minflux.train.reading import train_reading
 from minflux.train.recipe import part, read_recipe, section, stages
-from minflux.train.trained import trained_on_first_world, trained_on_second_world
-from minflux.train.vae import reconstruct, train_vae
+from minflux.train.trained import trained_on
 from minflux.train.velocity import CLIP_TOKENS, tokenizers_of, train_velocity
-from minflux.world import reader as world_reader
-from minflux.world import scenes as world
+from minflux.world import reader, scenes
 from minflux.world.captions import plain_caption
 from minflux.world.render import render_batch
 from minflux.world.tokenizers import train_tokenizers
@@ -41,30 +35,13 @@ SAMPLES = 16
 
 
 def run_vae(recipe: str, folder: Path) -> None:
-    """Train the VAE in folder/vae, with samples and a loss plot there, and write it to folder/model."""
-    if "training" not in part(read_recipe(recipe), "vae"):
-        return run_autoencoder(recipe, folder)
-    nx, home = get_backend("mlx"), folder / "vae"
-    rng = np.random.default_rng(0)
-    truth = scenes.render_batch([scenes.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)])
-
-    def on_sample(cfg, p, step):
-        pairs = zip(truth, reconstruct(cfg, p, nx, truth), strict=True)
-        grid([image for pair in pairs for image in pair], columns=8, zoom=2).save(home / f"step-{step}.png")
-
-    cfg, p = train_vae(read_recipe(recipe), home, nx, on_sample)
-    save_component(folder / "model", "vae", cfg, p)
-    plot_loss(home)
-
-
-def run_autoencoder(recipe: str, folder: Path) -> None:
-    """Train the second world's VAE stage by stage in folder/vae, and write it to folder/model."""
+    """Train the VAE stage by stage in folder/vae, with samples and a loss plot there, and write it to folder/model."""
     nx, home, settings = get_backend("mlx"), folder / "vae", read_recipe(recipe)
     rng = np.random.default_rng(0)
-    truth = render_batch([world.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)])
+    truth = render_batch([scenes.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)])
 
     def on_sample(cfg, p, stage, step):
-        pairs = list(zip(truth, reconstruct_world(cfg, p, nx, truth), strict=True))
+        pairs = list(zip(truth, reconstruct(cfg, p, nx, truth), strict=True))
         grid([image for pair in pairs for image in pair], columns=8).save(home / stage / f"step-{step}.png")
 
     cfg, p = train_autoencoder(settings, home, nx, on_sample)
@@ -74,63 +51,19 @@ def run_autoencoder(recipe: str, folder: Path) -> None:
 
 
 def run_text(recipe: str, folder: Path) -> None:
-    """Train T5 on captions in folder/text, and write it to folder/model; only the second world has captions for it.
+    """Train T5 on captions in folder/text, and write it to folder/model.
 
-    `run_velocity` goes on with what is in folder/text.
+    `run_flow` goes on with what is in folder/text.
     """
     nx, home, model, settings = get_backend("mlx"), folder / "text", folder / "model", read_recipe(recipe)
     train_tokenizers(model)
-    cfg, p = train_reading(settings, home, Tokenizer.from_folder(model / T5_TOKENIZER), nx)
+    cfg, p = train_reading(settings, home, tokenizers_of(model)[1], nx)
     save_component(model, "text_encoder_2", cfg, p)
     plot_loss(home)
 
 
 def run_flow(recipe: str, folder: Path, start: Path | None = None) -> None:
-    """Train transformer and text encoders in folder/flow, and write the whole model to folder/model.
-
-    start: a model of the second world whose weights are trained further, its VAE as it is.
-    """
-    if "training" not in part(read_recipe(recipe), "flow"):
-        return run_velocity(recipe, folder, start)
-    if start is not None:
-        raise ArgumentError(f"start: the recipe {recipe!r} begins from nothing; one with stages can go on from a model")
-    nx, home, model = get_backend("mlx"), folder / "flow", folder / "model"
-    settings = read_recipe(recipe)
-    tokenizers = zoo.FOLDER / "tiny"
-    rng = np.random.default_rng(0)
-    wanted = [scenes.sample(rng, held_out=i % 2 == 1) for i in range(SAMPLES)]
-
-    def pipeline(configs, p) -> Flux1:
-        flux_cfg, clip_cfg, t5_cfg = configs
-        clip, t5 = (Tokenizer.from_folder(tokenizers / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
-        return Flux1(
-            nx=nx,
-            flux=(flux_cfg, p["transformer"]),
-            vae=load_component(model, "vae", nx),
-            clip=(clip_cfg, p["clip"]),
-            t5=(t5_cfg, p["t5"]),
-            clip_tokenizer=clip,
-            t5_tokenizer=t5,
-            schedule=section(Schedule, part(settings, "schedule")),
-            defaults=section(Defaults, part(settings, "defaults")),
-            trained=trained_on_first_world(settings),
-        )
-
-    def on_sample(configs, p, step):
-        images = pipeline(configs, p)([scenes.plain_caption(scene) for scene in wanted])
-        grid([np.asarray(image) for image in images], columns=8, zoom=2).save(home / f"step-{step}.png")
-        right = np.mean([reader.score(s, np.asarray(i))["all"] for s, i in zip(wanted, images, strict=True)])
-        print(f"step {step}: {right:.0%} of {SAMPLES} samples all right", flush=True)
-
-    configs, p = train_flow(settings, home, model, tokenizers, nx, on_sample)
-    save_model(pipeline(configs, p), model)
-    for name in (CLIP_TOKENIZER, T5_TOKENIZER):
-        shutil.copytree(tokenizers / name, model / name, dirs_exist_ok=True)
-    plot_loss(home)
-
-
-def run_velocity(recipe: str, folder: Path, start: Path | None = None) -> None:
-    """Train the second world's transformer and text encoders in folder/flow, and write the whole model to folder/model.
+    """Train transformer and text encoders in folder/flow, stage by stage, and write the whole model to folder/model.
 
     start: a model whose weights are trained further, its VAE as it is; unless given, the VAE in folder/model is used,
     and the T5 that `minflux train text` has left in folder/text. Samples are drawn at the first size of each stage's
@@ -142,7 +75,7 @@ def run_velocity(recipe: str, folder: Path, start: Path | None = None) -> None:
         shutil.copytree(start / "vae", model / "vae", dirs_exist_ok=True)
     check_vae(model)
     train_tokenizers(model)
-    clip, t5 = (Tokenizer.from_folder(model / name) for name in (CLIP_TOKENIZER, T5_TOKENIZER))
+    clip, t5 = tokenizers_of(model)
     schedule, defaults = section(Schedule, part(settings, "schedule")), section(Defaults, part(settings, "defaults"))
 
     def pipeline(configs, p) -> Flux1:
@@ -157,13 +90,13 @@ def run_velocity(recipe: str, folder: Path, start: Path | None = None) -> None:
             t5_tokenizer=t5,
             schedule=schedule,
             defaults=defaults,
-            trained=trained_on_second_world(settings),
+            trained=trained_on(settings),
         )
 
     def on_sample(configs, p, stage, step):
         width, height, _ = part(settings, f"flow.{stage}.mixture")["sizes"][0]
         rng = np.random.default_rng(0)
-        wanted = [world.sample(rng, width, height, held_out=i % 2 == 1) for i in range(SAMPLES)]
+        wanted = [scenes.sample(rng, width, height, held_out=i % 2 == 1) for i in range(SAMPLES)]
         drawn = pipeline(configs, p)([plain_caption(scene) for scene in wanted], width=width, height=height)
         show_samples(home / stage, step, wanted, [np.asarray(image) for image in drawn])
 
@@ -201,11 +134,11 @@ def check_vae(model: Path) -> None:
         )
 
 
-def show_samples(folder: Path, step: int, wanted: list[world.Scene], images: list[np.ndarray]) -> None:
-    """Save a step's samples of the second world as a grid, and print what share of them shows what was wanted."""
+def show_samples(folder: Path, step: int, wanted: list[scenes.Scene], images: list[np.ndarray]) -> None:
+    """Save a step's samples as a grid, and print what share of them shows what was wanted."""
     grid(images, columns=8).save(folder / f"step-{step}.png")
-    marks = [world_reader.score(scene, image) for scene, image in zip(wanted, images, strict=True)]
-    shares = ", ".join(f"{check} {np.mean([mark[check] for mark in marks]):.0%}" for check in world_reader.CHECKS)
+    marks = [reader.score(scene, image) for scene, image in zip(wanted, images, strict=True)]
+    shares = ", ".join(f"{check} {np.mean([mark[check] for mark in marks]):.0%}" for check in reader.CHECKS)
     print(f"{folder.name}, step {step}: of {SAMPLES} samples right: {shares}", flush=True)
 
 
@@ -225,7 +158,7 @@ def run_prediction(recipe: str, folder: Path) -> None:
     def on_sample(task, p, stage, step):
         width, height, _ = part(settings, f"flow.{stage}.mixture")["sizes"][0]
         rng = np.random.default_rng(0)
-        wanted = [world.sample(rng, width, height, held_out=i % 2 == 1) for i in range(SAMPLES)]
+        wanted = [scenes.sample(rng, width, height, held_out=i % 2 == 1) for i in range(SAMPLES)]
         prompts = [plain_caption(scene) for scene in wanted] + [""] * SAMPLES
         ids = tuple(
             nx.array(tokens(prompts, length))

@@ -1,26 +1,16 @@
-"""What the small models are trained on, for the hints of their `minflux.json`: words, sizes and lengths of text."""
+"""What a small model is trained on, for the hints of their `minflux.json`: words, sizes and lengths of text."""
 
-import re
 from typing import Any
 
 from minflux.inference.hints import Trained
-from minflux.train import scenes
 from minflux.train.recipe import part, section, stages
-from minflux.train.tokenizers import training_captions
 from minflux.train.velocity import Mixture, counts_of
 from minflux.world.scenes import LONGEST_WORD
 from minflux.world.vocabulary import known_words
 
 
-def trained_on_first_world(recipe: dict[str, Any]) -> Trained:
-    """Return what the first world's model sees: the words of its captions, one size, one length of text."""
-    words = set(re.findall(r"\w+", " ".join(training_captions()).lower()))
-    length = part(recipe, "defaults")["text_length"]
-    return Trained(words=tuple(sorted(words)), sizes=((scenes.SIDE, scenes.SIDE),), text_lengths=(length,))
-
-
-def trained_on_second_world(recipe: dict[str, Any]) -> Trained:
-    """Return what the second world's model sees in any stage: its words, what signs say, sizes, lengths of text."""
+def trained_on(recipe: dict[str, Any]) -> Trained:
+    """Return what a recipe's model sees in any stage: its words, what signs say, sizes, lengths of text."""
     mixtures = [section(Mixture, part(recipe, f"flow.{stage}.mixture")) for stage in stages(recipe, "flow")]
     return Trained(
         words=tuple(sorted(known_words())),

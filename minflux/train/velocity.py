@@ -1,6 +1,6 @@
-"""Training the second world's transformer and text encoders in stages: any size of image, any length of text.
+"""Training the transformer and both text encoders in stages: any size of image, any length of text.
 
-As in the first world a rectified flow in the VAE's latents. New here:
+A rectified flow in the VAE's latents (`flow`), and:
 
 - Beside the flow's loss words are tied to what they stand for (`grounding`).
 - Each section [flow.NAME.training] of a recipe is a stage, in the file's order: first small images, which show

@@ -10,6 +10,7 @@ A "drawer" is anything that takes a list of prompts with seed, width and height,
 `Pipeline`, or in the tests a stand-in that knows the right answers.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from minflux.errors import ArgumentError
 from minflux.world import reader
 from minflux.world.captions import caption, plain_caption
 from minflux.world.fidelity import detail
@@ -30,6 +32,7 @@ SIZES: tuple[Size, ...] = ((DEFAULT_SIDE, DEFAULT_SIDE), (96, 160), (160, 96), (
 AT_ONCE = 25
 PROMPT_SEED = 20_000  # added to the seed, so that prompts and noise are drawn apart
 SEEDS = 8  # images of one prompt, for diversity
+Z_95 = 1.959964  # 95% of a normal distribution lies within this many standard deviations
 
 
 @dataclass(frozen=True)
@@ -127,3 +130,17 @@ def quality(drawn: Drawn) -> tuple[float, float]:
     images = drawn.images[right]
     shares = [item.share for reading in reader.read_batch(images) for item in reading.found]
     return detail(images) / detail(render_batch([drawn.wanted[i] for i in right])), float(np.mean(shares))
+
+
+def confidence_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Bound a success rate k/n with 95% confidence by Wilson's score interval, as (low, high) in 0..1.
+
+    With p = k/n and z = 1.96: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n) (Wilson, 1927).
+    Raises `ArgumentError` unless 0 ≤ k ≤ n and n ≥ 1.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ArgumentError(f"successes: {successes} of {trials} trials makes no rate")
+    p, z2n = successes / trials, Z_95**2 / trials
+    middle = p + z2n / 2
+    reach = math.sqrt(z2n * (p * (1 - p) + z2n / 4))
+    return max(0.0, (middle - reach) / (1 + z2n)), min(1.0, (middle + reach) / (1 + z2n))

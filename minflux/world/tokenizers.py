@@ -1,10 +1,9 @@
 """The two tokenizers of models of this world, trained on its captions.
 
-As in the first world (`minflux/train/tokenizers.py`), every word of the grammar is one token, and any other text can be
-encoded too. New here are words to write on signs, which can be any letters: T5's pieces hold no such word, but every
-letter by itself. Capital letters stay capital, so STAR on a sign is spelled S T A R, and "star" is a thing. A word in
-quotes is spelled too, in either case, for it doesn't follow a space. The first word of a sentence may be capitalised,
-so each word is there twice: ▁star and ▁Star.
+Every word of the grammar is one token, and any other text can be encoded too. Words to write on signs can be any
+letters: T5's pieces hold no such word, but every letter by itself. Capital letters stay capital, so STAR on a sign is
+spelled S T A R, and "star" is a thing. A word in quotes is spelled too, in either case, for it doesn't follow a space.
+The first word of a sentence may be capitalised, so each word is there twice: ▁star and ▁Star.
 
     python -m minflux.world.tokenizers FOLDER
 """
@@ -88,7 +87,6 @@ def write_t5(captions: list[str], folder: Path) -> None:
     missing = set(ascii_letters + digits + punctuation) - {piece for piece, _ in pieces}
     least = min(score for _, score in pieces)
     backend = t5_backend([*pieces, *((character, least) for character in sorted(missing))])
-    backend.normalizer = None  # capital letters stay
     names = {"eos_token": T5_END, "unk_token": T5_UNKNOWN, "pad_token": T5_PAD}
     write_folder(folder, backend, "T5Tokenizer", names, T5_LENGTH, extra_ids=0)
 

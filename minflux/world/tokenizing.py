@@ -8,23 +8,18 @@ knows every byte, and the unigram model all of ASCII's signs and one token for t
 - `train_unigram` gives every piece the logarithm of its share of the text (Kudo 2018). Kudo finds pieces and shares
   together, by expectation-maximisation, for a vocabulary too small to hold every word. Ours holds them all, so the
   pieces are the words, and their shares are counted.
-
-transformers rebuilds T5's tokenizer from the pieces and forgets every normaliser but one kind, a SentencePiece
-character map; so lower case is such a map (`lower_case_map`).
 """
 
 import json
 import math
-import re
-import struct
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from string import ascii_lowercase, ascii_uppercase, digits, punctuation
+from string import ascii_lowercase, digits, punctuation
 
 import tokenizers
-from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
 
 from minflux.inference.text import CLIP_END, CLIP_START, T5_END, T5_PAD, T5_UNKNOWN, clip_backend
@@ -108,17 +103,6 @@ def special(*tokens: str) -> list[AddedToken]:
     return [AddedToken(token, normalized=False, special=True) for token in tokens]
 
 
-def unigram_words(captions: Iterable[str]) -> Counter[str]:
-    """Count pieces: words, with the mark of their start, and signs, which follow a word without one.
-
-    >>> sorted(unigram_words(["pink background: a bee"]))
-    [':', '▁a', '▁background', '▁bee', '▁pink']
-    """
-    text = "\n".join(captions)
-    words = Counter({WORD_START + word: n for word, n in Counter(re.findall(r"\w+", text)).items()})
-    return words + Counter(re.findall(r"[^\w\s]", text))
-
-
 def train_unigram(counts: Counter[str]) -> list[tuple[str, float]]:
     """Score each piece with log(count / total): special tokens, pieces by count, then all other characters.
 
@@ -133,26 +117,9 @@ def train_unigram(counts: Counter[str]) -> list[tuple[str, float]]:
     return [(T5_PAD, 0.0), (T5_END, 0.0), (T5_UNKNOWN, 0.0), *scores]
 
 
-def lower_case_map() -> bytes:
-    """Build the SentencePiece character map that turns A-Z to a-z, all that ASCII has of capital letters.
-
-    It is a trie in one array: from a node, byte c leads to the unit at (node's offset XOR c), if that unit's
-    label is c; a unit with bit 8 set has a value, at (its place XOR its offset): where the replacement starts
-    in the text after the array. All offsets are 256 here (held from bit 10 on), so letter c lies at 256 + c,
-    its value at c. Source: Yata's darts-clone, as used by SentencePiece's `precompiled_charsmap`.
-    """
-    offset, has_value, is_value = 256 << 10, 1 << 8, 1 << 31
-    units = [offset] + [0] * 511
-    for i, letter in enumerate(ascii_uppercase.encode()):
-        units[256 + letter] = letter | has_value | offset
-        units[letter] = is_value | 2 * i
-    return struct.pack("<I512I", 4 * len(units), *units) + "\0".join(ascii_lowercase).encode() + b"\0"
-
-
 def t5_backend(pieces: list[tuple[str, float]]) -> tokenizers.Tokenizer:
-    """Put T5's parts around a unigram model: lower case, words that begin with ▁, and </s> at the end."""
+    """Put T5's parts around a unigram model: words that begin with ▁, capitals kept, and </s> at the end."""
     backend = tokenizers.Tokenizer(Unigram(pieces, unk_id=2, byte_fallback=False))
-    backend.normalizer = normalizers.Precompiled(lower_case_map())
     marks = pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always", split=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), marks])
     backend.decoder = decoders.Metaspace(replacement=WORD_START, prepend_scheme="always", split=True)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def started(monkeypatch):
     """The phases that were started: `minflux train` leaves logs of two steps, of half an hour each."""
-    phases, recipe = [], read_recipe("second")
+    phases, recipe = [], read_recipe("tiny")
 
     def run(command):
         phase, folder = command[4], command[command.index("--folder") + 1]
@@ -38,7 +38,7 @@ def started(monkeypatch):
 def test_a_phase_that_is_done_is_not_done_again(started, tmp_path):
     for _ in range(2):
         for phase in speedrun.PHASES:
-            speedrun.train(phase, "second", tmp_path)
+            speedrun.train(phase, "tiny", tmp_path)
     assert started == ["vae", "text", "flow"]
 
 
@@ -52,9 +52,9 @@ def test_time_adds_up_over_a_stop(monkeypatch, tmp_path):
     monkeypatch.setattr(speedrun.time, "monotonic", lambda: clock[-1])
     monkeypatch.setattr(speedrun, "run", stop)
     with pytest.raises(KeyboardInterrupt):
-        speedrun.train("vae", "second", tmp_path)
+        speedrun.train("vae", "tiny", tmp_path)
     assert json.loads((tmp_path / speedrun.SPENT).read_text()) == {"done": [], "seconds": {"vae": 100}}
-    speedrun.train("vae", "second", tmp_path)
+    speedrun.train("vae", "tiny", tmp_path)
     assert speedrun.read_spent(tmp_path) == {"done": ["vae"], "seconds": {"vae": 200}}
 
 
@@ -99,7 +99,7 @@ def test_the_report_has_every_stage_and_the_share(started, monkeypatch, tmp_path
     given = ["--folder", str(tmp_path), "--target", "0.8", "--prompts", "10"]
     result = CliRunner().invoke(speedrun.main, given)
     assert result.exit_code == code
-    recipe = read_recipe("second")
+    recipe = read_recipe("tiny")
     names = [f"{phase}, {stage}" for phase in ("vae", "flow") for stage in stages(recipe, phase)]
     for name in [*names, "text"]:
         cores = 1 if name == "text" else 2

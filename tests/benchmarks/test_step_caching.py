@@ -7,14 +7,15 @@ from PIL import Image
 from benchmarks import step_caching
 from benchmarks.step_caching import Point, held_out, measure, point, rows
 from minflux.inference.step_cache import StepCache
-from minflux.train import scenes
+from minflux.world import scenes
+from minflux.world.render import render_batch
 
 
 class Painter:
     """A pipeline that paints the scene itself; with a cache it skips half of the steps, and dims the image."""
 
     def __init__(self, wanted: scenes.Scene):
-        self.image = scenes.render_batch([wanted])[0]
+        self.image = render_batch([wanted])[0]
 
     def __call__(self, caption, *, seed, steps, step_cache):
         if step_cache is None:
@@ -36,7 +37,7 @@ def test_every_threshold_has_its_share_and_its_accuracy(monkeypatch):
 
 def test_the_difference_is_in_levels():
     prompts = held_out(2)
-    images = scenes.render_batch(prompts.wanted)
+    images = render_batch(prompts.wanted)
     darker = np.maximum(images.astype(int) - 1, 0).astype(np.uint8)
     found = point(prompts, darker, images, 0.25, StepCache("teacache", 0.4))
     assert found.difference == pytest.approx((images > 0).mean())

@@ -149,7 +149,7 @@ def test_a_file_of_another_part_is_told_with_its_option(files):
 def test_parts_that_do_not_go_with_the_transformer_are_told_from_the_header(files):
     with pytest.raises(CheckpointError, match=r"clip_l.*: expected CLIP of width 64, which the .* takes, found 16"):
         load("tiny", text_encoder=files["text_encoder"])
-    with pytest.raises(CheckpointError, match=r"t5xxl.*: expected T5 of width 128, which the .* takes, found 24"):
+    with pytest.raises(CheckpointError, match=r"t5xxl.*: expected T5 of width 192, which the .* takes, found 24"):
         load("tiny", text_encoder_2=files["text_encoder_2"])
     with pytest.raises(
         CheckpointError,

@@ -118,13 +118,13 @@ def test_the_file_holds_the_weights_rounded(models, bits, kind):
     original = flatten(read_tree(part, NX))
     for name, weight in dequantise(flatten(read_tree(packed, NX))).items():
         if COMPONENTS[kind].is_quantisable(name, weight.shape, GROUP):
-            assert 0 < relative_error(weight, original[name]) < {4: 0.11, 8: 0.007}[bits]
+            assert 0 < relative_error(weight, original[name]) < {4: 0.12, 8: 0.0075}[bits]
         else:
             np.testing.assert_array_equal(weight, original[name])
 
 
 def test_back_to_floats_and_to_diffusers(models, tmp_path):
-    convert(models[8], tmp_path / "diffusers", "diffusers")
+    convert(models[8], tmp_path / "diffusers", "diffusers", dtype="float32")
     packed = open_component(models[8], "transformer")
     back = open_component(tmp_path / "diffusers", "transformer")
     np.testing.assert_equal(flatten(read_tree(back, NX)), dequantise(flatten(read_tree(packed, NX))))
@@ -155,10 +155,10 @@ def test_convert_and_inspect_say_what_was_done(tmp_path):
         cli.main, ["convert", tiny, str(tmp_path / "q"), "--format", "minflux", "--quantize", "4"]
     )
     assert done.exit_code == 0, done.output
-    assert re.search(r"transformer: 32 matrices quantised, relative error [89]\.\d\d%; the worst is .*%", done.stdout)
+    assert re.search(r"transformer: 38 matrices quantised, relative error [89]\.\d\d%; the worst is .*%", done.stdout)
     text = CliRunner().invoke(cli.main, ["inspect", str(tmp_path / "q")]).stdout
-    assert "transformer: 5,146,432 numbers" in text
-    assert "32 matrices quantised to 4 bits" in text
+    assert "transformer: 6,269,056 numbers" in text
+    assert "38 matrices quantised to 4 bits" in text
 
 
 # -- drawing -------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def lora_file(path: Path) -> str:
 def test_a_lora_beside_is_a_lora_added(models, tmp_path, backend, mode):
     """x Wᵀ + (x Aᵀ) Bᵀ is x (W + B A)ᵀ, for two LoRAs at once, one on a part of a joint matrix."""
     lora = [f"{lora_file(tmp_path / 'a.safetensors')}:0.7", lora_file(tmp_path / "b.safetensors")]
-    convert(models[8], tmp_path / "floats", "diffusers")
+    convert(models[8], tmp_path / "floats", "diffusers", dtype="float32")
     expected = final_latents(minflux.load(tmp_path / "floats", lora=lora, memory="resident"))
     got = final_latents(minflux.load(models[8], backend, lora=lora, memory=mode))
     assert relative_error(got, expected) < 1e-4
@@ -267,7 +267,7 @@ def kinds_file(path: Path) -> str:
 @pytest.mark.parametrize("mode", ["resident", "streamed"])
 def test_a_matrix_that_more_than_pairs_change_is_widened(models, tmp_path, backend, mode):
     lora = [f"{kinds_file(tmp_path / 'a.safetensors')}:0.7", lora_file(tmp_path / "b.safetensors")]
-    convert(models[8], tmp_path / "floats", "diffusers")
+    convert(models[8], tmp_path / "floats", "diffusers", dtype="float32")
     expected = final_latents(minflux.load(tmp_path / "floats", lora=lora, memory="resident"))
     pipe = minflux.load(models[8], backend, lora=lora, memory=mode)
     assert relative_error(final_latents(pipe), expected) < 1e-4
@@ -279,7 +279,7 @@ def test_a_matrix_that_more_than_pairs_change_is_widened(models, tmp_path, backe
 def test_a_lora_is_fused_before_quantising(tmp_path):
     lora = [lora_file(tmp_path / "a.safetensors")]
     tiny = minflux.zoo.FOLDER / "tiny"
-    convert(tiny, tmp_path / "both", "minflux", lora=lora, bits=8)
+    convert(tiny, tmp_path / "both", "minflux", lora=lora, bits=8, dtype="float32")
     expected = final_latents(minflux.load("tiny", lora=lora))
     without = relative_error(final_latents(minflux.load("tiny")), expected)
     assert relative_error(final_latents(minflux.load(tmp_path / "both")), expected) < without / 4

@@ -23,8 +23,8 @@ from minflux.inference.load import load, read_trained, save_model
 from minflux.model.flux import DEV, SCHNELL
 from minflux.sampling.guidance import Guidance
 from minflux.train.recipe import read_recipe
-from minflux.train.tokenizers import training_captions
-from minflux.train.trained import trained_on_first_world, trained_on_second_world
+from minflux.train.trained import trained_on
+from minflux.world.tokenizers import training_captions
 from minflux.zoo import FOLDER
 from tests.commands.runner import run
 from tests.tiny_model import pipeline
@@ -122,16 +122,16 @@ def test_of_another_model_nothing_is_known(tmp_path):
 
 
 def test_the_model_that_ships_says_what_its_recipe_trained_it_on():
-    assert read_trained(FOLDER / "tiny/minflux.json", SCHNELL) == trained_on_first_world(read_recipe("tiny"))
+    assert read_trained(FOLDER / "tiny/minflux.json", SCHNELL) == trained_on(read_recipe("tiny"))
 
 
-def test_every_caption_of_the_first_world_is_known():
-    trained = trained_on_first_world(read_recipe("tiny"))
+def test_every_caption_of_the_world_is_known():
+    trained = trained_on(read_recipe("tiny"))
     assert {word for caption in training_captions()[:500] for word in trained.unknown_words(caption)} == set()
 
 
-def test_the_second_world_s_sizes_words_and_lengths():
-    trained = trained_on_second_world(read_recipe("second"))
+def test_the_world_s_sizes_words_and_lengths():
+    trained = trained_on(read_recipe("tiny"))
     assert trained.unknown_words('a kitty on the left of a sign that says "hi"') == []
     assert {(128, 128), (160, 64)} <= set(trained.sizes)
     assert trained.text_lengths == (32, 64, 512)

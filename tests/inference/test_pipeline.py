@@ -146,10 +146,10 @@ def test_a_seed_draws_what_it_draws_in_diffusers(trial, folder):
 @pytest.mark.parametrize("backend", [name for name in CHOSEN if name in ("numpy", "mlx")])
 def test_the_shipped_model_draws_what_diffusers_draws_with_it(backend):
     tiny = zoo.FOLDER / "tiny"
-    prompts, latents = ["a small bee above a car on a pink background", PROMPTS[0]], noise(7, (2, 16, 8, 8))
+    prompts, latents = ["a small bee above a car on a pink background", PROMPTS[0]], noise(7, (2, 16, 16, 16))
     pipe = minflux.load("tiny", backend)
     settings = {"num_inference_steps": 20, "true_cfg_scale": 2.0, "negative_prompt": ["", ""]}
-    settings |= {"width": 64, "height": 64, "length": pipe.defaults.text_length}
+    settings |= {"width": 128, "height": 128, "length": pipe.defaults.text_length}
     _, pictures = draw_by_diffusers(tiny, prompts, torch.from_numpy(latents), **settings)
     images = pipe(prompts, latents=latents, steps=20, guidance=2.0)
     assert np.abs(np.stack(images) / 255 - pictures).max() <= 2 / 255

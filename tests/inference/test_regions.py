@@ -118,8 +118,8 @@ def test_what_regions_refuse(model):
 def test_each_half_of_the_small_model_s_image_has_its_own_background():
     pipe = minflux.load("tiny")
     prompts = ["a cat on a blue background", "a cat on a yellow background"]
-    left = np.arange(4) < 2
-    regions = np.broadcast_to([[left], [~left]], (2, 4, 4))
+    left = np.arange(8) < 4  # of 8 × 8 image tokens
+    regions = np.broadcast_to([[left], [~left]], (2, 8, 8))
     text = regional([pipe.encode(prompt) for prompt in prompts], regions)
     *_, step = pipe.sample(text, seed=7, steps=8)
     pixels = pipe.decode(step.x)[0].astype(int)

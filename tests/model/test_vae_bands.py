@@ -17,7 +17,8 @@ from minflux.checkpoints.tree import tree_map
 from minflux.model import vae
 from minflux.model import vae_bands as bands
 from minflux.model.vae_bands import decode_any, decode_in_bands
-from minflux.train.scenes import BACKGROUNDS, render_batch, sample
+from minflux.world.render import render_batch
+from minflux.world.scenes import PLAIN, sample
 from tests import tiny_model
 from tests.compare import relative_error
 from tests.shipped import needs_weights
@@ -80,9 +81,9 @@ def test_no_seam_in_a_real_picture(nx, rows, columns):
 def composed(rows, columns):
     """A picture of many scenes, (1, 64 rows, 64 columns, 3) in [-1, 1]; the upper half is flat."""
     rng = np.random.default_rng(0)
-    scenes = render_batch([sample(rng) for _ in range(rows * columns)])
+    scenes = render_batch([sample(rng, 64, 64) for _ in range(rows * columns)])
     picture = scenes.reshape(rows, columns, 64, 64, 3).transpose(0, 2, 1, 3, 4).reshape(64 * rows, 64 * columns, 3)
-    picture[: 32 * rows] = BACKGROUNDS["blue"]
+    picture[: 32 * rows] = PLAIN["blue"]
     return (picture[None] / 127.5 - 1).astype(np.float32)
 
 

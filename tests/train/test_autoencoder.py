@@ -91,7 +91,7 @@ def test_whole_images_have_one_size():
 
 def test_stages_are_in_the_recipes_order():
     assert stages(tomllib.loads(SMALL), "vae") == ["first", "second"]
-    assert stages(read_recipe("second"), "vae") == ["crops", "wider", "sharp"]
+    assert stages(read_recipe("tiny"), "vae") == ["crops", "wider", "sharp"]
 
 
 def test_a_stage_starts_from_the_one_before(mlx, tmp_path):
@@ -147,7 +147,7 @@ def test_signed_images_come_back():
 
 
 def test_the_recipe_is_of_an_f8_autoencoder_with_16_channels():
-    cfg = section(VAEConfig, part(read_recipe("second"), "vae.model"))
+    cfg = section(VAEConfig, part(read_recipe("tiny"), "vae.model"))
     assert (cfg.downscale, cfg.z_channels) == (8, 16)
 
 

@@ -29,7 +29,7 @@ from minflux.train.recipe import Training, read_recipe
 from minflux.train.siblings import shown_to
 from minflux.train.velocity import Mixture
 from minflux.train.workers import ALONE
-from tests.train.test_second_run import RECIPE, folder, patched  # noqa: F401  (fixtures)
+from tests.train.test_run import RECIPE, folder, patched  # noqa: F401  (fixtures)
 
 SIZES = {(64, 64): 3, (80, 64): 2}
 HOW, MIXTURE = Training(1, 4, scenes=5), Mixture(((64, 64, 0.6), (80, 64, 0.4)), ((256, 1.0),), 0.5)

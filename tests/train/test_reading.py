@@ -17,7 +17,7 @@ from minflux.train.recipe import Training, read_recipe
 from minflux.train.run import first_weights
 from minflux.world.scenes import DEFAULT_SIDE, GRID
 from minflux.world.tokenizers import train_tokenizers
-from tests.train.test_second_run import RECIPE, patched  # noqa: F401  (a fixture)
+from tests.train.test_run import RECIPE, patched  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(scope="module")

@@ -6,39 +6,27 @@ import re
 import subprocess
 import sys
 import time
-import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from diffusers import FluxPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
 import minflux
 from minflux import zoo
 from minflux.backend import get_backend
-from minflux.checkpoints.components.clip import clip_shapes
-from minflux.checkpoints.components.flux import flux_shapes
 from minflux.checkpoints.components.t5 import t5_shapes
-from minflux.checkpoints.components.vae import vae_shapes
 from minflux.checkpoints.formats.safetensors import write_safetensors
 from minflux.checkpoints.read import load_component
 from minflux.checkpoints.tree import flatten, leaves, tree_map
-from minflux.commands import main as cli
 from minflux.errors import ArgumentError, CheckpointError, MinfluxError
-from minflux.images import to_uint8
 from minflux.inference.load import SCHEDULER, read_schedule
-from minflux.inference.text import Tokenizer
 from minflux.model.flux import PRESETS, FluxConfig
-from minflux.model.vae import VAEConfig, encode
 from minflux.sampling.timesteps import Schedule
-from minflux.train import checkpoint, loop, recipe, scenes
-from minflux.train import flow as flow_training
-from minflux.train import vae as vae_training
+from minflux.train import checkpoint, loop, recipe
+from minflux.train.autoencoder import train_autoencoder
 from minflux.train.loop import Plan, train
 from minflux.train.optimizer import AdamW, clip_by_global_norm, init_state, learning_rate, schedule, update
 from minflux.train.workers import Team, assemble
@@ -192,29 +180,19 @@ class Crash(Exception):
     pass
 
 
-def run_part(part: str, folder: Path, model: Path, nx, on_sample=None):
-    settings = tomllib.loads(RECIPE.read_text())
-    if part == "vae":
-        return vae_training.train_vae(settings, folder, nx, on_sample)
-    tokenizers = next(iter(tiny_model.TOKENIZERS.values())).parent
-    return flow_training.train_flow(settings, folder, model, tokenizers, nx, on_sample)
-
-
 @pytest.mark.parametrize(("stop", "kept"), [(Crash, 2), (KeyboardInterrupt, 3)])
-@pytest.mark.parametrize("part", ["vae", "flow"])
-def test_a_stopped_run_ends_as_one_that_never_stopped(mlx, model, tmp_path, monkeypatch, part, stop, kept):
+def test_a_stopped_run_ends_as_one_that_never_stopped(mlx, tmp_path, stop, kept):
     """Stopped after step 3: a crash loses what came after the checkpoint of step 2, Ctrl-C nothing."""
-    monkeypatch.setattr(vae_training, "normalised", lambda cfg, p, nx: cfg)
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run_part(part, whole, model, mlx)
+    whole, stopped, every = tmp_path / "whole", tmp_path / "stopped", {"checkpoint_every": 2, "sample_every": 3}
+    fit(mlx, whole, 5, **every)
 
     def on_sample(*args):
         raise stop
 
     with pytest.raises(stop):
-        run_part(part, stopped, model, mlx, on_sample)
+        fit(mlx, stopped, 5, on_sample, **every)
     assert checkpoint.load(stopped, mlx)[1] == kept
-    run_part(part, stopped, model, mlx)
+    fit(mlx, stopped, 5, **every)
     assert (stopped / checkpoint.NAME).read_bytes() == (whole / checkpoint.NAME).read_bytes()
     assert log_rows(stopped) == log_rows(whole)
     assert len(log_rows(whole)) == 1 + 5
@@ -260,52 +238,19 @@ def recipe_with(old: str, new: str) -> str:
     [
         ("steps = ", "is not a TOML file"),
         (recipe_with("lr =", "learning_rate ="), "the recipe has learning_rate, which AdamW has not"),
-        (recipe_with("steps = 5", ""), "the recipe lacks steps, which Training needs"),
-        (recipe_with("[vae.optimizer]", "[vae.optimiser]"), "the recipe has no section [vae.optimizer]"),
+        (recipe_with("steps = 3", ""), "the recipe lacks steps, which Training needs"),
+        (
+            recipe_with("[vae.crops.optimizer]", "[vae.crops.optimiser]"),
+            "the recipe has no section [vae.crops.optimizer]",
+        ),
         ("vae = 3", "the recipe has no section [vae.model]"),
-        (recipe_with("batch = 2", "batch = 3\nworkers = 2"), "batch = 3 can't be shared equally by workers = 2"),
     ],
 )
 def test_a_recipe_with_a_mistake(mlx, tmp_path, text, words):
     path = tmp_path / "recipe.toml"
     path.write_text(text)
     with pytest.raises(ArgumentError, match=re.escape(words)):
-        vae_training.train_vae(recipe.read_recipe(path), tmp_path, mlx)
-
-
-def test_the_shipped_recipe_makes_models_that_fit_together():
-    settings = recipe.read_recipe("tiny")
-    tokenizers = [Tokenizer.from_folder(folder) for folder in tiny_model.TOKENIZERS.values()]
-    flux_cfg, clip_cfg, t5_cfg = flow_training.configs_of(settings, *tokenizers)
-    vae_cfg = recipe.section(VAEConfig, recipe.part(settings, "vae.model"))
-    assert isinstance(flux_cfg, FluxConfig)
-    assert flux_cfg.in_channels == 4 * vae_cfg.z_channels
-    assert flux_cfg.vec_in_dim == clip_cfg.hidden_size
-    assert flux_cfg.context_in_dim == t5_cfg.d_model
-    assert sum(flux_cfg.axes_dim) * flux_cfg.num_heads == flux_cfg.hidden_size
-    shapes = (flux_shapes(flux_cfg), vae_shapes(vae_cfg), clip_shapes(clip_cfg), t5_shapes(t5_cfg))
-    weights = sum(math.prod(shape) for part in shapes for shape in part.values())
-    assert 4 * weights < 40e6  # bytes in float32
-
-
-# -- the autoencoder's latents and their scale ---------------------------------------------------------------
-
-
-def test_latents_are_brought_to_mean_0_and_deviation_1(model):
-    nx = get_backend("numpy")
-    cfg, p = load_component(model, "vae", nx)
-    cfg = vae_training.normalised(replace(cfg, shift_factor=5.0, scale_factor=7.0), p, nx, count=32)
-    rng = np.random.default_rng(0)
-    latents = encode(p, cfg, vae_training.images([scenes.sample(rng) for _ in range(32)]))
-    assert latents.mean() == pytest.approx(0, abs=1e-5)
-    assert latents.std() == pytest.approx(1, rel=1e-5)
-
-
-def test_images_are_scenes_from_minus_1_to_1():
-    drawn = [scenes.sample(np.random.default_rng(seed)) for seed in range(4)]
-    got = vae_training.images(drawn)
-    assert got.dtype == np.float32
-    np.testing.assert_array_equal(to_uint8(got), scenes.render_batch(drawn))
+        train_autoencoder(recipe.read_recipe(path), tmp_path, mlx)
 
 
 @pytest.mark.weights
@@ -322,22 +267,6 @@ def test_the_small_model_draws_on_the_schedule_that_it_was_trained_on():
     assert recipe.section(Schedule, recipe.part(settings, "schedule")) == shipped
 
 
-def test_scenes_are_encoded_once(model, tmp_path, monkeypatch):
-    nx, rng = get_backend("numpy"), np.random.default_rng(0)
-    vae, drawn = load_component(model, "vae", nx), [scenes.sample(rng) for _ in range(5)]
-    first = flow_training.encode_scenes(vae, drawn, tmp_path, nx, Team())
-    expected = encode(vae[1], vae[0], vae_training.images(drawn))
-    np.testing.assert_allclose(first, expected, rtol=1e-3, atol=1e-4)  # float16
-    fewer = flow_training.encode_scenes(vae, drawn[:3], tmp_path, nx, Team())
-    np.testing.assert_array_equal(fewer, first[:3])
-    retrained = vae[0], tree_map(lambda x: 1.1 * x, vae[1])
-    others = flow_training.encode_scenes(retrained, drawn, tmp_path, nx, Team())
-    assert np.abs(others - first).max() > 0.01
-    monkeypatch.setattr(flow_training, "encode", None)
-    again = flow_training.encode_scenes(vae, drawn, tmp_path, nx, Team())
-    np.testing.assert_array_equal(again, first, strict=True)
-
-
 def test_a_process_leads_a_team_once(monkeypatch):
     monkeypatch.setenv("MLX_RANK", "0")  # as the first team leaves it
     with pytest.raises(MinfluxError, match="workers: this process has already led a team"):
@@ -345,26 +274,7 @@ def test_a_process_leads_a_team_once(monkeypatch):
     assert assemble(1).size == 1
 
 
-# -- the commands --------------------------------------------------------------------------------------------
-
-
-def test_two_commands_make_a_model_that_draws(mlx, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for part in ("vae", "flow"):
-        result = CliRunner().invoke(cli.main, ["train", part, "--recipe", str(RECIPE), "--folder", "run"])
-        assert result.exit_code == 0, result.output
-        assert {f"run/{part}/{name}" for name in ("step-3.png", "loss.png", "log.csv")} <= set(
-            map(str, Path("run", part).iterdir())
-        )
-    pipe = minflux.load("run/model")
-    assert (pipe.defaults.steps, pipe.schedule.shift, pipe.vae[0].scale_factor != 1.0) == (2, 3.0, True)
-    theirs = FluxPipeline.from_pretrained("run/model")
-    theirs.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(3)
-    settings = {"num_inference_steps": 2, "width": 64, "height": 64, "max_sequence_length": 24, "output_type": "np"}
-    expected = theirs("a cat", generator=generator, **settings).images[0]
-    got = np.asarray(pipe("a cat", seed=3, guidance=1.0))
-    assert np.abs(got / 255 - expected).max() <= 2 / 255
+# -- two workers --------------------------------------------------------------------------------------------
 
 
 def command(recipe: Path, folder: Path) -> subprocess.Popen:
@@ -382,30 +292,17 @@ def finish(recipe: Path, folder: Path) -> None:
 @pytest.mark.slow
 def test_two_workers_killed_midway_end_as_if_nothing_had_happened(mlx, tmp_path):
     two, whole, killed = (tmp_path / name for name in ("two.toml", "whole", "killed"))
-    two.write_text(recipe_with("batch = 2", "batch = 2\nworkers = 2").replace("steps = 5", "steps = 12"))
+    two.write_text(recipe_with("[vae]", "[vae]\nworkers = 2").replace("steps = 3", "steps = 12"))
     finish(two, whole)
-    log, saved = (killed / "vae" / name for name in (loop.LOG, checkpoint.NAME))
+    log, saved = (killed / "vae/crops" / name for name in (loop.LOG, checkpoint.NAME))
     with command(two, killed) as process:
         while not saved.exists() or len(log.read_text().splitlines()) < 6:
             assert process.poll() is None
             time.sleep(0.01)
         process.kill()  # SIGKILL, to the first worker alone
         process.communicate(timeout=30)  # the other holds the same pipe: it has ended too
-    assert len(log_rows(killed / "vae")) < 13
+    assert len(log_rows(killed / "vae/crops")) < 13
     finish(two, killed)
-    assert log_rows(killed / "vae") == log_rows(whole / "vae")
-    for file in ("vae/checkpoint.safetensors", "model/vae/diffusion_pytorch_model.safetensors"):
+    assert log_rows(killed / "vae/crops") == log_rows(whole / "vae/crops")
+    for file in ("vae/sharp/checkpoint.safetensors", "model/vae/diffusion_pytorch_model.safetensors"):
         assert (killed / file).read_bytes() == (whole / file).read_bytes()
-
-
-@pytest.mark.slow
-def test_two_workers_take_the_step_of_one(mlx, tmp_path, monkeypatch):
-    monkeypatch.setattr(vae_training, "normalised", lambda cfg, p, nx: cfg)
-    two = tmp_path / "two.toml"
-    two.write_text(recipe_with("steps = 5", "steps = 1\nworkers = 2"))
-    finish(two, tmp_path / "two")
-    settings = tomllib.loads(two.read_text())
-    settings["vae"]["training"]["workers"] = 1
-    vae_training.train_vae(settings, tmp_path / "one", mlx)
-    (_, *one), (_, *both) = (log_rows(folder)[1] for folder in (tmp_path / "one", tmp_path / "two" / "vae"))
-    np.testing.assert_allclose([float(x) for x in both], [float(x) for x in one], rtol=1e-3)

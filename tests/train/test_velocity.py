@@ -1,4 +1,4 @@
-"""Training the flow of the second world: what a step is drawn from, and that it is drawn again the same."""
+"""Training the flow in stages: what a step is drawn from, and that it is drawn again the same."""
 
 import math
 from collections import Counter
@@ -183,7 +183,7 @@ def test_hidden_pooled_text_changes_nothing(nx, folder, data):
 
 
 def test_the_recipe_makes_models_that_fit_together(folder):
-    settings = read_recipe("second")
+    settings = read_recipe("tiny")
     both = [Tokenizer.from_folder(folder / "world" / name) for name in ("tokenizer", "tokenizer_2")]
     flux_cfg, clip_cfg, t5_cfg = configs_of(settings, *both)
     vae_cfg = section(VAEConfig, part(settings, "vae.model"))
