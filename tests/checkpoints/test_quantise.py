@@ -221,7 +221,7 @@ def lora_file(path: Path) -> str:
     arrays = {}
     for name, (rows, columns) in shapes.items():
         arrays[f"transformer.{name}.lora_A.weight"] = 0.1 * rng.standard_normal((4, columns), np.float32)
-        arrays[f"transformer.{name}.lora_B.weight"] = 0.1 * rng.standard_normal((rows, 4), np.float32)
+        arrays[f"transformer.{name}.lora_B.weight"] = 0.4 * rng.standard_normal((rows, 4), np.float32)
     arrays["transformer.transformer_blocks.0.attn.to_k.lora_B.bias"] = rng.standard_normal(192, np.float32)
     write_safetensors(path, arrays)
     return str(path)

@@ -37,9 +37,9 @@ def ended(process: subprocess.Popen) -> tuple[str, str]:
 
 
 @needs_mlx
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_an_image_drawn_together(here, count):
+def test_an_image_drawn_together(here):
     """The image is one process's, up to rounding; the first process alone writes it, and tells of it."""
+    count = 2
     args = "generate", "a cat", "--model", "tiny", *STEPS, "--seed", 7
     processes = start(count, here / "hosts.json", "-m", "minflux", *args, "--split", "--out", "together.png")
     printed = [ended(process) for process in processes]

@@ -222,7 +222,7 @@ def test_a_gpu_s_compiled_blocks_are_skipped_too(model, monkeypatch):
     if not can_compile():
         pytest.skip("on a CPU, mx.compile needs g++")
     pipe = minflux.load(model, backend="mlx")
-    cache = StepCache("first-block", 0.5)
+    cache = StepCache("first-block", 0.7)
     with serving("mlx-fused") as nx:
         monkeypatch.setattr(type(pipe.nx), "on_gpu", True)
         *_, last = pipe.sample(pipe.encode("a red house"), steps=6, guidance=1, step_cache=cache)

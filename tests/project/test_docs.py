@@ -96,7 +96,7 @@ def test_a_page_s_python_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     for code in blocks(page, "python"):
         exec(code, names)
     if page.name == "README.md":
-        assert names["image"].size == names["owl"].size == (64, 64)
+        assert names["image"].size == names["owl"].size == (128, 128)
         assert len(names["steps"]) == 20
         assert (tmp_path / "cat.png").exists()
 
