@@ -229,4 +229,5 @@ def as_task(model, images, known, prompts, every, recompute, cache, **how):
     from minflux.train.own_data import OwnTraining
     from minflux.train.own_run import Task
 
-    return Task(model, images, cache or default_folder(), OwnTraining(**how), known, prompts, every, recompute)
+    folder = cache or default_folder()
+    return Task(model or "tiny", images, folder, OwnTraining(**how), known, prompts, every, recompute)

@@ -77,3 +77,13 @@ def test_images_that_can_not_be_used_are_one_line(photos, model):
     result = run(*LORA, model)
     assert_refused(result, "2 of 2 images can't be used: photos/a.png: expected its caption in a.txt")
     assert "photos/b.png: can't be read as an image" in result.stderr
+
+
+def test_the_small_model_unless_another_is_named(monkeypatch, tmp_path):
+    """What the help says; once it was no model at all, and an error from deep inside."""
+    seen = []
+    monkeypatch.setattr("minflux.train.own_run.train_lora", lambda task, settings, output: seen.append(task.model))
+    (tmp_path / "images").mkdir()
+    result = run("train", "lora", "--images", tmp_path / "images", "--output", tmp_path / "a.safetensors")
+    assert result.exit_code == 0, result.output
+    assert seen == ["tiny"]
