@@ -12,6 +12,7 @@ in levels of 255.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -86,13 +87,13 @@ def wish(before: Scene, rng: np.random.Generator) -> Wish:
 
 def by_strength(pipe: Flux1, asked: Wish, strength: float, seed: int) -> Image.Image:
     """Image-to-image: noised to the share of the steps that is taken, and drawn anew from there."""
-    settings = {"seed": seed, "steps": STEPS, "guidance": GUIDANCE} | asked.size
+    settings: dict[str, Any] = {"seed": seed, "steps": STEPS, "guidance": GUIDANCE} | asked.size
     return pipe(plain_caption(asked.after), image=asked.image, strength=strength, **settings)
 
 
 def by_flow(pipe: Flux1, asked: Wish, n_max: float, seed: int) -> Image.Image:
     """FlowEdit: along the difference of both prompts' velocities."""
-    settings = {"steps": STEPS, "guidance": GUIDANCE, "n_max": int(n_max)} | asked.size
+    settings: dict[str, Any] = {"steps": STEPS, "guidance": GUIDANCE, "n_max": int(n_max)} | asked.size
     return pipe.edit(asked.image, plain_caption(asked.before), plain_caption(asked.after), seed=seed, **settings)
 
 
