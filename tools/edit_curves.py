@@ -76,8 +76,9 @@ def wishes(count: int, seed: int = 0) -> list[Wish]:
 def wish(before: Scene, rng: np.random.Generator) -> Wish:
     """Exchange one of a scene's things for one that it doesn't show."""
     place = int(rng.integers(len(before.items)))
-    shown = [item.name for item in before.items]
-    new = Thing(pick(rng, [name for name in THINGS if name not in shown]), before.items[place].size)
+    things = [item for item in before.items if isinstance(item, Thing)]  # all: single things and pairs have no signs
+    shown = [thing.name for thing in things]
+    new = Thing(pick(rng, [name for name in THINGS if name not in shown]), things[place].size)
     items = (*before.items[:place], new, *before.items[place + 1 :])
     return Wish(before, replace(before, items=items), place)
 
