@@ -101,6 +101,15 @@ def test_schedules_that_there_are_not(wrong):
 # -- steps ---------------------------------------------------------------------------------------------------
 
 
+def allowed(t: float, clip: float | None, entries: int) -> float:
+    """Near noise x₀ = x - t v is t / (1 - t) times as large as x, and so is its rounding.
+
+    Where it is clipped to a few units, an entry that happens to lie within them keeps that error beside `entries` small
+    ones: a relative error of some 2⁻²² t / (1 - t) / √entries more.
+    """
+    return compare.COMPONENT + (2**-22 * t / (1 - t) / entries**0.5 if clip else 0)
+
+
 @each_schedule
 @pytest.mark.parametrize("clip", [None, 1.5])
 @pytest.mark.parametrize(("steps", "eta"), [(4, 0.0), (20, 0.0), (20, 1.0), (50, 0.6), (250, 0.3)])
@@ -114,8 +123,9 @@ def test_every_step_of_ddim_is_diffusers(nx, schedule, steps, eta, clip):
         expected = theirs.step(predicted(x, n), n, x, **how)
         solver = ddim(eta, lambda step, fresh=fresh: nx.array(fresh.float().numpy()))
         got, denoised = moved(nx, schedule, solver, x, *map(float, times[i : i + 2]), clip)
-        compare.assert_close(nx, got, expected.prev_sample, compare.COMPONENT)
-        compare.assert_close(nx, denoised, expected.pred_original_sample, compare.COMPONENT)
+        tolerance = allowed(float(times[i]), clip, x.numel())
+        compare.assert_close(nx, got, expected.prev_sample, tolerance)
+        compare.assert_close(nx, denoised, expected.pred_original_sample, tolerance)
 
 
 @each_schedule
@@ -130,7 +140,7 @@ def test_ancestral_steps_are_diffusers_ddpm(nx, schedule, n, clip):
     fresh = torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     solver = ddim(1.0, lambda step: nx.array(fresh.float().numpy()))
     got, _ = moved(nx, schedule, solver, x, *map(float, times[999 - n : 1001 - n]), clip)
-    compare.assert_close(nx, got, expected, compare.COMPONENT)
+    compare.assert_close(nx, got, expected, allowed(float(times[999 - n]), clip, x.numel()))
 
 
 @each_schedule
