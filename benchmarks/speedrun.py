@@ -8,7 +8,6 @@ with is drawn and read as `minflux evaluate` does, at 128×128 pixels; below the
 says how far it came.
 """
 
-import csv
 import json
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import click
 import minflux
 from benchmarks.bench.kinds import kind_of
 from minflux.checkpoints.formats.atomic import written_whole
-from minflux.train.loop import LOG
+from minflux.train.loop import read_log
 from minflux.train.recipe import part, read_recipe, stages, workers
 from minflux.world.evaluate import SIZES, confidence_interval, follow
 from tools.model_card import table
@@ -117,9 +116,8 @@ def stages_of(recipe: dict[str, Any], folder: Path, phase: str) -> Iterator[tupl
 
 def logged(folder: Path) -> tuple[float, int]:
     """Sum up a stage's log: its seconds and its steps."""
-    with (folder / LOG).open() as file:
-        took = [float(row["seconds"]) for row in csv.DictReader(file)]
-    return sum(took), len(took)
+    rows = read_log(folder)
+    return sum(row["seconds"] for row in rows), len(rows)
 
 
 def report(lines: list[Row], right: int, count: int) -> str:

@@ -167,7 +167,7 @@ def plot(points: Sequence[Point], path: Path) -> None:
         axes.plot([p.changed for p in of], [100 * p.right / p.count for p in of], marker="o", label=way)
         for p in (of[0], of[-1]):
             axes.annotate(f"{p.dial:g}", (p.changed, 100 * p.right / p.count), (4, 4), textcoords="offset points")
-    axes.set(xlabel="change of the rest, levels of 255", ylabel="edited right, %", ylim=(50, 101))
+    axes.set(xlabel="change of the rest, levels of 255", ylabel="edited right, %", ylim=(0, 105))
     axes.legend()
     figure.savefig(path, dpi=110)
 

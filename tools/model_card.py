@@ -4,13 +4,13 @@ python -m tools.model_card              how large each part of the shipped model
 python -m tools.model_card runs/tiny    how a training run went, from the log.csv of each stage
 """
 
-import csv
 import math
 import sys
 from pathlib import Path
 
 from minflux import zoo
 from minflux.checkpoints.formats.safetensors import contents
+from minflux.train.loop import LOG, read_log
 
 PARTS = {
     "transformer": "transformer",
@@ -35,12 +35,11 @@ def sizes(model: Path) -> list[list[str]]:
 def training(run: Path) -> list[list[str]]:
     """Sum up the logs of a run's stages, in the order they ended: steps, hours, and the loss at the end."""
     rows = [["training", "steps", "hours", f"loss, mean of the last {LAST} steps"]]
-    logs = [*run.glob("vae/*/log.csv"), *run.glob("text/log.csv"), *run.glob("flow/*/log.csv")]
+    logs = [path for stage in ("vae/*", "text", "flow/*") for path in run.glob(f"{stage}/{LOG}")]
     for path in sorted(logs, key=lambda path: path.stat().st_mtime):
-        with path.open() as file:
-            log = list(csv.DictReader(file))
-        stage, hours = str(path.parent.relative_to(run)), sum(float(row["seconds"]) for row in log) / 3600
-        losses = [float(row["loss"]) for row in log[-LAST:]]
+        log = read_log(path.parent)
+        stage, hours = str(path.parent.relative_to(run)), sum(row["seconds"] for row in log) / 3600
+        losses = [row["loss"] for row in log[-LAST:]]
         rows.append([stage, f"{len(log):,}", f"{hours:.1f}", f"{sum(losses) / len(losses):.4f}"])
     return rows
 

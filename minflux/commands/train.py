@@ -225,9 +225,10 @@ def finetune(from_nothing, output, **given):
 
 def as_task(model, images, known, prompts, every, recompute, cache, **how):
     """Make a task of a command's options."""
+    from minflux.checkpoints.loose import SHIPPED
     from minflux.inference.cache_files import default_folder
     from minflux.train.own_data import OwnTraining
     from minflux.train.own_run import Task
 
     folder = cache or default_folder()
-    return Task(model or "tiny", images, folder, OwnTraining(**how), known, prompts, every, recompute)
+    return Task(model or SHIPPED, images, folder, OwnTraining(**how), known, prompts, every, recompute)

@@ -4,6 +4,7 @@ import textwrap
 
 import click
 
+from minflux.checkpoints.loose import SHIPPED
 from minflux.commands.named import open_named
 from minflux.commands.options import MODEL
 from minflux.inference.hints import Trained
@@ -25,7 +26,7 @@ def command(model):
     minflux vocabulary
     minflux generate "an owl above a house on a pink background"
     """
-    folder = open_named(model or "tiny", {}, None).folder
+    folder = open_named(model or SHIPPED, {}, None).folder
     click.echo(listing(told_training(folder / DEFAULTS) or Trained()))
 
 

@@ -4,6 +4,7 @@ What a step sees depends on (seed, step) alone, and a checkpoint holds weights, 
 stopped, by Ctrl-C or by force, goes on from its last checkpoint to the very same weights as one that never stopped.
 """
 
+import csv
 import math
 import sys
 import time
@@ -37,6 +38,12 @@ class Plan:
     seed: int = 0
     checkpoint_every: int = 200
     sample_every: int = 1000
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """Return what a run in `folder` has logged, a step an entry, by the columns of its log.csv."""
+    with (folder / LOG).open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def compiled_step(nx: Backend, opt: AdamW, loss: Callable[..., Array], team: Team) -> Callable:

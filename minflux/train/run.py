@@ -1,6 +1,5 @@
 """`minflux train`: a recipe and a folder in, a model in diffusers' layout out."""
 
-import csv
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from minflux.model.vae import decode
 from minflux.sampling.timesteps import Schedule
 from minflux.train import checkpoint
 from minflux.train.autoencoder import reconstruct, train_autoencoder
-from minflux.train.loop import LOG
+from minflux.train.loop import read_log
 from minflux.train.noise_prediction import sample_latents, train_prediction
 from minflux.train.reading import train_reading
 from minflux.train.recipe import part, read_recipe, section, stages
@@ -184,11 +183,10 @@ def plot_loss(folder: Path) -> None:
     except ImportError:
         print("no loss plot: pip install matplotlib")
         return
-    with (folder / LOG).open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_log(folder)
     if not rows:
         return
-    steps, losses = ([float(row[key]) for row in rows] for key in ("step", "loss"))
+    steps, losses = ([row[key] for row in rows] for key in ("step", "loss"))
     window = min(100, len(losses))
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(steps, losses, color="0.8", label="each step")

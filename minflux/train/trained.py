@@ -1,4 +1,4 @@
-"""What a small model is trained on, for the hints of their `minflux.json`: words, sizes and lengths of text."""
+"""What a small model is trained on, for the hints of its `minflux.json`: words, sizes and lengths of text."""
 
 from typing import Any
 

@@ -11,6 +11,7 @@ from minflux.backend.processes import Group
 from minflux.commands.together import Part, all_tasks, prompts_of
 from minflux.errors import ArgumentError
 from tests.commands.runner import assert_refused, pixels, run
+from tests.inference.test_split import folder  # noqa: F401  (a fixture)
 from tests.many import LONG, free_ports, needs_mlx, start
 
 LOST = "minflux: another process has ended, and this one can't go on without it"
@@ -37,10 +38,11 @@ def ended(process: subprocess.Popen) -> tuple[str, str]:
 
 
 @needs_mlx
-def test_an_image_drawn_together(here):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_an_image_drawn_together(here, folder, count):  # noqa: F811  (that fixture)
     """The image is one process's, up to rounding; the first process alone writes it, and tells of it."""
-    count = 2
-    args = "generate", "a cat", "--model", "tiny", *STEPS, "--seed", 7
+    model = {2: "tiny", 4: folder}[count]  # four have no equal shares of the six heads of tiny's T5
+    args = "generate", "a cat", "--model", model, *STEPS, "--seed", 7
     processes = start(count, here / "hosts.json", "-m", "minflux", *args, "--split", "--out", "together.png")
     printed = [ended(process) for process in processes]
     assert [process.returncode for process in processes] == [0] * count, printed
