@@ -164,9 +164,8 @@ def plot(points: Sequence[Point], path: Path) -> None:
     axes = figure.subplots()
     for way in DIALS:
         of = [p for p in points if p.way == way]
-        axes.plot([p.changed for p in of], [100 * p.right / p.count for p in of], marker="o", label=way)
-        for p in (of[0], of[-1]):
-            axes.annotate(f"{p.dial:g}", (p.changed, 100 * p.right / p.count), (4, 4), textcoords="offset points")
+        label = f"{way}: {of[0].dial:g} to {of[-1].dial:g}"
+        axes.plot([p.changed for p in of], [100 * p.right / p.count for p in of], marker="o", label=label)
     axes.set(xlabel="change of the rest, levels of 255", ylabel="edited right, %", ylim=(0, 105))
     axes.legend()
     figure.savefig(path, dpi=110)
