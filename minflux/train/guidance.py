@@ -91,9 +91,12 @@ def guidance_loss(
 
 
 def student_of(cfg: FluxConfig, p: Tree, nx: Backend, seed: int) -> tuple[FluxConfig, Tree]:
-    """Return the transformer with an input for the guidance, which has no effect yet."""
+    """Return a copy of the transformer with an input for the guidance, which has no effect yet.
+
+    A compiled step can't have one array among its arguments and, as the teacher's, among what it closes over.
+    """
     cfg = replace(cfg, guidance_embed=True)
-    known = dict(leaves(p))
+    known = {name: nx.array(nx.to_numpy(x)) for name, x in leaves(p)}
     fresh = dict(leaves(init_weights(flux_shapes(cfg), seed)))
     fresh[LAST] = np.zeros_like(fresh[LAST])
     return cfg, tree({name: known.get(name, nx.array(fresh[name])) for name in flux_shapes(cfg)})

@@ -27,7 +27,7 @@ def run_guidance(recipe: str, folder: Path) -> None:
 
     Checkpoints, samples and a loss plot are left in folder/guidance. Raises `CheckpointError` where no model is.
     """
-    home, base = folder / "guidance", load(folder / "model", "mlx", memory="resident")
+    home, base = folder / "guidance", load(folder / "model", "mlx", dtype="float32", memory="resident")
 
     def on_sample(cfg, p, step):
         draw_samples(replace(base, flux=(cfg, p))).save(home / f"step-{step}.png")
@@ -42,7 +42,8 @@ def run_steps(recipe: str, folder: Path) -> None:
 
     Checkpoints, samples and a loss plot are left in folder/steps. Raises `CheckpointError` where no model is.
     """
-    home, settings, base = folder / "steps", read_recipe(recipe), load(folder / "dev", "mlx", memory="resident")
+    home, settings = folder / "steps", read_recipe(recipe)
+    base = load(folder / "dev", "mlx", dtype="float32", memory="resident")
     sibling = replace(
         base,
         schedule=section(Schedule, part(settings, "steps.schedule")),
@@ -62,7 +63,7 @@ def run_editing(name: str, recipe: str, folder: Path) -> None:
 
     Checkpoints, samples and a loss plot are left in folder/NAME-training. Raises `CheckpointError` where no model is.
     """
-    home, base = folder / f"{name}-training", load(folder / "model", "mlx", memory="resident")
+    home, base = folder / f"{name}-training", load(folder / "model", "mlx", dtype="float32", memory="resident")
 
     def sibling(configs, p) -> Flux1:
         flux_cfg, clip_cfg, t5_cfg = configs

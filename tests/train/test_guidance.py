@@ -85,3 +85,13 @@ def test_a_batch_has_empty_prompts_of_the_same_lengths(tmp_path):
     assert not (t5_ids == no_t5).all()
     assert scale.dtype == np.float32
     assert 2 <= scale.min() < scale.max() <= 3
+
+
+def test_a_compiled_step_of_a_student_beside_the_teacher_it_was_made_of():
+    """MLX refuses an array that is an argument and closed over as well: the student's weights are copies."""
+    pytest.importorskip("mlx.core")
+    nx = get_backend("mlx")
+    taught = teacher(nx)
+    cfg, p = student_of(taught.configs[0], taught.p["transformer"], nx, 0)
+    loss = nx.compile(lambda p, *batch: guidance_loss(p, cfg, taught, *batch))
+    assert float(loss(p, *arrays(nx), nx.array(np.ones(3, np.float32)))) > 0
