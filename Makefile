@@ -27,7 +27,7 @@ fuzz: $(VENV)/test.stamp  ## give minflux 2000 damaged inputs of each kind; COUN
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count $(or $(COUNT),2000) --seed $(or $(SEED),0)
 
 chapters: $(VENV)/chapters.stamp  ## run the course's notebooks and their solutions, and compare with what is committed
-	OMP_NUM_THREADS=1 $(BIN)/python -m chapters.check
+	OMP_NUM_THREADS=1 $(BIN)/python -m chapters.check -n 2
 
 mutants: $(VENV)/test.stamp  ## put a 1% error into every op and component, and see that the tests notice
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants

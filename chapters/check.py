@@ -25,7 +25,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from concurrent.futures import ProcessPoolExecutor
+from itertools import chain, pairwise
 from pathlib import Path
 
 import nbformat
@@ -273,9 +274,9 @@ def next_problems(chapters: dict[str, NotebookNode]) -> Iterator[str]:
             yield f"{name}: its last cell has not the title and question of {next_name}, with a link"
 
 
-def answer_problems(names: list[str]) -> list[str]:
-    """Tell which answers to the exercises of the chapters asked for are judged wrongly by their tests."""
-    return [f"{path.name}: {each}" for path in exercises.chapters(names) for each in exercises.problems(path)]
+def answer_problems(path: Path) -> list[str]:
+    """Tell which answers to a chapter's exercises are judged wrongly by their tests."""
+    return [f"{path.name}: {each}" for each in exercises.problems(path)]
 
 
 def pair_problems(path: Path) -> Iterator[str]:
@@ -316,24 +317,30 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def run(path: Path, write: bool) -> int:
+    """Check one notebook, print what was found, and return how many files failed: 0 or 1."""
+    start, cpu = time.perf_counter(), cpu_seconds()
+    problems = check(path, write)
+    seconds = time.perf_counter() - start
+    slow = f", over {SLOWEST} s" if seconds > SLOWEST else ""
+    size = path.stat().st_size / 1000
+    verdict = f"{'FAILED' if problems else 'ok':6} {path.relative_to(FOLDER)}"
+    lines = [f"{verdict}: {seconds:.0f} s{slow} ({cpu_seconds() - cpu:.0f} of CPU), {size:.0f} KB"]
+    print("\n".join(lines + [f"       {problem}" for problem in problems]), flush=True)
+    return bool(problems)
+
+
 def main() -> None:
     """Check what was asked for, and exit with 1 if anything is wrong."""
     parser = argparse.ArgumentParser(prog="python -m chapters.check", description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="chapters, by their numbers; all unless given")
     parser.add_argument("--write", action="store_true", help="keep the new outputs in the notebooks")
+    parser.add_argument("-n", type=int, default=1, metavar="COUNT", help="how many notebooks to run at once")
     args = parser.parse_args()
-    failed = 0
-    for path in notebooks(args.names):
-        start, cpu = time.perf_counter(), cpu_seconds()
-        problems = check(path, args.write)
-        seconds = time.perf_counter() - start
-        slow = f", over {SLOWEST} s" if seconds > SLOWEST else ""
-        size = path.stat().st_size / 1000
-        verdict = f"{'FAILED' if problems else 'ok':6} {path.relative_to(FOLDER)}"
-        print(f"{verdict}: {seconds:.0f} s{slow} ({cpu_seconds() - cpu:.0f} of CPU), {size:.0f} KB")
-        print(*(f"       {problem}" for problem in problems), sep="\n", end="\n" if problems else "", flush=True)
-        failed += bool(problems)
-    others = [] if args.write else answer_problems(args.names)
+    paths = notebooks(args.names)
+    with ProcessPoolExecutor(args.n) as pool:
+        failed = sum(pool.map(run, paths, [args.write] * len(paths)))
+        others = [] if args.write else list(chain(*pool.map(answer_problems, exercises.chapters(args.names))))
     others += [] if args.names or args.write else course_problems()
     print(*others, sep="\n", end="\n" if others else "")
     sys.exit(1 if failed or others else 0)
