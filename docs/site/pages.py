@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from latex2mathml.converter import convert
+
 ROOT = Path(__file__).parents[2]
 WHOLE = {  # files of the project that are pages as they stand
     "README.md": "index.md",
@@ -28,6 +30,7 @@ LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 DOCTEST = re.compile(r"(?m)^( *)>>> .*(?:\n.+)*")  # to the next empty line
 CODE = re.compile(r"(`[^`]+`|(?m:^ {4}.*$))")  # spans and indented lines
 ARGUMENT = re.compile(r"(?m)^([a-z_]+(?:, [a-z_]+)*):(?= )")
+FORMULA = re.compile(r"```.*?```|`[^`]+`|\$\$(?P<alone>.+?)\$\$|\$(?P<inline>[^$\s][^$\n]*)\$", re.DOTALL)
 FENCE = re.compile(r"^(```.*?^```)", re.DOTALL | re.MULTILINE)
 
 
@@ -138,11 +141,27 @@ def notebook_page(path: str) -> str:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             heading = next(reversed(re.findall(r"^#+ (.*)", source, re.MULTILINE)), heading)
-            parts.append(spaced_lists(source))
+            parts.append(with_formulas(spaced_lists(source)))
         elif source.strip():
             parts.append(fenced(source, ".python"))
             parts += [shown(output, images, path, heading) for output in cell["outputs"]]
     return "\n\n".join([*parts, "---", source_note(path)]) + "\n"
+
+
+def with_formulas(text: str) -> str:
+    """Write LaTeX between dollars as MathML, which a browser draws by itself; code stays as it is.
+
+    >>> print(with_formulas("`$x$` is $x$")[:24])
+    `$x$` is <math xmlns="ht
+    """
+    return FORMULA.sub(_drawn, text)
+
+
+def _drawn(match: re.Match) -> str:
+    alone, inline = match["alone"], match["inline"]
+    if alone is None and inline is None:
+        return match[0]
+    return convert(alone or inline, display="block" if alone else "inline")
 
 
 def source_note(path: str) -> str:
