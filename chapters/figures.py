@@ -261,10 +261,10 @@ def over_training(film, steps: Sequence[int], times, losses: dict[int, Sequence[
 
 
 def small(pictures: Sequence, titles: Sequence[str]):
-    """Show pictures in a row, about 100 pixels each, below their titles, in a figure of their own, and return it."""
+    """Show pictures in a row, about 100 pixels each and levels rounded to eights, for a small file, below titles."""
     fig, axes = plt.subplots(1, len(pictures), figsize=(1.05 * len(pictures), 1.3), squeeze=False)
     for ax, shown, title in zip(axes[0], pictures, titles, strict=True):
-        picture(ax, shown)
+        picture(ax, as_uint8(shown) // 8 * 8 + 4)
         ax.set_title(title, fontsize=9)
     return fig
 
@@ -275,7 +275,7 @@ def small(pictures: Sequence, titles: Sequence[str]):
 def in_rows(rows: dict[str, Sequence]):
     """Show rows of pictures, each row's name at its left; levels are rounded to sixteens, for a small file."""
     columns = max(map(len, rows.values()))
-    side = min(1.2, 7.2 / columns)
+    side = min(1.0, 7.2 / columns)
     fig, axes = plt.subplots(len(rows), columns, figsize=(side * columns + 0.3, side * len(rows)), squeeze=False)
     for (name, shown), line in zip(rows.items(), axes, strict=True):
         line[0].text(-0.08, 0.5, name, rotation=90, ha="right", va="center", transform=line[0].transAxes)
