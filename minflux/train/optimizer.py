@@ -82,7 +82,7 @@ def schedule(opt: AdamW, step: int, steps: int) -> dict[str, float]:
 
 
 def update(nx: Backend, opt: AdamW, state: dict[str, Tree], grads: Tree, now: dict[str, Array]) -> dict[str, Tree]:
-    """Take one step, and move the averaged weights along; `now` is `pace` as arrays.
+    """Take one step, and move the averaged weights along; `now` is what `schedule` gives, as arrays.
 
     p ← p - lr (direction + λ p); weight decay λ applies to matrices and kernels, not to biases and norm scales.
     """
