@@ -317,8 +317,8 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def run(path: Path, write: bool) -> int:
-    """Check one notebook, print what was found, and return how many files failed: 0 or 1."""
+def run(path: Path, write: bool) -> bool:
+    """Check one notebook, print what was found, and return whether it failed."""
     start, cpu = time.perf_counter(), cpu_seconds()
     problems = check(path, write)
     seconds = time.perf_counter() - start

@@ -5,7 +5,6 @@ runs a notebook in its own folder.
 """
 
 import os
-import platform
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -64,12 +63,23 @@ def picture(ax, array, title: str | None = None) -> None:
 
 def strip(pictures: Sequence, titles: Sequence[str] | None = None):
     """Show pictures side by side in a figure of their own, and return it."""
-    count = len(pictures)
-    width = min(7.5, 1.6 * count)
-    fig, axes = plt.subplots(1, count, figsize=(width, width / count + 0.3), squeeze=False)
-    for i, ax in enumerate(axes[0]):
-        picture(ax, pictures[i], None if titles is None else titles[i])
+    return wall(pictures, titles, len(pictures))
+
+
+def wall(pictures: Sequence, titles: Sequence[str] | None, columns: int, side: float = 1.6):
+    """Show pictures in rows of `columns`, each below its title, `side` inches or what fits, and return the figure."""
+    rows, side = -(-len(pictures) // columns), min(side, 7.5 / columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(side * columns, rows * (side + 0.3)), squeeze=False)
+    for i, ax in enumerate(axes.flat):
+        ax.set_axis_off()
+        if i < len(pictures):
+            picture(ax, pictures[i], None if titles is None else titles[i])
     return fig
+
+
+def coarse(array, step: int) -> np.ndarray:
+    """Return a picture whose levels are rounded to `step` of 255, which makes a smaller file."""
+    return as_uint8(array) // step * step + step // 2
 
 
 def mlx() -> Backend | None:
@@ -116,8 +126,8 @@ def as_uint8(array) -> np.ndarray:
 def stacked(ax, rows: Sequence[str], parts: dict[str, Sequence[float]]) -> None:
     """Draw a bar for each row, from the top, of parts side by side, and write its sum behind it."""
     ends = np.zeros(len(rows))
-    for (name, lengths), colour in zip(parts.items(), CYCLE, strict=False):
-        ax.barh(rows, lengths, left=ends, color=colour, label=name)
+    for name, lengths in parts.items():
+        ax.barh(rows, lengths, left=ends, label=name)
         ends += np.asarray(lengths)
     for row, end in enumerate(ends):
         ax.text(end, row, f" {end:.1f}", va="center")
@@ -175,20 +185,6 @@ def error_axes(ax, right, errors: dict[str, Sequence[float]], other: float) -> N
     right.set(xlabel="bits a weight", ylabel="picture moved by, levels of 255")
 
 
-# -- pictures in rows (chapter 13) -----------------------------------------------------------------------------------
-
-
-def wall(pictures: Sequence, titles: Sequence[str], columns: int, side: float = 1.6):
-    """Show pictures in rows of `columns`, each below its title, in a figure of their own, and return it."""
-    rows = -(-len(pictures) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(side * columns, rows * (side + 0.25)), squeeze=False)
-    for i, ax in enumerate(axes.flat):
-        ax.set_axis_off()
-        if i < len(pictures):
-            picture(ax, pictures[i], titles[i])
-    return fig
-
-
 # -- rooflines (chapter 21) ------------------------------------------------------------------------------------------
 
 
@@ -204,16 +200,6 @@ def point(ax, name: str, at: tuple[float, float], left: bool) -> None:
     colour = BLUE if name.isdigit() else VERMILLION
     ax.plot(*at, "o", ms=5, color=colour)
     ax.annotate(name, at, (-8 if left else 8, 0), textcoords="offset points", ha="center", va="center", color=colour)
-
-
-def processor() -> str:
-    """Return the processor's name, as the system tells it."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            lines = [line for line in file if line.startswith("model name")]
-        return " ".join(lines[0].partition(":")[2].replace("(R)", "").split())
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
 
 
 def against_all(ax, sizes, taken, label: str) -> None:
@@ -262,10 +248,9 @@ def over_training(film, steps: Sequence[int], times, losses: dict[int, Sequence[
 
 def small(pictures: Sequence, titles: Sequence[str]):
     """Show pictures in a row, about 100 pixels each and levels rounded to eights, for a small file, below titles."""
-    fig, axes = plt.subplots(1, len(pictures), figsize=(1.05 * len(pictures), 1.3), squeeze=False)
-    for ax, shown, title in zip(axes[0], pictures, titles, strict=True):
-        picture(ax, as_uint8(shown) // 8 * 8 + 4)
-        ax.set_title(title, fontsize=9)
+    fig = wall([coarse(shown, 8) for shown in pictures], titles, len(pictures), side=1.05)
+    for ax in fig.axes:
+        ax.title.set_fontsize(9)
     return fig
 
 
@@ -282,5 +267,5 @@ def in_rows(rows: dict[str, Sequence]):
         for ax in line:
             ax.set_axis_off()
         for ax, each in zip(line, shown, strict=False):
-            picture(ax, as_uint8(each) // 16 * 16 + 8)
+            picture(ax, coarse(each, 16))
     return fig

@@ -15,7 +15,7 @@ import numpy as np
 from minflux.arrays import Array, Float, Int, Tree, shaped
 from minflux.backend import Backend, backend_of
 from minflux.checkpoints.components.flux import flux_shapes
-from minflux.checkpoints.tree import leaves, tree, tree_map
+from minflux.checkpoints.tree import leaves, tree
 from minflux.inference.flux1 import Flux1
 from minflux.model.flux import FluxConfig
 from minflux.sampling.guidance import guided
@@ -134,7 +134,7 @@ def distill_guidance(
             team,
             Plan(folder, how.steps, how.seed, how.checkpoint_every, how.sample_every),
             optimizer(part(recipe, "guidance.optimizer")),
-            tree_map(nx.array, p),
+            p,
             guidance_batch(data, scales),
             lambda p, *arrays: guidance_loss(p, cfg, teacher, *arrays),
             on_sample and (lambda p, step: on_sample(cfg, p, step)),

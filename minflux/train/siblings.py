@@ -22,12 +22,17 @@ from minflux.world.captions import plain_caption
 from minflux.world.scenes import sample
 
 
+def load_to_train(model: Path) -> Flux1:
+    """Load a model for training: on MLX, whole, and in float32, whatever its files are in."""
+    return load(model, "mlx", dtype="float32", memory="resident")
+
+
 def run_guidance(recipe: str, folder: Path) -> None:
     """Distil the guidance of the model in folder/model into a student, and write it to folder/dev.
 
     Checkpoints, samples and a loss plot are left in folder/guidance. Raises `CheckpointError` where no model is.
     """
-    home, base = folder / "guidance", load(folder / "model", "mlx", dtype="float32", memory="resident")
+    home, base = folder / "guidance", load_to_train(folder / "model")
 
     def on_sample(cfg, p, step):
         draw_samples(replace(base, flux=(cfg, p))).save(home / f"step-{step}.png")
@@ -42,8 +47,7 @@ def run_steps(recipe: str, folder: Path) -> None:
 
     Checkpoints, samples and a loss plot are left in folder/steps. Raises `CheckpointError` where no model is.
     """
-    home, settings = folder / "steps", read_recipe(recipe)
-    base = load(folder / "dev", "mlx", dtype="float32", memory="resident")
+    home, settings, base = folder / "steps", read_recipe(recipe), load_to_train(folder / "dev")
     sibling = replace(
         base,
         schedule=section(Schedule, part(settings, "steps.schedule")),
@@ -63,7 +67,7 @@ def run_editing(name: str, recipe: str, folder: Path) -> None:
 
     Checkpoints, samples and a loss plot are left in folder/NAME-training. Raises `CheckpointError` where no model is.
     """
-    home, base = folder / f"{name}-training", load(folder / "model", "mlx", dtype="float32", memory="resident")
+    home, base = folder / f"{name}-training", load_to_train(folder / "model")
 
     def sibling(configs, p) -> Flux1:
         flux_cfg, clip_cfg, t5_cfg = configs
