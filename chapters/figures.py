@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython import get_ipython
 
-from minflux.backend import Backend, backend_of, get_backend
+from minflux.backend import Backend, backend_of, blas, get_backend
 from minflux.errors import BackendError
 from minflux.images import to_uint8
 
@@ -92,6 +92,15 @@ def mlx() -> Backend | None:
     except BackendError:
         print(SKIPPED, "MLX is not installed here; the chapter goes on with NumPy alone")
         return None
+
+
+def mlx_to_train() -> Backend | None:
+    """Return the MLX backend where it trains in a chapter's time, or None after one line that says why not."""
+    nx = mlx()
+    if nx is not None and not nx.on_gpu and blas.is_missing():
+        print(SKIPPED, f"MLX has no fast BLAS here, and would train for a quarter of an hour: {blas.INSTALL}")
+        return None
+    return nx
 
 
 def agree(name: str, ours, theirs, tolerance: float) -> None:
@@ -213,9 +222,9 @@ def against_all(ax, sizes, taken, label: str) -> None:
 
 
 def needs(backend: Backend | None) -> bool:
-    """Tell whether there is a backend to take gradients with; where there is none, say in a line that it is missing."""
+    """Tell whether there is a backend to train with; where there is none, say so in a line."""
     if backend is None:
-        print(SKIPPED, "this takes gradients, and so MLX, which is not there")
+        print(SKIPPED, "there is nothing to train with; the first cell says why")
     return backend is not None
 
 
